@@ -1,0 +1,74 @@
+#include "base/hash.h"
+
+#include <openssl/crypto.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/escaping.h"
+#include "base/file.h"
+
+namespace nearline {
+
+Digest Sha256(absl::string_view data) {
+  Digest digest;
+  SHA256(reinterpret_cast<const unsigned char*>(data.data()), data.size(),
+         digest.data());
+  return digest;
+}
+
+std::string HexDigest(const Digest& digest) {
+  return absl::BytesToHexString(absl::string_view(
+      reinterpret_cast<const char*>(digest.data()), digest.size()));
+}
+
+absl::StatusOr<std::string> Sha256OfFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+  return HexDigest(Sha256(file.data()));
+}
+
+std::string ShortMac(absl::string_view key, absl::string_view data) {
+  unsigned char out[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
+       reinterpret_cast<const unsigned char*>(data.data()), data.size(), out,
+       &size);
+  return std::string(reinterpret_cast<const char*>(out), 16);
+}
+
+bool EqualInConstantTime(absl::string_view a, absl::string_view b) {
+  return a.size() == b.size() &&
+         CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
+Hash128 HashOf(absl::string_view data) {
+  const Digest digest = Sha256(data);
+  Hash128 hash;
+  std::memcpy(&hash.high, digest.data(), 8);
+  std::memcpy(&hash.low, digest.data() + 8, 8);
+  return hash;
+}
+
+uint64_t StableHash(absl::string_view data, uint64_t seed) {
+  uint64_t h = 0xcbf29ce484222325u ^ (seed * 0x9e3779b97f4a7c15u);
+  for (const char c : data) {
+    h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  }
+  h ^= h >> 33;
+  h *= 0xff51afd7ed558ccdu;
+  h ^= h >> 33;
+  return h;
+}
+
+std::string RandomBytes(int bytes) {
+  std::string out(static_cast<size_t>(bytes), '\0');
+  if (RAND_bytes(reinterpret_cast<unsigned char*>(out.data()), bytes) != 1) {
+    std::abort();  // No randomness: nothing secret can be made.
+  }
+  return out;
+}
+
+}  // namespace nearline

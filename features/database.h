@@ -1,0 +1,116 @@
+#ifndef NEARLINE_FEATURES_DATABASE_H_
+#define NEARLINE_FEATURES_DATABASE_H_
+
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/write_batch.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "base/status.h"
+
+namespace nearline::features {
+
+absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing);
+inline rocksdb::Slice ToSlice(absl::string_view s) {
+  return {s.data(), s.size()};
+}
+inline absl::string_view ToView(const rocksdb::Slice& s) {
+  return {s.data(), s.size()};
+}
+
+// The tables of the store.
+enum Table : int {
+  kMeta = 0,    // format, log id, counters, event type codes
+  kEvents,      // (user, sequence) -> event
+  kSequences,   // sequence -> user
+  kEventIds,    // (user, hash of event id) -> EventIdRecord
+  kUsers,       // user -> User
+  kUserIds,     // salted hash of a user id -> user
+  kItems,       // item -> ItemRecord
+  kCounts,      // item -> decayed count
+  kTables,
+};
+
+struct DatabaseOptions {
+  std::string path;
+  bool read_only = false;  // a checkpoint
+  int64_t block_cache_bytes = 32 << 20;
+  int64_t write_buffer_bytes = 64 << 20;   // over all tables
+  int64_t free_space_reserve = 256 << 20;  // writes are refused below it
+  absl::Duration event_id_window = absl::Hours(24 * 30);
+  const Clock* clock = Clock::Real();
+  rocksdb::Env* env = nullptr;  // null: the default
+  bool compress = true;
+  // Receives RocksDB's own messages; level as in rocksdb::InfoLogLevel.
+  std::function<void(int level, absl::string_view message)> log;
+};
+
+// A RocksDB that can be closed and opened again under its readers' feet. After a
+// failed write RocksDB serves no further write until it is reopened; Write does
+// that on the next call. Thread-safe; Write and Reopen from one thread.
+class Database {
+ public:
+  static absl::StatusOr<std::unique_ptr<Database>> Open(
+      DatabaseOptions options);
+  ~Database();
+
+  // Keeps the database open while it lives. Must not outlive the call that
+  // took it: a reopen waits for it.
+  class Pin {
+   public:
+    explicit Pin(const Database* database) : lock_(&database->mu_) {
+      db = database->db_.get();
+      tables = &database->tables_;
+    }
+    // Errors: UNAVAILABLE while the store could not be reopened.
+    absl::Status ok() const;
+    absl::StatusOr<std::string> Get(Table table, absl::string_view key) const;
+    std::unique_ptr<rocksdb::Iterator> Iterate(
+        Table table, rocksdb::ReadOptions options = {}) const;
+
+    rocksdb::DB* db;
+    const std::vector<rocksdb::ColumnFamilyHandle*>* tables;
+
+   private:
+    ReaderLock lock_;
+  };
+
+  // Atomic, and synced when it returns OK. Errors: RESOURCE_EXHAUSTED when the
+  // disk is nearly full; else what RocksDB says, and `needs_reload` is set: what
+  // the batch left on disk is unknown until Reopen.
+  absl::Status Write(rocksdb::WriteBatch* batch);
+  bool needs_reload() const { return needs_reload_; }
+  absl::Status Reopen();
+
+  // Hard links of everything committed, in a new folder.
+  absl::Status Checkpoint(const std::string& path);
+  // Rewrites the files so that deleted keys of the tables are gone from them.
+  absl::Status Purge(const std::vector<Table>& tables);
+
+  rocksdb::ColumnFamilyHandle* table(Table t) const { return tables_[t]; }
+
+ private:
+  explicit Database(DatabaseOptions options);
+  absl::Status OpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const DatabaseOptions options_;
+  std::shared_ptr<rocksdb::Logger> logger_;
+  std::shared_ptr<rocksdb::Cache> cache_;
+  std::unique_ptr<rocksdb::CompactionFilter> expiry_;
+  mutable SharedMutex mu_;
+  std::unique_ptr<rocksdb::DB> db_;                   // under mu_
+  std::vector<rocksdb::ColumnFamilyHandle*> tables_;  // under mu_
+  bool needs_reload_ = false;
+};
+
+}  // namespace nearline::features
+
+#endif  // NEARLINE_FEATURES_DATABASE_H_

@@ -1,0 +1,140 @@
+// Encoder, scanner and ranker on the CPU.
+#ifndef NEARLINE_MODEL_CPU_SCORING_H_
+#define NEARLINE_MODEL_CPU_SCORING_H_
+
+#include <memory>
+#include <vector>
+
+#include "model/item_table.h"
+#include "model/packed_matrix.h"
+#include "model/scoring.h"
+
+namespace nearline::model {
+
+// A constant query: popularity is its item table.
+class ConstantEncoder final : public Encoder {
+ public:
+  int dim() const override { return 1; }
+  absl::Status Encode(absl::Span<const History* const> histories,
+                      std::vector<float>* queries) const override {
+    queries->assign(histories.size(), 1.0f);
+    return absl::OkStatus();
+  }
+};
+
+// x -> tanh(sum_i x_i E_i + b), x the L2-normalized weights. The first layer of
+// an autoencoder over a history, as a gather of rows.
+class HistoryLayer {
+ public:
+  // `table` [N, D] outlives this; bias is [D].
+  HistoryLayer(const ItemTable* table, std::vector<float> bias)
+      : table_(*table), bias_(std::move(bias)) {}
+  int dim() const { return static_cast<int>(bias_.size()); }
+  void Apply(const History& history, float* out) const;  // out: [D]
+
+ private:
+  const ItemTable& table_;
+  const std::vector<float> bias_;
+};
+
+// y = x W^T + b, W [out, in].
+class DenseLayer {
+ public:
+  static absl::StatusOr<DenseLayer> Create(const std::vector<float>& weight,
+                                           std::vector<float> bias, int in);
+  int in() const { return matrix_.dim(); }
+  int out() const { return matrix_.rows(); }
+  // x [m, in] -> y [m, out], without the bias.
+  void Product(const float* x, int m, float* y) const {
+    matrix_.Multiply(x, m, y);
+  }
+  const std::vector<float>& bias() const { return bias_; }
+
+ private:
+  DenseLayer(PackedMatrix matrix, std::vector<float> bias)
+      : matrix_(std::move(matrix)), bias_(std::move(bias)) {}
+  PackedMatrix matrix_;
+  std::vector<float> bias_;
+};
+
+// Mult-VAE (Liang 2018) up to the last hidden layer, at the mean:
+//   h = tanh(sum_i x_i E_i + b1), mu = W2 h + b2, q = tanh(W3 mu + b3).
+class MultVaeEncoder final : public Encoder {
+ public:
+  MultVaeEncoder(HistoryLayer first, DenseLayer mean, DenseLayer hidden)
+      : first_(std::move(first)),
+        mean_(std::move(mean)),
+        hidden_(std::move(hidden)) {}
+  int dim() const override { return hidden_.out(); }
+  absl::Status Encode(absl::Span<const History* const> histories,
+                      std::vector<float>* queries) const override;
+
+ private:
+  const HistoryLayer first_;
+  const DenseLayer mean_;
+  const DenseLayer hidden_;
+};
+
+// NeuMF's user side (see docs/decisions/0003): h = tanh(sum_i x_i E_i + b).
+// Its GMF branch is the dot product of h * w with an item's row, so it encodes
+// and scans too; w is folded into the item rows.
+class NeuMfEncoder final : public Encoder {
+ public:
+  explicit NeuMfEncoder(HistoryLayer first) : first_(std::move(first)) {}
+  int dim() const override { return first_.dim(); }
+  absl::Status Encode(absl::Span<const History* const> histories,
+                      std::vector<float>* queries) const override;
+
+ private:
+  const HistoryLayer first_;
+};
+
+// The whole network: GMF branch plus an MLP whose first layer is split into a
+// user part, computed once, and an item part, computed at load:
+//   score = h . v_i + c_i + w . relu(... relu(W2 relu(U h + b + a_i) + b2) ...)
+class NeuMfRanker final : public Ranker {
+ public:
+  struct Parts {
+    const ItemTable* gmf;       // v, [N, D]
+    const ItemTable* gmf_bias;  // c, [N, 1]
+    const ItemTable* mlp;       // a, [N, H1]
+    std::vector<DenseLayer> hidden;  // W2, W3, ...
+    std::vector<float> last;         // w, [H_last]
+  };
+  NeuMfRanker(HistoryLayer first, DenseLayer user, Parts parts)
+      : first_(std::move(first)),
+        user_(std::move(user)),
+        parts_(std::move(parts)) {}
+  absl::Status Score(const History& history, absl::Span<const Row> candidates,
+                     std::vector<float>* scores) const override;
+
+ private:
+  const HistoryLayer first_;
+  const DenseLayer user_;  // U, b
+  const Parts parts_;
+};
+
+// The matrix product over all items in blocks that stay in cache, top-k fused
+// into it, then the tail row by row.
+class MatrixScanner final : public Scanner {
+ public:
+  // The tables outlive this: rows [N, D] and bias [N, 1].
+  static absl::StatusOr<std::unique_ptr<MatrixScanner>> Create(
+      const ItemTable* rows, const ItemTable* bias);
+  absl::Status Scan(absl::Span<const float> queries,
+                    absl::Span<const RowMask* const> masks,
+                    absl::Span<const int> ks,
+                    std::vector<std::vector<ScoredRow>>* best) const override;
+
+ private:
+  MatrixScanner(const ItemTable* rows, const ItemTable* bias,
+                PackedMatrix matrix)
+      : rows_(*rows), bias_(*bias), matrix_(std::move(matrix)) {}
+  const ItemTable& rows_;
+  const ItemTable& bias_;
+  const PackedMatrix matrix_;
+};
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_CPU_SCORING_H_

@@ -1,0 +1,266 @@
+#include "model/generation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "model/cpu_scoring.h"
+#include "model/kernels.h"
+
+namespace nearline::model {
+namespace {
+
+using features::kNoOrdinal;
+using features::Ordinal;
+
+absl::StatusOr<const ItemTable*> Table(const ItemTables& tables,
+                                       const std::string& name, int dim) {
+  const auto it = tables.find(name);
+  if (it == tables.end()) {
+    return absl::NotFoundError(absl::StrCat("no tensor ", Quoted(name)));
+  }
+  if (dim >= 0 && it->second->dim() != static_cast<size_t>(dim)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", Quoted(name), " has ", it->second->dim(),
+                     " columns; expected ", dim));
+  }
+  return it->second.get();
+}
+
+absl::StatusOr<HistoryLayer> LoadHistory(const ItemTables& tables,
+                                         const Tensors& tensors,
+                                         const std::string& table,
+                                         const std::string& bias) {
+  ASSIGN_OR_RETURN(const ItemTable* rows, Table(tables, table, -1));
+  ASSIGN_OR_RETURN(
+      const Tensor* b,
+      tensors.Get(bias, {static_cast<int64_t>(rows->dim())}));
+  return HistoryLayer(rows, b->values);
+}
+
+absl::StatusOr<DenseLayer> LoadDense(const Tensors& tensors,
+                                     const std::string& name, int in) {
+  ASSIGN_OR_RETURN(const Tensor* weight,
+                   tensors.Get(name + ".weight", {-1, in}));
+  ASSIGN_OR_RETURN(const Tensor* bias,
+                   tensors.Get(name + ".bias", {weight->shape[0]}));
+  return DenseLayer::Create(weight->values, bias->values, in);
+}
+
+absl::Status LoadScanner(const ItemTables& tables, const std::string& rows,
+                         const std::string& bias, Scoring* scoring) {
+  ASSIGN_OR_RETURN(const ItemTable* r,
+                   Table(tables, rows, scoring->encoder->dim()));
+  ASSIGN_OR_RETURN(const ItemTable* b, Table(tables, bias, 1));
+  ASSIGN_OR_RETURN(scoring->scanner, MatrixScanner::Create(r, b));
+  return absl::OkStatus();
+}
+
+absl::Status LoadMultVae(const ItemTables& tables, const Tensors& tensors,
+                         Scoring* scoring) {
+  ASSIGN_OR_RETURN(HistoryLayer first,
+                   LoadHistory(tables, tensors, "mult-vae.item.encoder",
+                               "mult-vae.encoder.bias"));
+  ASSIGN_OR_RETURN(DenseLayer mean,
+                   LoadDense(tensors, "mult-vae.mean", first.dim()));
+  ASSIGN_OR_RETURN(DenseLayer hidden,
+                   LoadDense(tensors, "mult-vae.hidden", mean.out()));
+  scoring->encoder = std::make_unique<MultVaeEncoder>(
+      std::move(first), std::move(mean), std::move(hidden));
+  return LoadScanner(tables, "mult-vae.item.decoder", "mult-vae.item.bias",
+                     scoring);
+}
+
+absl::StatusOr<HistoryLayer> LoadNeuMfHistory(const ItemTables& tables,
+                                              const Tensors& tensors) {
+  return LoadHistory(tables, tensors, "neumf.item.history",
+                     "neumf.history.bias");
+}
+
+absl::StatusOr<std::unique_ptr<Ranker>> LoadNeuMf(const ItemTables& tables,
+                                                  const Tensors& tensors) {
+  ASSIGN_OR_RETURN(HistoryLayer first, LoadNeuMfHistory(tables, tensors));
+  ASSIGN_OR_RETURN(DenseLayer user,
+                   LoadDense(tensors, "neumf.mlp.user", first.dim()));
+  NeuMfRanker::Parts parts;
+  ASSIGN_OR_RETURN(parts.gmf, Table(tables, "neumf.item.gmf", first.dim()));
+  ASSIGN_OR_RETURN(parts.gmf_bias, Table(tables, "neumf.item.bias", 1));
+  ASSIGN_OR_RETURN(parts.mlp, Table(tables, "neumf.item.mlp", user.out()));
+  int in = user.out();
+  for (int i = 2; tensors.Has(absl::StrCat("neumf.mlp.", i, ".weight")); ++i) {
+    ASSIGN_OR_RETURN(
+        DenseLayer layer,
+        LoadDense(tensors, absl::StrCat("neumf.mlp.", i), in));
+    in = layer.out();
+    parts.hidden.push_back(std::move(layer));
+  }
+  ASSIGN_OR_RETURN(const Tensor* last, tensors.Get("neumf.mlp.last", {in}));
+  parts.last = last->values;
+  return std::make_unique<NeuMfRanker>(std::move(first), std::move(user),
+                                       std::move(parts));
+}
+
+}  // namespace
+
+absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
+                                   const ItemTables& tables,
+                                   Tensors* tensors) {
+  Scoring scoring;
+  if (manifest.retriever == "mult-vae") {
+    RETURN_IF_ERROR(LoadMultVae(tables, *tensors, &scoring));
+  } else if (manifest.retriever == "neumf") {
+    ASSIGN_OR_RETURN(HistoryLayer first, LoadNeuMfHistory(tables, *tensors));
+    scoring.encoder = std::make_unique<NeuMfEncoder>(std::move(first));
+    RETURN_IF_ERROR(
+        LoadScanner(tables, "neumf.item.gmf", "neumf.item.bias", &scoring));
+  } else if (manifest.retriever == "popularity") {
+    scoring.encoder = std::make_unique<ConstantEncoder>();
+    RETURN_IF_ERROR(LoadScanner(tables, "popularity.item.zero",
+                                "popularity.item.bias", &scoring));
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("retriever ", Quoted(manifest.retriever),
+                     " is none of mult-vae, neumf, popularity"));
+  }
+  if (manifest.ranker == "neumf") {
+    ASSIGN_OR_RETURN(scoring.ranker, LoadNeuMf(tables, *tensors));
+  } else if (!manifest.ranker.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ranker ", Quoted(manifest.ranker), " is neither neumf nor empty"));
+  }
+  return scoring;
+}
+
+void NumberMap::Set(uint32_t key, uint32_t value) {
+  const size_t chunk = key / kChunk;
+  if (chunk >= kChunks) return;
+  std::atomic<uint32_t>* values = chunks_[chunk].load();
+  if (values == nullptr) {
+    values = new std::atomic<uint32_t>[kChunk];
+    for (size_t i = 0; i < kChunk; ++i) values[i] = kNone;
+    chunks_[chunk].store(values, std::memory_order_release);
+  }
+  values[key % kChunk].store(value, std::memory_order_relaxed);
+}
+
+NumberMap::~NumberMap() {
+  for (size_t i = 0; i < kChunks; ++i) delete[] chunks_[i].load();
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
+    Bundle bundle, const ScoringFactory& factory) {
+  std::shared_ptr<Generation> g(new Generation());
+  MutexLock lock(&g->mu_);
+  g->manifest_ = std::move(bundle.manifest);
+  g->items_ = std::move(bundle.items);
+  const auto n = static_cast<int64_t>(g->items_.size());
+  if (n == 0) return absl::InvalidArgumentError("the generation has no items");
+  g->base_rows_ = static_cast<uint32_t>(n);
+
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : bundle.tensors.all()) {
+    if (absl::StrContains(name, ".item.") &&
+        !absl::StartsWith(name, "item_features.")) {
+      names.push_back(name);
+    }
+  }
+  for (const std::string& name : names) {
+    ASSIGN_OR_RETURN(Tensor tensor, bundle.tensors.Take(name, {n, -1}));
+    g->tables_[name] = std::make_unique<ItemTable>(
+        std::move(tensor.values), static_cast<size_t>(tensor.shape[1]));
+  }
+  const Json& parameters = g->manifest_.parameters;
+  ASSIGN_OR_RETURN(
+      ItemFeatureMap features,
+      ItemFeatureMap::Load(parameters.value("item_features", Json::array()),
+                           names, &bundle.tensors));
+  g->features_ = std::make_unique<const ItemFeatureMap>(std::move(features));
+  ASSIGN_OR_RETURN(g->scoring_,
+                   factory(g->manifest_, g->tables_, &bundle.tensors));
+  const char* const vectors = g->manifest_.retriever == "mult-vae"
+                                  ? "mult-vae.item.decoder"
+                              : g->manifest_.retriever == "neumf"
+                                  ? "neumf.item.gmf"
+                                  : "popularity.item.zero";
+  g->vectors_ = g->tables_.at(vectors).get();
+  for (Row row = 0; row < g->base_rows_; ++row) {
+    g->row_of_id_.emplace(g->items_[row], row);
+  }
+  g->rows_ = g->base_rows_;
+  return g;
+}
+
+void Generation::Bind(const features::Catalogue& catalogue, Ordinal item) {
+  MutexLock lock(&mu_);
+  BindLocked(catalogue, item);
+}
+
+void Generation::BindAll(const features::Catalogue& catalogue) {
+  MutexLock lock(&mu_);
+  for (Ordinal item = 0; item < catalogue.size(); ++item) {
+    BindLocked(catalogue, item);
+  }
+}
+
+void Generation::BindLocked(const features::Catalogue& catalogue,
+                            Ordinal item) {
+  const auto trained = row_of_id_.find(catalogue[item].id);
+  if (trained != row_of_id_.end()) {
+    row_of_.Set(item, trained->second);
+    ordinal_of_.Set(trained->second, item);
+    return;
+  }
+  if (!catalogue.IsServable(item)) return;
+  const Row before = row_of_[item];
+  const uint32_t row = rows_.load();
+  const size_t index = row - base_rows_;
+  bool same = before != kNoRow;
+  for (const auto& [name, table] : tables_) {
+    const std::vector<float> values =
+        features_->Row(name, catalogue[item].attributes);
+    same = same && std::equal(values.begin(), values.end(), (*table)[before]);
+    if (!table->SetTail(index, values.data())) return;  // the tail is full
+  }
+  if (same) return;
+  // A changed item moves to a new row: readers may be at the old one.
+  ordinal_of_.Set(row, item);
+  rows_.store(row + 1, std::memory_order_release);
+  row_of_.Set(item, row);
+  if (before != kNoRow) ordinal_of_.Set(before, kNoOrdinal);
+}
+
+History Generation::HistoryOf(const features::Profile& profile,
+                              double max_weight) const {
+  History history;
+  history.rows.reserve(profile.history().size());
+  history.weights.reserve(profile.history().size());
+  const auto cap = static_cast<float>(max_weight);
+  const uint32_t rows = this->rows();
+  for (const features::HistoryEntry& entry : profile.history()) {
+    const Row row = RowOf(entry.item);
+    if (row >= rows) continue;
+    history.rows.push_back(row);
+    history.weights.push_back(std::min(entry.weight_sum, cap));
+  }
+  return history;
+}
+
+std::vector<ScoredRow> Generation::Similar(Row row, const RowMask& mask,
+                                           int k) const {
+  const size_t d = vectors_->dim();
+  const float* query = (*vectors_)[row];
+  const float norm = std::sqrt(Dot(query, query, d));
+  TopK top(k, &mask);
+  const float no_bias = 0.0f;
+  for (Row other = 0; other < mask.rows(); ++other) {
+    if (other == row || !mask[other]) continue;
+    const float* v = (*vectors_)[other];
+    const float length = norm * std::sqrt(Dot(v, v, d));
+    const float cosine = length > 0 ? Dot(query, v, d) / length : 0.0f;
+    top.Add(&cosine, &no_bias, 1, other);
+  }
+  return top.Take();
+}
+
+}  // namespace nearline::model

@@ -1,0 +1,121 @@
+#ifndef NEARLINE_MODEL_GENERATION_H_
+#define NEARLINE_MODEL_GENERATION_H_
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "features/catalogue.h"
+#include "features/profile.h"
+#include "model/bundle.h"
+#include "model/item_features.h"
+#include "model/item_table.h"
+#include "model/scoring.h"
+
+namespace nearline::model {
+
+// The slots of a loaded model; ranker may be null.
+struct Scoring {
+  std::unique_ptr<Encoder> encoder;
+  std::unique_ptr<Scanner> scanner;
+  std::unique_ptr<Ranker> ranker;
+};
+
+// Item tables by tensor name.
+using ItemTables = std::map<std::string, std::unique_ptr<ItemTable>>;
+
+// Builds the slots that the manifest names from the tables and the remaining
+// tensors. CpuScoring is one; LibTorch devices have another.
+using ScoringFactory = std::function<absl::StatusOr<Scoring>(
+    const Manifest& manifest, const ItemTables& tables, Tensors* tensors)>;
+absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
+                                   const ItemTables& tables, Tensors* tensors);
+
+// A growing map from a small number to another, read without a lock.
+class NumberMap {
+ public:
+  static constexpr uint32_t kNone = 0xffffffffu;
+  uint32_t operator[](uint32_t key) const {
+    const size_t chunk = key / kChunk;
+    if (chunk >= kChunks) return kNone;
+    const auto* values = chunks_[chunk].load(std::memory_order_acquire);
+    return values == nullptr
+               ? kNone
+               : values[key % kChunk].load(std::memory_order_relaxed);
+  }
+  // One thread at a time.
+  void Set(uint32_t key, uint32_t value);
+  ~NumberMap();
+
+ private:
+  static constexpr size_t kChunk = 1 << 14;
+  static constexpr size_t kChunks = 1 << 14;
+  std::unique_ptr<std::atomic<std::atomic<uint32_t>*>[]> chunks_{
+      new std::atomic<std::atomic<uint32_t>*>[kChunks]()};
+};
+
+// One published model with all that belongs to it, ready to serve. Readers take
+// no lock; Bind, which lets later items in, is serialized. Thread-safe.
+class Generation {
+ public:
+  // Errors: INVALID_ARGUMENT or NOT_FOUND naming the tensor that is wrong.
+  static absl::StatusOr<std::shared_ptr<Generation>> Create(
+      Bundle bundle, const ScoringFactory& factory = CpuScoring);
+
+  const Manifest& manifest() const { return manifest_; }
+  const std::string& id() const { return manifest_.id; }
+  const Encoder& encoder() const { return *scoring_.encoder; }
+  const Scanner& scanner() const { return *scoring_.scanner; }
+  const Ranker* ranker() const { return scoring_.ranker.get(); }
+
+  // Rows that can be read now; grows as items are bound.
+  uint32_t rows() const { return rows_.load(std::memory_order_acquire); }
+  uint32_t base_rows() const { return base_rows_; }
+  // kNoRow for an item that the generation cannot score.
+  Row RowOf(features::Ordinal item) const { return row_of_[item]; }
+  // kNoOrdinal for a row whose item the local store does not know.
+  features::Ordinal OrdinalOf(Row row) const { return ordinal_of_[row]; }
+
+  // Connects the store's ordinals to rows: by id where the item was trained; a
+  // servable one that was not gets rows from its attributes. Call it for every
+  // new or changed item.
+  void Bind(const features::Catalogue& catalogue, features::Ordinal item);
+  void BindAll(const features::Catalogue& catalogue);
+
+  // The profile's history in this generation's rows; unknown items fall away.
+  History HistoryOf(const features::Profile& profile, double max_weight) const;
+
+  // Rows whose cosine with the item's vector is greatest, best first, without
+  // itself. Row must be < rows(); the mask must not cover more.
+  std::vector<ScoredRow> Similar(Row row, const RowMask& mask, int k) const;
+
+ private:
+  Generation() = default;
+  void BindLocked(const features::Catalogue& catalogue, features::Ordinal item)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  Manifest manifest_;
+  uint32_t base_rows_ = 0;
+  ItemTables tables_;
+  Scoring scoring_;
+  const ItemTable* vectors_ = nullptr;  // what Similar compares
+  std::atomic<uint32_t> rows_{0};
+  NumberMap row_of_;
+  NumberMap ordinal_of_;
+
+  Mutex mu_;
+  std::vector<std::string> items_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<absl::string_view, Row> row_of_id_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<const ItemFeatureMap> features_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_GENERATION_H_

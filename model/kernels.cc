@@ -1,0 +1,144 @@
+#include "model/kernels.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "model/kernels.cc"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace nearline::model::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::ScalableTag<float>;
+
+void AddScaledImpl(const float* row, float weight, size_t n, float* out) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  const auto w = hn::Set(d, weight);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::MulAdd(w, hn::LoadU(d, row + i), hn::LoadU(d, out + i)), d,
+               out + i);
+  }
+  for (; i < n; ++i) out[i] += weight * row[i];
+}
+
+float DotImpl(const float* a, const float* b, size_t n) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  auto sum0 = hn::Zero(d);
+  auto sum1 = hn::Zero(d);
+  size_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    sum0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum0);
+    sum1 = hn::MulAdd(hn::LoadU(d, a + i + lanes), hn::LoadU(d, b + i + lanes),
+                      sum1);
+  }
+  for (; i + lanes <= n; i += lanes) {
+    sum0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum0);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(sum0, sum1)));
+  for (; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+void AddBiasTanhImpl(const float* bias, size_t n, float* x) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::Tanh(d, hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, bias + i))),
+               d, x + i);
+  }
+  // The remainder through a full vector, so that a value does not depend on its
+  // place.
+  if (i < n) {
+    float tail[hn::MaxLanes(D())] = {};
+    for (size_t j = i; j < n; ++j) tail[j - i] = x[j] + bias[j];
+    hn::StoreU(hn::Tanh(d, hn::LoadU(d, tail)), d, tail);
+    for (size_t j = i; j < n; ++j) x[j] = tail[j - i];
+  }
+}
+
+void AddReluImpl(const float* a, const float* b, size_t n, float* out) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  const auto zero = hn::Zero(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(
+        hn::Max(zero, hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i))), d,
+        out + i);
+  }
+  for (; i < n; ++i) {
+    const float sum = a[i] + b[i];
+    out[i] = sum > 0 ? sum : 0;
+  }
+}
+
+size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
+                        float threshold, uint32_t* indices) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  const auto limit = hn::Set(d, threshold);
+  size_t count = 0;
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto above = hn::Gt(
+        hn::Add(hn::LoadU(d, scores + i), hn::LoadU(d, bias + i)), limit);
+    if (HWY_LIKELY(hn::AllFalse(d, above))) continue;
+    uint8_t bits[8] = {};
+    hn::StoreMaskBits(d, above, bits);
+    uint64_t word;
+    __builtin_memcpy(&word, bits, sizeof(word));
+    for (; word != 0; word &= word - 1) {
+      indices[count++] =
+          static_cast<uint32_t>(i) +
+          static_cast<uint32_t>(__builtin_ctzll(word));
+    }
+  }
+  for (; i < n; ++i) {
+    if (scores[i] + bias[i] > threshold) {
+      indices[count++] = static_cast<uint32_t>(i);
+    }
+  }
+  return count;
+}
+
+const char* TargetImpl() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace nearline::model::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace nearline::model {
+
+HWY_EXPORT(AddScaledImpl);
+HWY_EXPORT(DotImpl);
+HWY_EXPORT(AddBiasTanhImpl);
+HWY_EXPORT(AddReluImpl);
+HWY_EXPORT(IndicesAboveImpl);
+HWY_EXPORT(TargetImpl);
+
+void AddScaled(const float* row, float weight, size_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddScaledImpl)(row, weight, n, out);
+}
+float Dot(const float* a, const float* b, size_t n) {
+  return HWY_DYNAMIC_DISPATCH(DotImpl)(a, b, n);
+}
+void AddBiasTanh(const float* bias, size_t n, float* x) {
+  HWY_DYNAMIC_DISPATCH(AddBiasTanhImpl)(bias, n, x);
+}
+void AddRelu(const float* a, const float* b, size_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddReluImpl)(a, b, n, out);
+}
+size_t IndicesAbove(const float* scores, const float* bias, size_t n,
+                    float threshold, uint32_t* indices) {
+  return HWY_DYNAMIC_DISPATCH(IndicesAboveImpl)(scores, bias, n, threshold,
+                                                indices);
+}
+const char* KernelTarget() { return HWY_DYNAMIC_DISPATCH(TargetImpl)(); }
+
+}  // namespace nearline::model
+#endif  // HWY_ONCE

@@ -1,0 +1,33 @@
+// The inner loops of serving, compiled for every instruction set that Highway
+// knows and chosen at run time. Plain loops over float32; no alignment is asked.
+#ifndef NEARLINE_MODEL_KERNELS_H_
+#define NEARLINE_MODEL_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nearline::model {
+
+// out[i] += weight * row[i] for i in [0, n).
+void AddScaled(const float* row, float weight, size_t n, float* out);
+
+// sum of a[i] * b[i].
+float Dot(const float* a, const float* b, size_t n);
+
+// x[i] = tanh(x[i] + bias[i]).
+void AddBiasTanh(const float* bias, size_t n, float* x);
+
+// out[i] = max(0, a[i] + b[i]).
+void AddRelu(const float* a, const float* b, size_t n, float* out);
+
+// Writes every i in [0, n) with scores[i] + bias[i] > threshold, ascending, to
+// `indices`, which has room for n. Returns how many.
+size_t IndicesAbove(const float* scores, const float* bias, size_t n,
+                    float threshold, uint32_t* indices);
+
+// The instruction set in use, for logs: "AVX3_SPR", ...
+const char* KernelTarget();
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_KERNELS_H_

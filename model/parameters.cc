@@ -1,0 +1,128 @@
+#include "model/parameters.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
+
+namespace nearline::model {
+namespace {
+
+struct Model {
+  std::string name;
+  std::string what;
+  std::vector<ParameterSpec> parameters;
+};
+
+const std::vector<Model>& Models() {
+  static const auto* const models = new std::vector<Model>{
+      {"popularity", "most events first; the baseline", {}},
+      {"mult-vae",
+       "variational autoencoder with a multinomial likelihood (Liang et al., "
+       "WWW 2018)",
+       {
+           {"hidden", 600, 8, 4096, true, "width of both hidden layers"},
+           {"latent", 200, 2, 2048, true, "width of the latent layer"},
+           {"dropout", 0.5, 0, 0.95, false, "of the input"},
+           {"beta", 0.2, 0, 1, false, "weight of the KL term at the end"},
+           {"anneal_epochs", 40, 0, 1000, false, "until beta is reached"},
+           {"learning_rate", 1e-3, 1e-6, 1, false, "of Adam"},
+           {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
+           {"batch", 250, 1, 100000, true, "users a step"},
+           {"epochs", 80, 1, 10000, true, "at most"},
+           {"patience", 10, 1, 10000, true,
+            "epochs without a better validation NDCG@100 before it stops"},
+       }},
+      {"neumf",
+       "GMF and MLP over a user built from the history (after He et al., WWW "
+       "2017; docs/decisions/0003)",
+       {
+           {"factors", 200, 2, 2048, true, "width of the history layer and GMF"},
+           {"layer1", 64, 2, 1024, true, "first MLP layer"},
+           {"layer2", 32, 2, 1024, true, "second MLP layer"},
+           {"layer3", 16, 2, 1024, true, "third MLP layer"},
+           {"dropout", 0.5, 0, 0.95, false, "of the input"},
+           {"learning_rate", 2e-3, 1e-6, 1, false, "of Adam, pre-training"},
+           {"joint_learning_rate", 1e-3, 1e-6, 1, false, "of Adam, jointly"},
+           {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
+           {"batch", 256, 1, 100000, true, "users a step"},
+           {"negatives", 512, 1, 100000, true,
+            "items drawn a step in joint training, shared by its users"},
+           {"pretrain_epochs", 20, 0, 10000, true, "of the GMF branch alone"},
+           {"epochs", 15, 0, 10000, true, "of both branches"},
+           {"user_norm", 0.5, 0, 1, false,
+            "a user with n items counts n^(1 - user_norm) in pre-training"},
+       }},
+  };
+  return *models;
+}
+
+const Model* FindModel(absl::string_view name) {
+  for (const Model& model : Models()) {
+    if (model.name == name) return &model;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Parameters::Parameters(std::vector<ParameterSpec> specs)
+    : specs_(std::move(specs)) {
+  for (const ParameterSpec& spec : specs_) values_[spec.name] = spec.value;
+}
+
+absl::Status Parameters::Set(absl::string_view name, double value) {
+  for (const ParameterSpec& spec : specs_) {
+    if (spec.name != name) continue;
+    if (!(value >= spec.low && value <= spec.high) ||
+        (spec.whole && value != std::floor(value))) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, " = ", value, ": expected ",
+          spec.whole ? "a whole number" : "a number", " in [", spec.low, ", ",
+          spec.high, "]"));
+    }
+    values_[spec.name] = value;
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "no parameter ", Quoted(name), "; there are ",
+      absl::StrJoin(values_, ", ", [](std::string* out, const auto& entry) {
+        *out += entry.first;
+      })));
+}
+
+absl::Status Parameters::SetText(absl::string_view assignment) {
+  const size_t equals = assignment.find('=');
+  double value = 0;
+  if (equals == absl::string_view::npos ||
+      !absl::SimpleAtod(assignment.substr(equals + 1), &value)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Quoted(assignment), ": expected name=number"));
+  }
+  return Set(assignment.substr(0, equals), value);
+}
+
+absl::StatusOr<Parameters> ParametersOf(absl::string_view name) {
+  const Model* const model = FindModel(name);
+  if (model != nullptr) return Parameters(model->parameters);
+  return absl::InvalidArgumentError(
+      absl::StrCat("no model ", Quoted(name), "; there are ",
+                   absl::StrJoin(ModelNames(), ", ")));
+}
+
+const std::vector<std::string>& ModelNames() {
+  static const auto* const names = [] {
+    auto* out = new std::vector<std::string>;
+    for (const Model& model : Models()) out->push_back(model.name);
+    return out;
+  }();
+  return *names;
+}
+
+std::string DescribeModel(absl::string_view name) {
+  const Model* const model = FindModel(name);
+  return model == nullptr ? "" : model->what;
+}
+
+}  // namespace nearline::model

@@ -1,0 +1,73 @@
+#include "model/recommender.h"
+
+#include <algorithm>
+
+#include "absl/time/clock.h"
+
+namespace nearline::model {
+namespace {
+
+// Orders the head of `list` by the ranker's scores; what follows keeps its
+// order, with scores shifted below the head's last.
+absl::Status Rerank(const Ranker& ranker, const History& history,
+                    size_t shortlist, std::vector<ScoredRow>* list) {
+  const size_t head = std::min(shortlist, list->size());
+  if (head == 0) return absl::OkStatus();
+  thread_local std::vector<Row> rows;
+  thread_local std::vector<float> scores;
+  rows.clear();
+  for (size_t i = 0; i < head; ++i) rows.push_back((*list)[i].row);
+  RETURN_IF_ERROR(ranker.Score(history, rows, &scores));
+  const float scan_last = (*list)[head - 1].score;
+  for (size_t i = 0; i < head; ++i) (*list)[i].score = scores[i];
+  std::sort(list->begin(), list->begin() + static_cast<std::ptrdiff_t>(head));
+  const float rank_last = (*list)[head - 1].score;
+  for (size_t i = head; i < list->size(); ++i) {
+    (*list)[i].score = rank_last + ((*list)[i].score - scan_last);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Recommend(const Generation& generation,
+                       absl::Span<const Query> queries,
+                       const RecommendOptions& options,
+                       std::vector<std::vector<ScoredRow>>* answers,
+                       StageTimes* times) {
+  const Ranker* ranker = options.rank ? generation.ranker() : nullptr;
+  std::vector<const History*> histories;
+  std::vector<const RowMask*> masks;
+  std::vector<int> ks;
+  for (const Query& query : queries) {
+    histories.push_back(query.history);
+    masks.push_back(query.mask);
+    ks.push_back(ranker == nullptr
+                     ? query.count
+                     : std::max(query.count, options.shortlist));
+  }
+  const absl::Time start = absl::Now();
+  thread_local std::vector<float> vectors;
+  RETURN_IF_ERROR(generation.encoder().Encode(histories, &vectors));
+  const absl::Time encoded = absl::Now();
+  RETURN_IF_ERROR(generation.scanner().Scan(vectors, masks, ks, answers));
+  const absl::Time scanned = absl::Now();
+  for (size_t i = 0; i < queries.size(); ++i) {
+    std::vector<ScoredRow>& list = (*answers)[i];
+    if (ranker != nullptr) {
+      RETURN_IF_ERROR(Rerank(*ranker, *queries[i].history,
+                             static_cast<size_t>(options.shortlist), &list));
+    }
+    if (list.size() > static_cast<size_t>(queries[i].count)) {
+      list.resize(static_cast<size_t>(queries[i].count));
+    }
+  }
+  if (times != nullptr) {
+    times->encode += encoded - start;
+    times->scan += scanned - encoded;
+    times->rank += absl::Now() - scanned;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace nearline::model

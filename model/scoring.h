@@ -1,0 +1,51 @@
+// The three slots of a served model. Implementations are immutable and
+// thread-safe; one set runs on the CPU, one on LibTorch devices.
+#ifndef NEARLINE_MODEL_SCORING_H_
+#define NEARLINE_MODEL_SCORING_H_
+
+#include <vector>
+
+#include "absl/types/span.h"
+#include "base/status.h"
+#include "model/top_k.h"
+
+namespace nearline::model {
+
+// A user as models see one: distinct rows with weights > 0, oldest first.
+struct History {
+  std::vector<Row> rows;
+  std::vector<float> weights;
+};
+
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+  virtual int dim() const = 0;
+  // Query vectors, row-major [histories.size(), dim()].
+  virtual absl::Status Encode(absl::Span<const History* const> histories,
+                              std::vector<float>* queries) const = 0;
+};
+
+class Scanner {
+ public:
+  virtual ~Scanner() = default;
+  // For query i, the ks[i] best rows under masks[i] by q . m_row + bias_row, best
+  // first; fewer when fewer are eligible. queries is [masks.size(), dim].
+  virtual absl::Status Scan(
+      absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+      absl::Span<const int> ks,
+      std::vector<std::vector<ScoredRow>>* best) const = 0;
+};
+
+class Ranker {
+ public:
+  virtual ~Ranker() = default;
+  // One score a candidate, higher is better.
+  virtual absl::Status Score(const History& history,
+                             absl::Span<const Row> candidates,
+                             std::vector<float>* scores) const = 0;
+};
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_SCORING_H_

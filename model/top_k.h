@@ -1,0 +1,77 @@
+#ifndef NEARLINE_MODEL_TOP_K_H_
+#define NEARLINE_MODEL_TOP_K_H_
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "absl/types/span.h"
+
+namespace nearline::model {
+
+// A row of a generation: its trained items in byte order of id, then items that
+// came later.
+using Row = uint32_t;
+inline constexpr Row kNoRow = 0xffffffffu;
+
+struct ScoredRow {
+  float score = 0;
+  Row row = kNoRow;
+
+  // Best first; of equals the lower row, which is the lower id.
+  friend bool operator<(const ScoredRow& a, const ScoredRow& b) {
+    return a.score != b.score ? a.score > b.score : a.row < b.row;
+  }
+  friend bool operator==(const ScoredRow&, const ScoredRow&) = default;
+};
+
+// One bit a row, set for the eligible.
+class RowMask {
+ public:
+  RowMask() = default;
+  explicit RowMask(size_t rows, bool value = false)
+      : words_((rows + 63) / 64, value ? ~uint64_t{0} : 0), rows_(rows) {
+    if (value && rows % 64 != 0) words_.back() >>= 64 - rows % 64;
+  }
+  size_t rows() const { return rows_; }
+  bool operator[](Row row) const {
+    return (words_[row / 64] >> (row % 64)) & 1;
+  }
+  void Set(Row row) { words_[row / 64] |= uint64_t{1} << (row % 64); }
+  void Clear(Row row) { words_[row / 64] &= ~(uint64_t{1} << (row % 64)); }
+  int64_t Count() const {
+    int64_t count = 0;
+    for (const uint64_t word : words_) count += __builtin_popcountll(word);
+    return count;
+  }
+
+ private:
+  std::vector<uint64_t> words_;
+  size_t rows_ = 0;
+};
+
+// Keeps the k best eligible rows of what it is shown, in any order of blocks.
+class TopK {
+ public:
+  // `mask` covers every row shown, and outlives this.
+  TopK(int k, const RowMask* mask);
+
+  // Rows first .. first + n with score scores[i] + bias[i]. NaN is never kept.
+  void Add(const float* scores, const float* bias, size_t n, Row first);
+
+  // At most k, best first.
+  std::vector<ScoredRow> Take();
+
+ private:
+  void Shrink();
+
+  const size_t k_;
+  const RowMask* mask_;
+  // Nothing at or below it can be among the k best, unless ties are still open.
+  float threshold_ = -std::numeric_limits<float>::infinity();
+  std::vector<ScoredRow> best_;  // unordered, up to 2 k + 64
+};
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_TOP_K_H_

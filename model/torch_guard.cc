@@ -1,0 +1,97 @@
+#include "model/torch_guard.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "model/metrics.h"
+
+namespace nearline::model {
+
+Bags MakeBags(const features::Interactions& data,
+              const std::vector<int64_t>& users, double dropout,
+              torch::Generator* generator, torch::Device device) {
+  std::vector<int64_t> items, offsets, target_users, target_items;
+  std::vector<float> weights, target_weights;
+  int64_t total = 0;
+  for (const int64_t u : users) {
+    total += static_cast<int64_t>(data.ItemsOf(u).size());
+  }
+  torch::Tensor draws;
+  if (dropout > 0) draws = torch::rand({total}, *generator);
+  const float* draw = dropout > 0 ? draws.data_ptr<float>() : nullptr;
+  const auto keep_scale = static_cast<float>(1.0 / (1.0 - dropout));
+  for (size_t i = 0; i < users.size(); ++i) {
+    const auto of_user = data.ItemsOf(users[i]);
+    const auto w = data.WeightsOf(users[i]);
+    double squares = 0;
+    for (const float x : w) squares += static_cast<double>(x) * x;
+    const auto scale = static_cast<float>(1.0 / std::sqrt(std::max(squares, 1e-12)));
+    offsets.push_back(static_cast<int64_t>(items.size()));
+    for (size_t j = 0; j < of_user.size(); ++j) {
+      target_users.push_back(static_cast<int64_t>(i));
+      target_items.push_back(of_user[j]);
+      target_weights.push_back(w[j]);
+      if (draw != nullptr && *draw++ < dropout) continue;
+      items.push_back(of_user[j]);
+      weights.push_back(w[j] * scale * (dropout > 0 ? keep_scale : 1.0f));
+    }
+  }
+  const auto ints = [&](const std::vector<int64_t>& v) {
+    return torch::tensor(v, torch::kInt64).to(device);
+  };
+  const auto floats = [&](const std::vector<float>& v) {
+    return torch::tensor(v, torch::kFloat32).to(device);
+  };
+  return {ints(items),        ints(offsets),      floats(weights),
+          ints(target_users), ints(target_items), floats(target_weights)};
+}
+
+std::vector<int64_t> Shuffled(int64_t n, torch::Generator* generator) {
+  const torch::Tensor p = torch::randperm(n, *generator, torch::kInt64);
+  return {p.data_ptr<int64_t>(), p.data_ptr<int64_t>() + n};
+}
+
+std::vector<int64_t> Range(int64_t first, int64_t count) {
+  std::vector<int64_t> out(static_cast<size_t>(count));
+  std::iota(out.begin(), out.end(), first);
+  return out;
+}
+
+double BatchNdcg(const torch::Tensor& logits,
+                 const features::Interactions& target,
+                 const std::vector<int64_t>& users) {
+  constexpr int64_t kCutoff = 100;
+  const int64_t k = std::min(kCutoff, logits.size(1));
+  const torch::Tensor top =
+      std::get<1>(logits.topk(k)).to(torch::kCPU).contiguous();
+  const int64_t* rows = top.data_ptr<int64_t>();
+  double sum = 0;
+  for (size_t i = 0; i < users.size(); ++i) {
+    const auto truth = target.ItemsOf(users[i]);
+    std::vector<uint32_t> sorted(truth.begin(), truth.end());
+    std::sort(sorted.begin(), sorted.end());
+    std::vector<bool> hits;
+    for (int64_t r = 0; r < k; ++r) {
+      const auto item =
+          static_cast<uint32_t>(rows[static_cast<int64_t>(i) * k + r]);
+      hits.push_back(std::binary_search(sorted.begin(), sorted.end(), item));
+    }
+    sum += Ndcg(hits, static_cast<int>(truth.size()), kCutoff);
+  }
+  return sum;
+}
+
+void MaskInputs(const Bags& bags, torch::Tensor* logits) {
+  logits->index_put_({bags.target_users, bags.target_items},
+                     torch::full({}, -1e30f, logits->options()));
+}
+
+torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
+                     torch::Tensor fresh) {
+  if (warm == nullptr) return fresh;
+  const auto found = warm->Get(name, fresh.sizes().vec());
+  return found.ok() ? FromPlain(**found) : fresh;
+}
+
+}  // namespace nearline::model

@@ -1,0 +1,64 @@
+// Training with LibTorch, behind plain C++: no LibTorch header here.
+#ifndef NEARLINE_MODEL_TRAIN_H_
+#define NEARLINE_MODEL_TRAIN_H_
+
+#include <functional>
+#include <string>
+
+#include "base/status.h"
+#include "features/dataset.h"
+#include "model/parameters.h"
+#include "model/tensors.h"
+
+namespace nearline::model {
+
+// What one epoch of training came to.
+struct EpochReport {
+  std::string phase;  // "mult-vae", "neumf (pre-training)", ...
+  int epoch = 0;      // from 1
+  int epochs = 0;     // at most
+  double loss = 0;    // mean a user
+  double metric = 0;  // validation NDCG@100; 0 without validation
+};
+using OnEpoch = std::function<void(const EpochReport&)>;
+
+struct TrainingSet {
+  int64_t items = 0;              // rows; the ids in what follows are below it
+  features::Interactions train;
+  // For early stopping; user i of `input` is user i of `target`. May be empty:
+  // then all epochs are run.
+  features::Interactions validation_input;
+  features::Interactions validation_target;
+};
+
+struct TrainOptions {
+  uint64_t seed = 1;
+  int threads = 1;
+  std::string device = "cpu";  // "cuda:N"
+  OnEpoch on_epoch;            // may be empty
+  // Weights to start from, with the rows of this set's items; null: random.
+  const Tensors* warm_start = nullptr;
+};
+
+// The tensors of a generation, without its item features. Errors:
+// FAILED_PRECONDITION when there is nothing to learn from; INTERNAL with
+// LibTorch's words.
+absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
+                              const Parameters& parameters,
+                              const TrainOptions& options);
+
+absl::StatusOr<Tensors> TrainPopularity(const TrainingSet& set);
+absl::StatusOr<Tensors> TrainMultVae(const TrainingSet& set,
+                                     const Parameters& parameters,
+                                     const TrainOptions& options);
+absl::StatusOr<Tensors> TrainNeuMf(const TrainingSet& set,
+                                   const Parameters& parameters,
+                                   const TrainOptions& options);
+
+// OK when LibTorch can compute on the device ("cpu", "cuda:N"). Errors:
+// FAILED_PRECONDITION saying what is missing.
+absl::Status CheckDevice(const std::string& device);
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_TRAIN_H_
