@@ -31,6 +31,7 @@ absl::StatusOr<EventTypes> EventTypes::Create(
   }
   EventTypes types;
   types.by_code_.assign(256, EventType{.weight = 0.0});
+  for (const auto& [name, code] : codes) types.by_code_[code].name = name;
   for (const EventType& type : configured) {
     if (type.name.empty() || type.name.size() > 64 || !IsUtf8(type.name)) {
       return absl::InvalidArgumentError(

@@ -87,6 +87,12 @@ void MaskInputs(const Bags& bags, torch::Tensor* logits) {
                      torch::full({}, -1e30f, logits->options()));
 }
 
+void SetRate(torch::optim::Adam* adam, double rate) {
+  for (auto& group : adam->param_groups()) {
+    static_cast<torch::optim::AdamOptions&>(group.options()).lr(rate);
+  }
+}
+
 torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
                      torch::Tensor fresh) {
   if (warm == nullptr) return fresh;

@@ -85,6 +85,8 @@ void MaskInputs(const Bags& bags, torch::Tensor* logits);
 torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
                      torch::Tensor fresh);
 
+void SetRate(torch::optim::Adam* adam, double rate);
+
 }  // namespace nearline::model
 
 #endif  // NEARLINE_MODEL_TORCH_GUARD_H_

@@ -11,8 +11,6 @@
 namespace nearline::model {
 namespace {
 
-using torch::indexing::Slice;
-
 struct MultVae : torch::nn::Module {
   MultVae(int64_t items, int64_t hidden, int64_t latent, const Tensors* warm,
           torch::Generator* generator) {
@@ -107,7 +105,12 @@ class Trainer {
         model_.parameters(),
         torch::optim::AdamOptions(p_["learning_rate"])
             .weight_decay(p_["weight_decay"]));
-    const int epochs = p_.Int("epochs");
+    // A warm start knows its way; a third of the epochs keep it fresh.
+    const bool warm = options_.warm_start != nullptr;
+    const int epochs =
+        warm ? std::max(1, p_.Int("epochs") / 3) : p_.Int("epochs");
+    rate_ = (warm ? 0.25 : 1.0) * p_["learning_rate"];
+    steps_ = epochs * StepsAnEpoch();
     Tensors best;
     double best_metric = -1;
     int best_epoch = 0;
@@ -130,10 +133,12 @@ class Trainer {
   }
 
  private:
+  double StepsAnEpoch() const {
+    return std::ceil(static_cast<double>(set_.train.users()) / p_["batch"]);
+  }
+
   double Beta() const {
-    const double steps_an_epoch =
-        std::ceil(static_cast<double>(set_.train.users()) / p_["batch"]);
-    const double anneal = p_["anneal_epochs"] * steps_an_epoch;
+    const double anneal = p_["anneal_epochs"] * StepsAnEpoch();
     // A warm start has been annealed already.
     if (anneal <= 0 || options_.warm_start != nullptr) return p_["beta"];
     return p_["beta"] * std::min(1.0, static_cast<double>(step_) / anneal);
@@ -149,6 +154,8 @@ class Trainer {
       const std::vector<int64_t> users(
           order.begin() + static_cast<std::ptrdiff_t>(first),
           order.begin() + static_cast<std::ptrdiff_t>(first + count));
+      SetRate(adam, rate_ * std::max(0.02, 1 - static_cast<double>(step_) /
+                                                   steps_));
       const Bags bags = MakeBags(set_.train, users, p_["dropout"], &generator_,
                                  device_);
       torch::Tensor kl;
@@ -192,6 +199,8 @@ class Trainer {
   torch::Generator generator_;
   MultVae model_;
   int64_t step_ = 0;
+  double steps_ = 1;  // in all
+  double rate_ = 0;   // of learning, at the start
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // NeuMF over a user that is built from the history (docs/decisions/0003):
 //   h = tanh(sum_i x_i E_i + b)
-//   logit_i = h . v_i + c_i + w . relu(W3 relu(W2 relu(U h + b1 + a_i) + b2) + b3)
-// Pre-training fits the first two terms, the GMF branch, with a softmax over all
-// items; joint training fits everything over the items of a sample.
+//   logit_i = h . v_i + c_i + w . relu(W2 relu(U h + b1 + a_i) + b2)
+// The GMF branch is fitted first, with a softmax over all items; then the MLP
+// branch alone, on the frozen h, over items of a sample; then both together.
 #include <algorithm>
 #include <cmath>
 
@@ -16,8 +16,7 @@ struct NeuMf : torch::nn::Module {
   NeuMf(int64_t items, const Parameters& p, const Tensors* warm,
         torch::Generator* generator) {
     const int64_t d = p.Int("factors");
-    const int64_t h1 = p.Int("layer1"), h2 = p.Int("layer2"),
-                  h3 = p.Int("layer3");
+    const int64_t h1 = p.Int("layer1"), h2 = p.Int("layer2");
     const auto normal = [&](std::vector<int64_t> shape, double std) {
       return torch::randn(shape, *generator) * std;
     };
@@ -42,9 +41,20 @@ struct NeuMf : torch::nn::Module {
     mlp = add("mlp", "neumf.item.mlp", normal({items, h1}, 0.1));
     weight2 = add("weight2", "neumf.mlp.2.weight", normal({h2, h1}, he(h1)));
     bias2 = add("bias2", "neumf.mlp.2.bias", torch::zeros({h2}));
-    weight3 = add("weight3", "neumf.mlp.3.weight", normal({h3, h2}, he(h2)));
-    bias3 = add("bias3", "neumf.mlp.3.bias", torch::zeros({h3}));
-    last = add("last", "neumf.mlp.last", normal({h3}, he(h3) / 2));
+    last = add("last", "neumf.mlp.last", normal({h2}, he(2 * h2)));
+  }
+
+  // Starts the MLP branch from what the GMF branch has learned: a random
+  // projection of both its sides.
+  void ProjectGmf(torch::Generator* generator) {
+    const torch::NoGradGuard no_grad;
+    const torch::Tensor r =
+        torch::randn({user.size(0), user.size(1)}, *generator)
+            .to(user.device()) /
+        std::sqrt(static_cast<double>(user.size(1)));
+    user.copy_(r);
+    const torch::Tensor rows = torch::mm(gmf, r.t());
+    mlp.copy_(rows * (0.5 / rows.std().clamp_min(1e-6)));
   }
 
   torch::Tensor User(const Bags& bags) {
@@ -54,22 +64,22 @@ struct NeuMf : torch::nn::Module {
                            /*sparse=*/false, bags.weights)) +
                        history_bias);
   }
-  // Logits [users, items] of the GMF branch over all items.
-  torch::Tensor Gmf(const torch::Tensor& h) {
+  // Logits [users, |items|] of either branch.
+  torch::Tensor Gmf(const torch::Tensor& h, const torch::Tensor& items) {
+    return torch::linear(h, gmf.index_select(0, items),
+                         bias.index_select(0, items));
+  }
+  torch::Tensor GmfOfAll(const torch::Tensor& h) {
     return torch::linear(h, gmf, bias);
   }
-  // Logits [users, |items|] of both branches.
-  torch::Tensor Both(const torch::Tensor& h, const torch::Tensor& items) {
+  torch::Tensor Mlp(const torch::Tensor& h, const torch::Tensor& items) {
     const int64_t users = h.size(0), n = items.size(0);
     const torch::Tensor a = torch::linear(h, user, user_bias).unsqueeze(1);
     torch::Tensor z =
         torch::relu(a + mlp.index_select(0, items).unsqueeze(0))
             .reshape({users * n, -1});
     z = torch::relu(torch::linear(z, weight2, bias2));
-    z = torch::relu(torch::linear(z, weight3, bias3));
-    return torch::linear(h, gmf.index_select(0, items),
-                         bias.index_select(0, items)) +
-           torch::mv(z, last).reshape({users, n});
+    return torch::mv(z, last).reshape({users, n});
   }
 
   Tensors Export() const {
@@ -83,14 +93,12 @@ struct NeuMf : torch::nn::Module {
     AddTensor(&out, "neumf.item.mlp", mlp);
     AddTensor(&out, "neumf.mlp.2.weight", weight2);
     AddTensor(&out, "neumf.mlp.2.bias", bias2);
-    AddTensor(&out, "neumf.mlp.3.weight", weight3);
-    AddTensor(&out, "neumf.mlp.3.bias", bias3);
     AddTensor(&out, "neumf.mlp.last", last);
     return out;
   }
 
   torch::Tensor history, history_bias, gmf, bias, user, user_bias, mlp,
-      weight2, bias2, weight3, bias3, last;
+      weight2, bias2, last;
 };
 
 class Trainer {
@@ -104,107 +112,133 @@ class Trainer {
   }
 
   Tensors Run() {
-    // A warm start has its GMF branch; a third of the epochs keep it fresh.
-    const int pretrain = options_.warm_start == nullptr
-                             ? p_.Int("pretrain_epochs")
-                             : p_.Int("pretrain_epochs") / 3;
-    RunPhase("neumf (pre-training)", pretrain, p_["learning_rate"],
-             {model_.history, model_.history_bias, model_.gmf, model_.bias},
-             /*joint=*/false);
-    RunPhase("neumf", p_.Int("epochs"), p_["joint_learning_rate"],
-             model_.parameters(), /*joint=*/true);
-    return model_.Export();
+    // A warm start knows its way; a third of the epochs keep it fresh.
+    const bool warm = options_.warm_start != nullptr;
+    const auto epochs = [&](const char* name) {
+      const int all = p_.Int(name);
+      return warm && all > 0 ? std::max(1, all / 3) : all;
+    };
+    const auto batch = static_cast<size_t>(p_.Int("batch"));
+    const double slower = warm ? 0.25 : 1.0;
+    NeuMf& m = model_;
+    RunPhase({.name = "neumf GMF",
+              .epochs = epochs("gmf_epochs"),
+              .rate = slower * p_["gmf_learning_rate"],
+              .batch = batch,
+              .gmf = true,
+              .parameters = {m.history, m.history_bias, m.gmf, m.bias}});
+    if (!warm) m.ProjectGmf(&generator_);
+    RunPhase({.name = "neumf MLP",
+              .epochs = epochs("mlp_epochs"),
+              .rate = slower * p_["mlp_learning_rate"],
+              .batch = std::max<size_t>(1, batch / 2),
+              .items = p_.Int("mlp_items"),
+              .mlp = true,
+              .parameters = {m.user, m.user_bias, m.mlp, m.weight2, m.bias2,
+                             m.last}});
+    {
+      const torch::NoGradGuard no_grad;
+      m.gmf.mul_(1 - p_["mlp_share"]);
+      m.bias.mul_(1 - p_["mlp_share"]);
+      m.last.mul_(p_["mlp_share"]);
+    }
+    RunPhase({.name = "neumf",
+              .epochs = epochs("joint_epochs"),
+              .rate = p_["joint_learning_rate"],
+              .batch = batch,
+              .items = p_.Int("joint_items"),
+              .gmf = true,
+              .mlp = true,
+              .parameters = m.parameters()});
+    return m.Export();
   }
 
  private:
-  void RunPhase(const std::string& name, int epochs, double learning_rate,
-                std::vector<torch::Tensor> parameters, bool joint) {
-    torch::optim::Adam adam(
-        std::move(parameters),
-        torch::optim::AdamOptions(learning_rate)
-            .weight_decay(p_["weight_decay"]));
-    const double steps =
-        epochs *
-        std::ceil(static_cast<double>(set_.train.users()) / p_["batch"]);
+  struct Phase {
+    std::string name;
+    int epochs = 0;
+    double rate = 0;    // of learning, at the start
+    size_t batch = 0;   // users
+    int64_t items = 0;  // drawn a step; 0: all
+    bool gmf = false;   // which branches are in the sum
+    bool mlp = false;
+    std::vector<torch::Tensor> parameters;
+  };
+
+  void RunPhase(const Phase& phase) {
+    torch::optim::Adam adam(phase.parameters,
+                            torch::optim::AdamOptions(phase.rate)
+                                .weight_decay(p_["weight_decay"]));
+    const size_t users = static_cast<size_t>(set_.train.users());
+    const size_t steps_an_epoch = (users + phase.batch - 1) / phase.batch;
+    const auto steps = static_cast<double>(phase.epochs) *
+                       static_cast<double>(steps_an_epoch);
     int64_t step = 0;
-    for (int epoch = 1; epoch <= epochs; ++epoch) {
+    for (int epoch = 1; epoch <= phase.epochs; ++epoch) {
       const std::vector<int64_t> order =
           Shuffled(set_.train.users(), &generator_);
-      const auto batch = static_cast<size_t>(p_.Int("batch"));
       double total = 0;
-      for (size_t first = 0; first < order.size(); first += batch) {
-        const size_t count = std::min(batch, order.size() - first);
-        // The learning rate falls linearly to a fiftieth.
-        const double rate =
-            learning_rate *
-            std::max(0.02, 1 - static_cast<double>(step++) / steps);
-        for (auto& group : adam.param_groups()) {
-          static_cast<torch::optim::AdamOptions&>(group.options()).lr(rate);
-        }
-        const std::vector<int64_t> users(
+      for (size_t first = 0; first < users; first += phase.batch) {
+        SetRate(&adam, phase.rate *
+                           std::max(0.02, 1 - static_cast<double>(step++) /
+                                                  steps));
+        const size_t count = std::min(phase.batch, users - first);
+        const std::vector<int64_t> batch(
             order.begin() + static_cast<std::ptrdiff_t>(first),
             order.begin() + static_cast<std::ptrdiff_t>(first + count));
-        const torch::Tensor loss = joint ? JointLoss(users) : GmfLoss(users);
+        const torch::Tensor loss = Loss(phase, batch);
         adam.zero_grad();
         loss.backward();
         adam.step();
         total += loss.item<double>() * static_cast<double>(count);
       }
       if (options_.on_epoch) {
-        options_.on_epoch({.phase = name,
+        options_.on_epoch({.phase = phase.name,
                            .epoch = epoch,
-                           .epochs = epochs,
-                           .loss = total / static_cast<double>(order.size()),
-                           .metric = Validate(joint)});
+                           .epochs = phase.epochs,
+                           .loss = total / static_cast<double>(users),
+                           .metric = Validate(phase)});
       }
     }
   }
 
-  // Weights of the users' items, so that a long history does not drown short
-  // ones.
-  torch::Tensor TargetWeights(const Bags& bags, int64_t users) {
-    const torch::Tensor sums =
-        torch::zeros({users}, bags.target_weights.options())
-            .index_add(0, bags.target_users, bags.target_weights);
-    return bags.target_weights /
-           sums.pow(p_["user_norm"]).index_select(0, bags.target_users);
-  }
-
-  torch::Tensor GmfLoss(const std::vector<int64_t>& users) {
+  // - mean over users of sum_i y_i log softmax_I(logits)_i / n^user_norm, n the
+  // user's weight in the items I of the step.
+  torch::Tensor Loss(const Phase& phase, const std::vector<int64_t>& users) {
     const Bags bags =
         MakeBags(set_.train, users, p_["dropout"], &generator_, device_);
     const auto count = static_cast<int64_t>(users.size());
-    const torch::Tensor log_p =
-        torch::log_softmax(model_.Gmf(model_.User(bags)), 1);
-    return -(log_p.index({bags.target_users, bags.target_items}) *
-             TargetWeights(bags, count))
-                .sum() /
-           static_cast<double>(count);
-  }
-
-  torch::Tensor JointLoss(const std::vector<int64_t>& users) {
-    const Bags bags =
-        MakeBags(set_.train, users, p_["dropout"], &generator_, device_);
-    const auto count = static_cast<int64_t>(users.size());
-    const int64_t sample =
-        std::min<int64_t>(p_.Int("negatives"), set_.items);
-    const torch::Tensor items =
-        torch::randperm(set_.items, generator_, torch::kInt64)
-            .slice(0, 0, sample)
-            .to(device_);
     torch::Tensor targets =
         torch::zeros({count, set_.items}, bags.target_weights.options());
     targets.index_put_({bags.target_users, bags.target_items},
-                       TargetWeights(bags, count));
-    const torch::Tensor log_p =
-        torch::log_softmax(model_.Both(model_.User(bags), items), 1);
-    const double share =
-        static_cast<double>(sample) / static_cast<double>(set_.items);
-    return -(log_p * targets.index_select(1, items)).sum() /
-           (static_cast<double>(count) * share);
+                       bags.target_weights);
+    const torch::Tensor h = model_.User(bags);
+    torch::Tensor logits;
+    if (phase.items == 0) {
+      logits = model_.GmfOfAll(h);
+    } else {
+      const torch::Tensor items =
+          torch::randperm(set_.items, generator_, torch::kInt64)
+              .slice(0, 0, std::min(phase.items, set_.items))
+              .to(device_);
+      targets = targets.index_select(1, items);
+      logits = Logits(phase, h, items);
+    }
+    const torch::Tensor weight =
+        targets.sum(1).clamp_min(1).pow(-p_["user_norm"]);
+    return -((torch::log_softmax(logits, 1) * targets).sum(1) * weight).sum() /
+           static_cast<double>(count);
   }
 
-  double Validate(bool joint) {
+  torch::Tensor Logits(const Phase& phase, const torch::Tensor& h,
+                       const torch::Tensor& items) {
+    if (phase.gmf && phase.mlp) {
+      return model_.Gmf(h, items) + model_.Mlp(h, items);
+    }
+    return phase.mlp ? model_.Mlp(h, items) : model_.Gmf(h, items);
+  }
+
+  double Validate(const Phase& phase) {
     const int64_t users = set_.validation_target.users();
     if (users == 0) return 0;
     const torch::NoGradGuard no_grad;
@@ -216,8 +250,7 @@ class Trainer {
           Range(first, std::min<int64_t>(50, users - first));
       const Bags bags =
           MakeBags(set_.validation_input, batch, 0, &generator_, device_);
-      const torch::Tensor h = model_.User(bags);
-      torch::Tensor logits = joint ? model_.Both(h, all) : model_.Gmf(h);
+      torch::Tensor logits = Logits(phase, model_.User(bags), all);
       MaskInputs(bags, &logits);
       sum += BatchNdcg(logits, set_.validation_target, batch);
     }

@@ -1,0 +1,248 @@
+#include "client/bench.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <functional>
+#include <memory>
+
+#include "absl/time/clock.h"
+#include "base/mutex.h"
+#include "base/random.h"
+#include "client/client.h"
+
+namespace nearline::client {
+namespace {
+
+// Draws ranks 0 .. n - 1 with probability ~ 1 / (rank + 1).
+class Zipf {
+ public:
+  explicit Zipf(size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; ++i) {
+      sum += 1.0 / static_cast<double>(i + 1);
+      cumulative_.push_back(sum);
+    }
+  }
+  size_t Draw(Random* random) const {
+    const double x = random->Uniform() * cumulative_.back();
+    return static_cast<size_t>(
+        std::lower_bound(cumulative_.begin(), cumulative_.end(), x) -
+        cumulative_.begin());
+  }
+
+ private:
+  std::vector<double> cumulative_;
+};
+
+struct Stubs {
+  explicit Stubs(const std::shared_ptr<grpc::Channel>& channel)
+      : recommendation(api::RecommendationService::NewStub(channel)),
+        feedback(api::FeedbackService::NewStub(channel)),
+        catalog(api::CatalogService::NewStub(channel)),
+        admin(api::AdminService::NewStub(channel)) {}
+  std::unique_ptr<api::RecommendationService::Stub> recommendation;
+  std::unique_ptr<api::FeedbackService::Stub> feedback;
+  std::unique_ptr<api::CatalogService::Stub> catalog;
+  std::unique_ptr<api::AdminService::Stub> admin;
+};
+
+// One round of a closed loop: every slot sends its next call when the one before
+// has been answered.
+class Loop {
+ public:
+  // Sends one call on a slot and calls back with its status.
+  using Send = std::function<void(int slot, std::function<void(grpc::Status)>)>;
+
+  static BenchFigures Run(int slots, double seconds, const Send& send) {
+    Loop loop(slots, seconds, send);
+    for (int slot = 0; slot < slots; ++slot) loop.Next(slot);
+    MutexLock lock(&loop.mu_);
+    while (loop.active_ > 0) loop.cv_.Wait(&loop.mu_);
+    return loop.Figures();
+  }
+
+ private:
+  Loop(int slots, double seconds, const Send& send)
+      : send_(send), start_(absl::Now()),
+        end_(start_ + absl::Seconds(seconds)), active_(slots),
+        latencies_(static_cast<size_t>(slots)) {}
+
+  void Next(int slot) {
+    const absl::Time sent = absl::Now();
+    if (sent >= end_) {
+      MutexLock lock(&mu_);
+      if (--active_ == 0) cv_.Signal();
+      return;
+    }
+    send_(slot, [this, slot, sent](const grpc::Status& status) {
+      if (!status.ok()) ++errors_;
+      latencies_[static_cast<size_t>(slot)].push_back(
+          static_cast<float>(absl::ToDoubleMilliseconds(absl::Now() - sent)));
+      Next(slot);
+    });
+  }
+
+  BenchFigures Figures() {
+    std::vector<float> all;
+    for (const auto& of_slot : latencies_) {
+      all.insert(all.end(), of_slot.begin(), of_slot.end());
+    }
+    BenchFigures figures{.errors = errors_};
+    if (all.empty()) return figures;
+    std::sort(all.begin(), all.end());
+    const auto at = [&](double share) {
+      return static_cast<double>(
+          all[static_cast<size_t>(share * static_cast<double>(all.size() - 1))]);
+    };
+    figures.calls_a_second = static_cast<double>(all.size()) /
+                             absl::ToDoubleSeconds(absl::Now() - start_);
+    figures.p50_ms = at(0.5);
+    figures.p90_ms = at(0.9);
+    figures.p99_ms = at(0.99);
+    figures.max_ms = at(1);
+    return figures;
+  }
+
+  const Send& send_;
+  const absl::Time start_, end_;
+  std::atomic<int64_t> errors_{0};
+  Mutex mu_;
+  CondVar cv_;
+  int active_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::vector<float>> latencies_;  // by slot
+};
+
+// A call in flight with its messages.
+template <typename Request, typename Response>
+struct Flight {
+  grpc::ClientContext context;
+  Request request;
+  Response response;
+};
+
+class Bench {
+ public:
+  explicit Bench(const BenchOptions& options)
+      : options_(options), zipf_(1) {}
+
+  absl::StatusOr<BenchReport> Run() {
+    for (int i = 0; i < options_.connections; ++i) {
+      grpc::ChannelArguments arguments;
+      arguments.SetInt("grpc.channel_id", i);  // else channels share a socket
+      arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+      stubs_.emplace_back(grpc::CreateCustomChannel(
+          options_.address, grpc::InsecureChannelCredentials(), arguments));
+    }
+    RETURN_IF_ERROR(ReadUsers());
+    for (int i = 0; i < options_.in_flight; ++i) {
+      randoms_.emplace_back(static_cast<uint64_t>(i) + 1);
+    }
+    const Loop::Send measured =
+        options_.what == "feedback" ? Loop::Send([this](int slot, auto done) {
+          SendFeedback(slot, std::move(done));
+        })
+                                    : Loop::Send([this](int slot, auto done) {
+                                        SendRecommend(slot, std::move(done));
+                                      });
+    const Loop::Send empty = [this](int slot, auto done) {
+      SendPing(slot, std::move(done));
+    };
+    Loop::Run(options_.in_flight, 1.0, measured);  // warm-up
+    BenchReport report;
+    std::vector<double> ratios;
+    for (int i = 0; i < options_.repetitions; ++i) {
+      report.empty.push_back(
+          Loop::Run(options_.in_flight, options_.seconds, empty));
+      report.measured.push_back(
+          Loop::Run(options_.in_flight, options_.seconds, measured));
+      ratios.push_back(report.measured.back().calls_a_second /
+                       report.empty.back().calls_a_second);
+    }
+    std::sort(ratios.begin(), ratios.end());
+    report.ratio_median = ratios[ratios.size() / 2];
+    report.ratio_low = ratios.front();
+    report.ratio_high = ratios.back();
+    return report;
+  }
+
+ private:
+  Stubs& StubsOf(int slot) {
+    return stubs_[static_cast<size_t>(slot) % stubs_.size()];
+  }
+
+  absl::Status ReadUsers() {
+    std::string token;
+    do {
+      grpc::ClientContext context;
+      api::ListUsersRequest request;
+      request.set_count(
+          std::min(1000, options_.users - static_cast<int>(users_.size())));
+      request.set_page_token(token);
+      api::ListUsersResponse response;
+      RETURN_IF_ERROR(FromGrpc(
+          stubs_[0].catalog->ListUsers(&context, request, &response)));
+      for (const api::User& user : response.users()) users_.push_back(user.id());
+      token = response.next_page_token();
+    } while (!token.empty() &&
+             users_.size() < static_cast<size_t>(options_.users));
+    if (users_.empty()) {
+      return absl::FailedPreconditionError(
+          "the server knows no user; import some data first");
+    }
+    zipf_ = Zipf(users_.size());
+    return absl::OkStatus();
+  }
+
+  const std::string& DrawUser(int slot) {
+    return users_[zipf_.Draw(&randoms_[static_cast<size_t>(slot)])];
+  }
+
+  void SendPing(int slot, std::function<void(grpc::Status)> done) {
+    auto flight =
+        std::make_shared<Flight<api::PingRequest, api::PingResponse>>();
+    StubsOf(slot).admin->async()->Ping(
+        &flight->context, &flight->request, &flight->response,
+        [flight, done = std::move(done)](const grpc::Status& s) { done(s); });
+  }
+
+  void SendRecommend(int slot, std::function<void(grpc::Status)> done) {
+    auto flight = std::make_shared<
+        Flight<api::RecommendRequest, api::RecommendResponse>>();
+    flight->request.set_user(DrawUser(slot));
+    flight->request.set_count(options_.count);
+    StubsOf(slot).recommendation->async()->Recommend(
+        &flight->context, &flight->request, &flight->response,
+        [flight, done = std::move(done)](const grpc::Status& s) { done(s); });
+  }
+
+  void SendFeedback(int slot, std::function<void(grpc::Status)> done) {
+    auto flight =
+        std::make_shared<Flight<api::FeedbackRequest, api::FeedbackResponse>>();
+    Random& random = randoms_[static_cast<size_t>(slot)];
+    for (int i = 0; i < options_.events; ++i) {
+      api::Event* const event = flight->request.add_events();
+      event->set_user(DrawUser(slot));
+      event->set_item(absl::StrCat("bench-item-", random.Below(1000)));
+      event->set_type("view");
+      event->set_event_id(absl::StrCat(slot, "-", random.Next()));
+    }
+    StubsOf(slot).feedback->async()->Feedback(
+        &flight->context, &flight->request, &flight->response,
+        [flight, done = std::move(done)](const grpc::Status& s) { done(s); });
+  }
+
+  const BenchOptions options_;
+  std::vector<Stubs> stubs_;
+  std::vector<std::string> users_;
+  Zipf zipf_;
+  std::vector<Random> randoms_;
+};
+
+}  // namespace
+
+absl::StatusOr<BenchReport> RunBench(const BenchOptions& options) {
+  return Bench(options).Run();
+}
+
+}  // namespace nearline::client

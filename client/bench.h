@@ -1,0 +1,42 @@
+#ifndef NEARLINE_CLIENT_BENCH_H_
+#define NEARLINE_CLIENT_BENCH_H_
+
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace nearline::client {
+
+struct BenchOptions {
+  std::string address;
+  int connections = 2;
+  int in_flight = 64;      // in all
+  double seconds = 5;      // a repetition
+  int repetitions = 5;
+  int count = 10;          // items asked for
+  int users = 1000;        // the first of the server's, drawn by Zipf's law
+  int events = 100;        // a feedback call
+  std::string what = "recommend";  // or "feedback"
+};
+
+struct BenchFigures {
+  double calls_a_second = 0;
+  double p50_ms = 0, p90_ms = 0, p99_ms = 0, max_ms = 0;
+  int64_t errors = 0;
+};
+
+struct BenchReport {
+  // One a repetition, in turn: first the empty call, then the measured one.
+  std::vector<BenchFigures> empty, measured;
+  double ratio_median = 0;  // of throughputs, repetition by repetition
+  double ratio_low = 0, ratio_high = 0;
+};
+
+// A closed loop of calls over a few connections, in turn with empty calls over
+// the same ones.
+absl::StatusOr<BenchReport> RunBench(const BenchOptions& options);
+
+}  // namespace nearline::client
+
+#endif  // NEARLINE_CLIENT_BENCH_H_

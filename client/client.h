@@ -1,0 +1,96 @@
+#ifndef NEARLINE_CLIENT_CLIENT_H_
+#define NEARLINE_CLIENT_CLIENT_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "base/status.h"
+#include "proto/nearline/v1/admin.grpc.pb.h"
+#include "proto/nearline/v1/catalog.grpc.pb.h"
+#include "proto/nearline/v1/feedback.grpc.pb.h"
+#include "proto/nearline/v1/model.grpc.pb.h"
+#include "proto/nearline/v1/recommendation.grpc.pb.h"
+
+namespace nearline::client {
+
+namespace api = ::nearline::v1;
+
+struct ClientOptions {
+  std::string address = "127.0.0.1:50051";
+  absl::Duration timeout = absl::Seconds(30);  // of a call with its retries
+  int attempts = 5;
+  absl::Duration first_pause = absl::Milliseconds(50);  // doubles, with jitter
+};
+
+// The server's status with its message, as an absl::Status.
+absl::Status FromGrpc(const grpc::Status& status);
+
+// One server. Calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are tried
+// again until the timeout; that is safe for all of them, because feedback
+// carries event ids. Thread-safe.
+class Client {
+ public:
+  explicit Client(ClientOptions options);
+
+  absl::StatusOr<api::RecommendResponse> Recommend(
+      const api::RecommendRequest& request);
+  absl::StatusOr<api::SimilarItemsResponse> SimilarItems(
+      const api::SimilarItemsRequest& request);
+
+  // Events without an id get one, so that a retry counts once.
+  absl::StatusOr<api::FeedbackResponse> Feedback(api::FeedbackRequest request);
+  absl::StatusOr<api::RetractEventsResponse> RetractEvents(
+      const api::RetractEventsRequest& request);
+
+  absl::StatusOr<api::UpsertItemsResponse> UpsertItems(
+      const api::UpsertItemsRequest& request);
+  absl::StatusOr<api::DeleteItemsResponse> DeleteItems(
+      const api::DeleteItemsRequest& request);
+  absl::StatusOr<api::Item> GetItem(const std::string& id);
+  absl::StatusOr<api::ListItemsResponse> ListItems(
+      const api::ListItemsRequest& request);
+  absl::StatusOr<api::UpsertUsersResponse> UpsertUsers(
+      const api::UpsertUsersRequest& request);
+  absl::StatusOr<api::User> GetUser(const std::string& id);
+  absl::StatusOr<api::ListUsersResponse> ListUsers(
+      const api::ListUsersRequest& request);
+  absl::StatusOr<api::GetHistoryResponse> GetHistory(
+      const api::GetHistoryRequest& request);
+  absl::StatusOr<api::DeleteUserResponse> DeleteUser(const std::string& id);
+
+  absl::StatusOr<api::RetrainResponse> Retrain(
+      const api::RetrainRequest& request);
+  // Calls `on_progress` until the run ends; returns its last state.
+  absl::StatusOr<api::RunProgress> WatchRun(
+      const std::string& run_id,
+      const std::function<void(const api::RunProgress&)>& on_progress);
+  absl::StatusOr<api::ListGenerationsResponse> ListGenerations();
+  absl::StatusOr<api::RollbackResponse> Rollback(const std::string& id);
+
+  absl::StatusOr<api::StatusResponse> Status();
+  absl::Status Export(
+      const std::function<absl::Status(const api::ExportResponse&)>& on_chunk);
+
+  // True when the server answers within the timeout.
+  bool WaitUntilReady(absl::Duration timeout);
+
+ private:
+  template <typename Response, typename Call>
+  absl::StatusOr<Response> Retry(Call call);
+
+  const ClientOptions options_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<api::RecommendationService::Stub> recommendation_;
+  std::unique_ptr<api::FeedbackService::Stub> feedback_;
+  std::unique_ptr<api::CatalogService::Stub> catalog_;
+  std::unique_ptr<api::ModelService::Stub> model_;
+  std::unique_ptr<api::AdminService::Stub> admin_;
+};
+
+}  // namespace nearline::client
+
+#endif  // NEARLINE_CLIENT_CLIENT_H_

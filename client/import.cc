@@ -1,0 +1,487 @@
+#include "client/import.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <fstream>
+#include <future>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "base/delimited.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/progress.h"
+#include "client/records.h"
+
+namespace nearline::client {
+namespace {
+
+constexpr int kBatch = 10'000;
+
+// Gathers records into calls of full batches.
+class Sender {
+ public:
+  explicit Sender(Client* client) : client_(*client) {
+    events_.set_historical(true);
+  }
+
+  absl::Status Add(api::Item item) {
+    *items_.add_items() = std::move(item);
+    return items_.items_size() == kBatch ? FlushItems() : absl::OkStatus();
+  }
+  absl::Status Add(api::User user) {
+    *users_.add_users() = std::move(user);
+    return users_.users_size() == kBatch ? FlushUsers() : absl::OkStatus();
+  }
+  absl::Status Add(api::Event event) {
+    *events_.add_events() = std::move(event);
+    // What events speak of goes first.
+    return events_.events_size() == kBatch ? Flush() : absl::OkStatus();
+  }
+  absl::Status Flush() {
+    RETURN_IF_ERROR(FlushItems());
+    RETURN_IF_ERROR(FlushUsers());
+    return FlushEvents();
+  }
+  // Flushes and waits for the answer.
+  absl::Status Finish() {
+    RETURN_IF_ERROR(Flush());
+    return Await();
+  }
+  const ImportResult& result() const { return result_; }
+
+ private:
+  absl::Status FlushItems() {
+    if (items_.items_size() == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(client_.UpsertItems(items_).status());
+    result_.items += items_.items_size();
+    items_.clear_items();
+    return absl::OkStatus();
+  }
+  absl::Status FlushUsers() {
+    if (users_.users_size() == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(client_.UpsertUsers(users_).status());
+    result_.users += users_.users_size();
+    users_.clear_users();
+    return absl::OkStatus();
+  }
+  // The call runs while the next batch is read; one at a time, so that events
+  // keep their order.
+  absl::Status FlushEvents() {
+    RETURN_IF_ERROR(Await());
+    if (events_.events_size() == 0) return absl::OkStatus();
+    auto request = std::make_shared<api::FeedbackRequest>();
+    request->Swap(&events_);
+    events_.set_historical(true);
+    pending_ = std::async(std::launch::async, [this, request] {
+      return client_.Feedback(std::move(*request));
+    });
+    return absl::OkStatus();
+  }
+  absl::Status Await() {
+    if (!pending_.valid()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const api::FeedbackResponse response, pending_.get());
+    result_.events += response.accepted();
+    result_.duplicates += response.duplicates();
+    return absl::OkStatus();
+  }
+
+  Client& client_;
+  api::UpsertItemsRequest items_;
+  api::UpsertUsersRequest users_;
+  api::FeedbackRequest events_;
+  std::future<absl::StatusOr<api::FeedbackResponse>> pending_;
+  ImportResult result_;
+};
+
+absl::Time ModificationTime(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 ? absl::FromTimeT(info.st_mtime)
+                                        : absl::UnixEpoch();
+}
+
+// Where each field of a delimited event stands.
+struct Columns {
+  int user = 0, item = 1, type = -1, value = -1, time = -1;
+  int* Find(absl::string_view name) {
+    if (name == "user" || name == "userid" || name == "user_id") return &user;
+    if (name == "item" || name == "itemid" || name == "item_id" ||
+        name == "movieid" || name == "movie_id") {
+      return &item;
+    }
+    if (name == "type" || name == "event" || name == "event_type") return &type;
+    if (name == "value" || name == "rating") return &value;
+    if (name == "time" || name == "timestamp") return &time;
+    return nullptr;
+  }
+};
+
+class Importer {
+ public:
+  Importer(Client* client, const ImportOptions& options)
+      : options_(options), sender_(client) {}
+
+  absl::StatusOr<ImportResult> Run() {
+    const std::string& path = options_.path;
+    const auto has = [&](const char* name) {
+      return FileExists(JoinPath(path, name));
+    };
+    if (!FileExists(path)) {
+      return absl::NotFoundError(absl::StrCat("no file or folder ", path));
+    }
+    if (has("u.data")) {
+      RETURN_IF_ERROR(MovieLens100k());
+    } else if (has("movies.dat")) {
+      RETURN_IF_ERROR(MovieLens1m());
+    } else if (has("events.tsv")) {
+      RETURN_IF_ERROR(JsonLines(JoinPath(path, "items.jsonl"), "items"));
+      RETURN_IF_ERROR(JsonLines(JoinPath(path, "users.jsonl"), "users"));
+      RETURN_IF_ERROR(Events(JoinPath(path, "events.tsv")));
+    } else if (ListDir(path).ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": no layout that is known (movies.dat, u.data or events.tsv "
+                "would tell); name a file instead"));
+    } else {
+      RETURN_IF_ERROR(OneFile());
+    }
+    return sender_.result();
+  }
+
+ private:
+  absl::Status OneFile() {
+    std::ifstream in(options_.path);
+    char first = 0;
+    in >> first;
+    if (first == '{') return JsonLines(options_.path, options_.kind);
+    if (!options_.kind.empty() && options_.kind != "events") {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options_.path, ": ", options_.kind,
+                       " are imported from JSON lines: {\"id\": ..., "
+                       "\"attributes\": {...}}"));
+    }
+    return Events(options_.path);
+  }
+
+  // Calls `line` for every line, with a progress bar; names the line of an error.
+  absl::Status ForEachLine(
+      const std::string& path, const std::string& separator,
+      const std::string& label,
+      const std::function<absl::Status(std::vector<std::string>&,
+                                       DelimitedReader&)>& line) {
+    ASSIGN_OR_RETURN(DelimitedReader reader,
+                     DelimitedReader::Open(path, separator));
+    ProgressBar bar(label, options_.quiet ? ProgressBar::Mode::kSilent
+                                          : ProgressBar::Mode::kAuto);
+    std::vector<std::string> fields;
+    int64_t lines = 0;
+    while (reader.Next(&fields)) {
+      const absl::Status status = line(fields, reader);
+      if (absl::IsInvalidArgument(status) &&
+          !absl::StrContains(status.message(), path)) {
+        return reader.Error(status.message());
+      }
+      RETURN_IF_ERROR(status);
+      ++lines;
+      if (lines % 1000 == 0) {
+        bar.Update(static_cast<double>(reader.bytes_read()) /
+                       static_cast<double>(std::max<int64_t>(1, reader.bytes())),
+                   WithThousands(lines) + " lines");
+      }
+    }
+    RETURN_IF_ERROR(Annotate(sender_.Finish(), path));
+    bar.Finish(WithThousands(lines) + " lines");
+    return absl::OkStatus();
+  }
+
+  // "user item rating [time]" in every spelling.
+  absl::Status Events(const std::string& path) {
+    ASSIGN_OR_RETURN(const std::string hash, Sha256OfFile(path));
+    const std::string prefix = hash.substr(0, 16);
+    // Without times all events share one, and the same one when imported again.
+    const absl::Time fallback = ModificationTime(path);
+    std::optional<Columns> columns;
+    return ForEachLine(
+        path, "", "Events", [&](auto& fields, DelimitedReader& reader) {
+          if (!columns.has_value()) {
+            bool header = false;
+            ASSIGN_OR_RETURN(columns, ChooseColumns(fields, &header));
+            if (header) return absl::OkStatus();
+          }
+          api::Event event;
+          RETURN_IF_ERROR(ParseEvent(fields, *columns, fallback, &event));
+          event.set_event_id(absl::StrCat(prefix, ":", reader.line()));
+          return sender_.Add(std::move(event));
+        });
+  }
+
+  absl::StatusOr<Columns> ChooseColumns(const std::vector<std::string>& first,
+                                        bool* header) {
+    Columns columns;
+    int named = 0;
+    for (size_t i = 0; i < first.size(); ++i) {
+      if (columns.Find(absl::AsciiStrToLower(first[i])) != nullptr) ++named;
+    }
+    *header = named >= 2;
+    if (*header) {
+      columns = {.user = -1, .item = -1};
+      for (size_t i = 0; i < first.size(); ++i) {
+        int* const column = columns.Find(absl::AsciiStrToLower(first[i]));
+        if (column != nullptr) *column = static_cast<int>(i);
+      }
+    } else {
+      if (first.size() > 2) columns.value = 2;
+      if (first.size() > 3) columns.time = 3;
+    }
+    for (const auto& [field, where] : options_.columns) {
+      int* const column = columns.Find(field);
+      if (column == nullptr) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "--columns: no field ", Quoted(field),
+            "; there are user, item, type, value, time"));
+      }
+      int number = 0;
+      if (absl::SimpleAtoi(where, &number)) {
+        *column = number - 1;
+        continue;
+      }
+      const auto it = std::find(first.begin(), first.end(), where);
+      if (it == first.end()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("no column ", Quoted(where), " in the header"));
+      }
+      *column = static_cast<int>(it - first.begin());
+      *header = true;
+    }
+    if (columns.user < 0 || columns.item < 0) {
+      return absl::InvalidArgumentError(
+          "which columns are user and item? Say --columns user=1,item=2");
+    }
+    return columns;
+  }
+
+  absl::Status ParseEvent(const std::vector<std::string>& fields,
+                          const Columns& columns, absl::Time fallback,
+                          api::Event* event) {
+    const auto at = [&](int column) -> const std::string* {
+      return column >= 0 && static_cast<size_t>(column) < fields.size()
+                 ? &fields[static_cast<size_t>(column)]
+                 : nullptr;
+    };
+    const std::string* const user = at(columns.user);
+    const std::string* const item = at(columns.item);
+    if (user == nullptr || item == nullptr || user->empty() || item->empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(fields.size(), " fields; expected a user in column ",
+                       columns.user + 1, " and an item in column ",
+                       columns.item + 1));
+    }
+    event->set_user(*user);
+    event->set_item(*item);
+    const std::string* const type = at(columns.type);
+    event->set_type(type == nullptr ? options_.type : *type);
+    double value = 0;
+    const std::string* const text = at(columns.value);
+    if (text != nullptr && !absl::SimpleAtod(*text, &value)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("value ", Quoted(*text), " is no number"));
+    }
+    event->set_value(value);
+    absl::Time time = fallback;
+    if (const std::string* const t = at(columns.time); t != nullptr) {
+      ASSIGN_OR_RETURN(time, ParseTime(*t));
+    }
+    SetTime(time, event);
+    return absl::OkStatus();
+  }
+
+  absl::Status JsonLines(const std::string& path, const std::string& kind) {
+    ASSIGN_OR_RETURN(const std::string hash, Sha256OfFile(path));
+    const std::string label = kind == "items"   ? "Items"
+                              : kind == "users" ? "Users"
+                                                : "Records";
+    // A separator that no line of JSON holds: the whole line is one field.
+    return ForEachLine(
+        path, std::string(1, '\x01'), label,
+        [&](auto& fields, DelimitedReader& reader) -> absl::Status {
+          ASSIGN_OR_RETURN(const Json json, ParseJson(fields[0]));
+          return AddJson(json, kind,
+                         absl::StrCat(hash.substr(0, 16), ":", reader.line()));
+        });
+  }
+
+  absl::Status AddJson(const Json& json, const std::string& kind,
+                       const std::string& event_id) {
+    if (!json.is_object()) {
+      return absl::InvalidArgumentError("expected a JSON object");
+    }
+    // An export wraps each record in its kind.
+    for (const char* wrapped : {"item", "user", "event"}) {
+      const auto inner = json.find(wrapped);
+      if (inner != json.end() && inner->is_object()) {
+        return AddJson(*inner, absl::StrCat(wrapped, "s"), event_id);
+      }
+    }
+    if (kind == "items" || (kind.empty() && !json.contains("item"))) {
+      api::Item item;
+      RETURN_IF_ERROR(FromJson(json, &item));
+      return sender_.Add(std::move(item));
+    }
+    if (kind == "users") {
+      api::User user;
+      RETURN_IF_ERROR(FromJson(json, &user));
+      return sender_.Add(std::move(user));
+    }
+    api::Event event;
+    RETURN_IF_ERROR(FromJson(json, &event));
+    if (event.event_id().empty()) event.set_event_id(event_id);
+    if (!event.has_time()) SetTime(ModificationTime(options_.path), &event);
+    return sender_.Add(std::move(event));
+  }
+
+  absl::Status MovieLens1m() {
+    const std::string& folder = options_.path;
+    RETURN_IF_ERROR(ForEachLine(
+        JoinPath(folder, "movies.dat"), "::", "Items", [&](auto& f, auto&) {
+          if (f.size() != 3) return Expected(f, "MovieID::Title::Genres");
+          api::Item item;
+          item.set_id(f[0]);
+          SetTitle(Latin1ToUtf8(f[1]), &item);
+          auto& genres = (*item.mutable_attributes())["genres"];
+          for (const auto genre : absl::StrSplit(f[2], '|')) {
+            genres.mutable_texts()->add_values(std::string(genre));
+          }
+          return sender_.Add(std::move(item));
+        }));
+    if (FileExists(JoinPath(folder, "users.dat"))) {
+      RETURN_IF_ERROR(ForEachLine(
+          JoinPath(folder, "users.dat"), "::", "Users", [&](auto& f, auto&) {
+            if (f.size() != 5) {
+              return Expected(f, "UserID::Gender::Age::Occupation::Zip");
+            }
+            return AddUser(f[0], {{"gender", f[1]}, {"age", f[2]},
+                                  {"occupation", f[3]}, {"zip", f[4]}});
+          }));
+    }
+    for (const char* name : {"ratings.dat", "ratings.tsv"}) {
+      const std::string path = JoinPath(folder, name);
+      if (FileExists(path)) return Events(path);
+    }
+    return absl::NotFoundError(
+        absl::StrCat(folder, " has neither ratings.dat nor ratings.tsv"));
+  }
+
+  absl::Status MovieLens100k() {
+    static constexpr const char* kGenres[] = {
+        "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy",
+        "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir", "Horror",
+        "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War",
+        "Western"};
+    const std::string& folder = options_.path;
+    RETURN_IF_ERROR(ForEachLine(
+        JoinPath(folder, "u.item"), "|", "Items", [&](auto& f, auto&) {
+          if (f.size() != 24) return Expected(f, "24 fields of u.item");
+          api::Item item;
+          item.set_id(f[0]);
+          SetTitle(Latin1ToUtf8(f[1]), &item);
+          auto& genres = (*item.mutable_attributes())["genres"];
+          genres.mutable_texts();
+          for (size_t g = 0; g < 19; ++g) {
+            if (f[5 + g] == "1") genres.mutable_texts()->add_values(kGenres[g]);
+          }
+          return sender_.Add(std::move(item));
+        }));
+    if (FileExists(JoinPath(folder, "u.user"))) {
+      RETURN_IF_ERROR(ForEachLine(
+          JoinPath(folder, "u.user"), "|", "Users", [&](auto& f, auto&) {
+            if (f.size() != 5) return Expected(f, "5 fields of u.user");
+            return AddUser(f[0], {{"age", f[1]}, {"gender", f[2]},
+                                  {"occupation", f[3]}, {"zip", f[4]}});
+          }));
+    }
+    return Events(JoinPath(folder, "u.data"));
+  }
+
+  static absl::Status Expected(const std::vector<std::string>& fields,
+                               const char* what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(fields.size(), " fields; expected ", what));
+  }
+
+  // "Heat (1995)" is a title and a year.
+  static void SetTitle(const std::string& title, api::Item* item) {
+    (*item->mutable_attributes())["title"].set_text(title);
+    int year = 0;
+    if (title.size() > 6 && title.back() == ')' &&
+        absl::SimpleAtoi(title.substr(title.size() - 5, 4), &year)) {
+      (*item->mutable_attributes())["year"].set_number(year);
+    }
+  }
+
+  absl::Status AddUser(const std::string& id,
+                       const std::map<std::string, std::string>& attributes) {
+    api::User user;
+    user.set_id(id);
+    for (const auto& [name, value] : attributes) {
+      (*user.mutable_attributes())[name].set_text(value);
+    }
+    return sender_.Add(std::move(user));
+  }
+
+  const ImportOptions& options_;
+  Sender sender_;
+};
+
+}  // namespace
+
+absl::StatusOr<ImportResult> Import(Client* client,
+                                    const ImportOptions& options) {
+  return Importer(client, options).Run();
+}
+
+absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
+                                      bool quiet) {
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  ImportResult result;
+  ASSIGN_OR_RETURN(const api::StatusResponse status, client->Status());
+  const double all = static_cast<double>(status.items()) +
+                     static_cast<double>(status.users()) +
+                     static_cast<double>(status.sequence()) + 1;
+  ProgressBar bar("Export", quiet ? ProgressBar::Mode::kSilent
+                                  : ProgressBar::Mode::kAuto);
+  RETURN_IF_ERROR(client->Export([&](const api::ExportResponse& chunk) {
+    for (const api::Item& item : chunk.items()) {
+      out << Json{{"item", ToJson(item)}}.dump() << "\n";
+    }
+    for (const api::User& user : chunk.users()) {
+      out << Json{{"user", ToJson(user)}}.dump() << "\n";
+    }
+    for (const api::Event& event : chunk.events()) {
+      out << Json{{"event", ToJson(event)}}.dump() << "\n";
+    }
+    result.items += chunk.items_size();
+    result.users += chunk.users_size();
+    result.events += chunk.events_size();
+    const int64_t rows = result.items + result.users + result.events;
+    bar.Update(static_cast<double>(rows) / all,
+               WithThousands(rows) + " records");
+    return out ? absl::OkStatus()
+               : absl::ResourceExhaustedError(
+                     absl::StrCat("cannot write ", path,
+                                  "; is the disk full?"));
+  }));
+  out.close();
+  if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  bar.Finish(WithThousands(result.items + result.users + result.events) +
+             " records");
+  return result;
+}
+
+}  // namespace nearline::client

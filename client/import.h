@@ -1,0 +1,44 @@
+#ifndef NEARLINE_CLIENT_IMPORT_H_
+#define NEARLINE_CLIENT_IMPORT_H_
+
+#include <map>
+#include <string>
+
+#include "base/status.h"
+#include "client/client.h"
+
+namespace nearline::client {
+
+struct ImportOptions {
+  // A file, or a folder in the layout of MovieLens 1M (ratings.dat or .tsv,
+  // movies.dat, users.dat), of MovieLens 100K (u.data, u.item, u.user), or of
+  // `nearline-train generate` (items.jsonl, users.jsonl, events.tsv).
+  std::string path;
+  // Of a file: "events", "items" or "users"; empty: told by the file.
+  std::string kind;
+  // Delimited events: field -> column name or number from 1. Fields: user, item,
+  // type, value, time. Default: by header, else user, item, value, time.
+  std::map<std::string, std::string> columns;
+  std::string type = "rating";  // of events without a column for it
+  bool quiet = false;
+};
+
+struct ImportResult {
+  int64_t items = 0;
+  int64_t users = 0;
+  int64_t events = 0;
+  int64_t duplicates = 0;  // imported before: a file can be imported again
+};
+
+// Every event gets an id of the file's hash and its line, so that an import can
+// be repeated or resumed. Errors: INVALID_ARGUMENT "file:line: what is wrong".
+absl::StatusOr<ImportResult> Import(Client* client,
+                                    const ImportOptions& options);
+
+// JSON lines {"item": ...}, {"user": ...}, {"event": ...}, which Import reads.
+absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
+                                      bool quiet);
+
+}  // namespace nearline::client
+
+#endif  // NEARLINE_CLIENT_IMPORT_H_

@@ -1,0 +1,301 @@
+#include "model/protocols.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "base/delimited.h"
+#include "base/file.h"
+#include "base/text.h"
+
+namespace nearline::model {
+namespace {
+
+using features::Interactions;
+
+// user -> items in order of the file, each once.
+struct UserItems {
+  std::vector<std::string> users;
+  std::vector<std::vector<std::string>> items;
+};
+
+absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
+                                        double min_value) {
+  ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path));
+  UserItems out;
+  absl::flat_hash_map<std::string, size_t> index;
+  std::vector<std::set<std::string>> seen;
+  std::vector<std::string> fields;
+  while (reader.Next(&fields)) {
+    if (fields.size() < 2) {
+      return reader.Error("expected user, item [, value [, time]]");
+    }
+    double value = 0;
+    if (fields.size() > 2 && !absl::SimpleAtod(fields[2], &value)) {
+      if (reader.line() == 1) continue;  // a header
+      return reader.Error(
+          absl::StrCat("value ", Quoted(fields[2]), " is no number"));
+    }
+    if (fields.size() > 2 && value < min_value) continue;
+    const auto [it, added] = index.try_emplace(fields[0], out.users.size());
+    if (added) {
+      out.users.push_back(fields[0]);
+      out.items.emplace_back();
+      seen.emplace_back();
+    }
+    if (seen[it->second].insert(fields[1]).second) {
+      out.items[it->second].push_back(fields[1]);
+    }
+  }
+  return out;
+}
+
+// "(user,item)<tab>negative<tab>..." a line.
+absl::StatusOr<absl::flat_hash_map<std::string, std::vector<std::string>>>
+ReadNegatives(const std::string& path) {
+  ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path, "\t"));
+  absl::flat_hash_map<std::string, std::vector<std::string>> out;
+  std::vector<std::string> fields;
+  while (reader.Next(&fields)) {
+    const std::vector<std::string> pair =
+        absl::StrSplit(fields[0], absl::ByAnyChar("(),"), absl::SkipEmpty());
+    if (pair.size() != 2 || fields.size() < 2) {
+      return reader.Error("expected (user,item), negative, negative, ...");
+    }
+    out[pair[0]].assign(fields.begin() + 1, fields.end());
+  }
+  return out;
+}
+
+class Laboratory {
+ public:
+  Laboratory(const Experiment& experiment, const Parameters& parameters,
+             const OnEpoch& on_epoch)
+      : e_(experiment), parameters_(parameters), on_epoch_(on_epoch) {}
+
+  absl::StatusOr<ExperimentResult> Run() {
+    ASSIGN_OR_RETURN(train_, ReadUserItems(e_.train, e_.min_value));
+    NumberItems();
+    for (const auto& items : train_.items) Append(items, &set_.train);
+    set_.items = static_cast<int64_t>(items_.size());
+    if (e_.protocol == "strong") {
+      RETURN_IF_ERROR(PrepareStrong());
+    } else if (e_.protocol == "sampled") {
+      RETURN_IF_ERROR(PrepareSampled());
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "protocol ", Quoted(e_.protocol), ": expected strong or sampled"));
+    }
+    result_.users = static_cast<int64_t>(cases_.size());
+    result_.items = set_.items;
+    for (const uint64_t seed : e_.seeds) RETURN_IF_ERROR(RunSeed(seed));
+    return std::move(result_);
+  }
+
+ private:
+  void NumberItems() {
+    std::set<std::string> ids;
+    for (const auto& list : train_.items) ids.insert(list.begin(), list.end());
+    items_.assign(ids.begin(), ids.end());
+    for (size_t row = 0; row < items_.size(); ++row) {
+      row_of_[items_[row]] = static_cast<Row>(row);
+    }
+  }
+
+  Row RowOf(const std::string& item) const {
+    const auto it = row_of_.find(item);
+    return it == row_of_.end() ? kNoRow : it->second;
+  }
+
+  void Append(const std::vector<std::string>& items, Interactions* to) const {
+    for (const std::string& item : items) {
+      const Row row = RowOf(item);
+      if (row == kNoRow) continue;
+      to->items.push_back(row);
+      to->weights.push_back(1.0f);
+    }
+    to->EndUser();
+  }
+
+  History HistoryFrom(const std::vector<std::string>& items) const {
+    History history;
+    for (const std::string& item : items) {
+      const Row row = RowOf(item);
+      if (row == kNoRow) continue;
+      history.rows.push_back(row);
+      history.weights.push_back(1.0f);
+    }
+    return history;
+  }
+
+  // Pairs the users of two files; those without a target are left out.
+  absl::Status ForEachPair(
+      const std::string& input_path, const std::string& target_path,
+      const std::function<void(const std::string& user,
+                               const std::vector<std::string>&,
+                               const std::vector<std::string>&)>& visit) {
+    ASSIGN_OR_RETURN(const UserItems input,
+                     ReadUserItems(input_path, e_.min_value));
+    ASSIGN_OR_RETURN(const UserItems target,
+                     ReadUserItems(target_path, e_.min_value));
+    absl::flat_hash_map<std::string, size_t> inputs;
+    for (size_t i = 0; i < input.users.size(); ++i) inputs[input.users[i]] = i;
+    static const std::vector<std::string> nothing;
+    for (size_t i = 0; i < target.users.size(); ++i) {
+      const auto it = inputs.find(target.users[i]);
+      visit(target.users[i],
+            it == inputs.end() ? nothing : input.items[it->second],
+            target.items[i]);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PrepareStrong() {
+    if (!e_.validation_input.empty()) {
+      RETURN_IF_ERROR(ForEachPair(
+          e_.validation_input, e_.validation_target,
+          [&](const auto&, const auto& input, const auto& target) {
+            Append(input, &set_.validation_input);
+            Append(target, &set_.validation_target);
+          }));
+    }
+    return ForEachPair(
+        e_.test_input, e_.test_target,
+        [&](const auto& user, const auto& input, const auto& target) {
+          Case c{.history = HistoryFrom(input),
+                 .mask = RowMask(items_.size(), true)};
+          for (const Row row : c.history.rows) c.mask.Clear(row);
+          AddCase(user, std::move(c), target);
+        });
+  }
+
+  absl::Status PrepareSampled() {
+    ASSIGN_OR_RETURN(const auto negatives, ReadNegatives(e_.negatives));
+    return ForEachPair(
+        e_.train, e_.test,
+        [&](const auto& user, const auto& input, const auto& target) {
+          Case c{.history = HistoryFrom(input), .mask = RowMask(items_.size())};
+          std::vector<std::string> candidates = target;
+          if (const auto it = negatives.find(user); it != negatives.end()) {
+            candidates.insert(candidates.end(), it->second.begin(),
+                              it->second.end());
+          }
+          for (const std::string& item : candidates) {
+            const Row row = RowOf(item);
+            if (row != kNoRow) c.mask.Set(row);
+          }
+          AddCase(user, std::move(c), target);
+        });
+  }
+
+  void AddCase(const std::string& user, Case c,
+               const std::vector<std::string>& target) {
+    c.positives = static_cast<int>(target.size());
+    for (const std::string& item : target) {
+      const Row row = RowOf(item);
+      if (row != kNoRow) c.truth.push_back(row);
+    }
+    std::sort(c.truth.begin(), c.truth.end());
+    users_.push_back(user);
+    cases_.push_back(std::move(c));
+  }
+
+  absl::StatusOr<std::shared_ptr<Generation>> TrainOne(uint64_t seed) {
+    const absl::Time start = absl::Now();
+    TrainOptions options{.seed = seed, .threads = e_.threads,
+                         .device = e_.device, .on_epoch = on_epoch_};
+    Bundle bundle;
+    ASSIGN_OR_RETURN(bundle.tensors,
+                     Train(e_.model, set_, parameters_, options));
+    result_.train_seconds += absl::ToDoubleSeconds(absl::Now() - start);
+    bundle.items = items_;
+    bundle.manifest.id = "experiment";
+    bundle.manifest.retriever = e_.model;
+    if (e_.model == "neumf") bundle.manifest.ranker = "neumf";
+    bundle.manifest.parameters["item_features"] = ItemFeatureMap::Fit(
+        std::vector<const features::Attributes*>(items_.size(), nullptr), {},
+        &bundle.tensors);
+    return Generation::Create(std::move(bundle));
+  }
+
+  absl::Status RunSeed(uint64_t seed) {
+    ASSIGN_OR_RETURN(const auto generation, TrainOne(seed));
+    CaseMetrics metrics;
+    // The pure model's order: everything eligible is ranked.
+    const RecommendOptions options{.shortlist =
+                                       static_cast<int>(items_.size())};
+    if (e_.protocol == "sampled") {
+      ASSIGN_OR_RETURN(const std::vector<int> ranks,
+                       RankOfTruth(*generation, cases_, options));
+      for (const int rank : ranks) {
+        std::vector<bool> hits(static_cast<size_t>(rank) + 1, false);
+        hits.back() = true;
+        for (const MetricSpec& metric : e_.metrics) {
+          metrics[metric.Name()].push_back(metric.Of(hits, 1));
+        }
+      }
+    } else {
+      ASSIGN_OR_RETURN(metrics,
+                       Evaluate(*generation, cases_, e_.metrics, options));
+    }
+    for (const auto& [name, values] : metrics) {
+      const Estimate estimate = MeanOf(values);
+      if (result_.per_seed[name].empty()) {
+        result_.standard_error[name] = estimate.stderr_;
+      }
+      result_.per_seed[name].push_back(estimate.mean);
+    }
+    if (seed == e_.seeds[0] && !e_.run_file.empty()) {
+      return WriteRun(*generation, options);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteRun(const Generation& generation,
+                        const RecommendOptions& options) {
+    int depth = 1;
+    for (const MetricSpec& metric : e_.metrics) {
+      depth = std::max(depth, metric.k);
+    }
+    std::string out;
+    for (size_t i = 0; i < cases_.size(); ++i) {
+      const Case& c = cases_[i];
+      const int count = e_.protocol == "sampled"
+                            ? static_cast<int>(c.mask.Count())
+                            : depth;
+      const Query query{&c.history, &c.mask, count};
+      std::vector<std::vector<ScoredRow>> lists;
+      RETURN_IF_ERROR(Recommend(generation, {&query, 1}, options, &lists));
+      for (size_t r = 0; r < lists[0].size(); ++r) {
+        absl::StrAppend(&out, users_[i], "\t", items_[lists[0][r].row], "\t",
+                        r + 1, "\t", lists[0][r].score, "\n");
+      }
+    }
+    return WriteFileAtomic(e_.run_file, out);
+  }
+
+  const Experiment& e_;
+  const Parameters& parameters_;
+  const OnEpoch& on_epoch_;
+  UserItems train_;
+  std::vector<std::string> items_;
+  absl::flat_hash_map<std::string, Row> row_of_;
+  TrainingSet set_;
+  std::vector<std::string> users_;  // of cases_
+  std::vector<Case> cases_;
+  ExperimentResult result_;
+};
+
+}  // namespace
+
+absl::StatusOr<ExperimentResult> RunExperiment(const Experiment& experiment,
+                                               const Parameters& parameters,
+                                               const OnEpoch& on_epoch) {
+  return Laboratory(experiment, parameters, on_epoch).Run();
+}
+
+}  // namespace nearline::model

@@ -1,0 +1,189 @@
+#include <utility>
+
+#include "proto/nearline/v1/admin.grpc.pb.h"
+#include "server/convert.h"
+#include "server/services.h"
+#include "server/stream_writer.h"
+
+namespace nearline::server {
+namespace {
+
+using grpc::ByteBuffer;
+using grpc::CallbackServerContext;
+using grpc::ServerUnaryReactor;
+using Base = api::AdminService::WithRawCallbackMethod_Ping<
+    api::AdminService::WithRawCallbackMethod_Status<
+        api::AdminService::WithRawCallbackMethod_Export<
+            api::AdminService::Service>>>;
+
+void SetDuration(absl::Duration d, google::protobuf::Duration* out) {
+  out->set_seconds(absl::ToInt64Seconds(d));
+  out->set_nanos(static_cast<int32_t>(
+      absl::ToInt64Nanoseconds(d - absl::Seconds(out->seconds()))));
+}
+
+// Walks items, users and events chunk by chunk, each when the one before has
+// been written: memory stays bounded however slow the reader.
+class Exporter : public std::enable_shared_from_this<Exporter> {
+ public:
+  Exporter(const Parts& parts, std::shared_ptr<StreamWriter> writer)
+      : parts_(parts), writer_(std::move(writer)),
+        newest_(parts.store->sequence()) {}
+
+  void Next() {
+    const auto writer = writer_.lock();
+    if (writer == nullptr) return;
+    api::ExportResponse chunk;
+    bool filled = false;
+    while (!filled && stage_ != kDone) {
+      const absl::Status status = Fill(&chunk, &filled);
+      if (!status.ok()) return writer->Close(status);
+    }
+    if (filled) {
+      writer->Write(chunk);
+    } else {
+      writer->Close(absl::OkStatus());
+    }
+  }
+
+ private:
+  enum Stage { kItems, kUsers, kEvents, kDone };
+
+  absl::Status Fill(api::ExportResponse* chunk, bool* filled) {
+    constexpr int kChunk = 1000;
+    if (stage_ == kItems) {
+      const auto catalogue = parts_.store->ReadCatalogue();
+      const auto items = catalogue->ListAfter(last_item_, kChunk);
+      for (const features::Ordinal ordinal : items) {
+        api::Item* const item = chunk->add_items();
+        item->set_id((*catalogue)[ordinal].id);
+        ToApi((*catalogue)[ordinal].attributes, item->mutable_attributes());
+        last_item_ = item->id();
+      }
+      *filled = !items.empty();
+      if (!*filled) stage_ = kUsers;
+    } else if (stage_ == kUsers) {
+      if (next_user_ == features::kNoOrdinal) {
+        stage_ = kEvents;
+        return absl::OkStatus();
+      }
+      ASSIGN_OR_RETURN(const auto users,
+                       parts_.store->ListUsers(next_user_, kChunk,
+                                               &next_user_));
+      for (const features::User& user : users) {
+        api::User* const to = chunk->add_users();
+        to->set_id(user.id);
+        ToApi(user.attributes, to->mutable_attributes());
+      }
+      *filled = !users.empty();
+    } else {
+      ASSIGN_OR_RETURN(const auto events,
+                       parts_.store->ReadEvents(event_user_, event_sequence_,
+                                                kChunk));
+      if (events.empty()) {
+        stage_ = kDone;
+        return absl::OkStatus();
+      }
+      AddEvents(events, chunk);
+      *filled = chunk->events_size() > 0;
+    }
+    return absl::OkStatus();
+  }
+
+  void AddEvents(const std::vector<features::Event>& events,
+                 api::ExportResponse* chunk) {
+    for (const features::Event& event : events) {
+      if (event.user != event_user_ || event_user_id_.empty()) {
+        event_user_id_ = parts_.store->UserId(event.user);
+      }
+      event_user_ = event.user;
+      event_sequence_ = event.sequence;
+      // What came while exporting is left to the next export.
+      if (event_user_id_.empty() || event.sequence > newest_) continue;
+      const auto catalogue = parts_.store->ReadCatalogue();
+      ToApi(event, event_user_id_, (*catalogue)[event.item].id,
+            parts_.store->event_types()[event.type].name,
+            chunk->add_events());
+    }
+  }
+
+  const Parts& parts_;
+  const std::weak_ptr<StreamWriter> writer_;
+  const features::Sequence newest_;
+  Stage stage_ = kItems;
+  std::string last_item_;
+  features::Ordinal next_user_ = 0;
+  features::Ordinal event_user_ = 0;
+  features::Sequence event_sequence_ = 0;
+  std::string event_user_id_;
+};
+
+class Service final : public Base {
+ public:
+  explicit Service(const Parts* parts) : parts_(*parts) {}
+
+  ServerUnaryReactor* Ping(CallbackServerContext* context, const ByteBuffer*,
+                           ByteBuffer* out) override {
+    ServerUnaryReactor* const reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpc(SerializeMessage(api::PingResponse(), out)));
+    return reactor;
+  }
+
+  ServerUnaryReactor* Status(CallbackServerContext* context,
+                             const ByteBuffer* in, ByteBuffer* out) override {
+    using Call = UnaryCall<api::StatusRequest, api::StatusResponse>;
+    return Call::Start(parts_.rpc, "Status", context, in, out,
+                       [this](Call::Ptr call) {
+                         Fill(&call->response());
+                         call->Finish(absl::OkStatus());
+                       });
+  }
+
+  grpc::ServerWriteReactor<ByteBuffer>* Export(CallbackServerContext*,
+                                               const ByteBuffer* in) override {
+    const auto writer = StreamWriter::Make(parts_.rpc, "Export");
+    api::ExportRequest request;
+    const absl::Status parsed = ParseMessage(*in, &request);
+    if (!parsed.ok()) {
+      writer->Close(parsed);
+      return writer.get();
+    }
+    const auto exporter = std::make_shared<Exporter>(parts_, writer);
+    writer->set_callbacks({.on_room = [exporter] { exporter->Next(); }});
+    exporter->Next();
+    return writer.get();
+  }
+
+ private:
+  void Fill(api::StatusResponse* out) {
+    const absl::Time now = parts_.clock->Now();
+    out->set_version(kVersion);
+    SetDuration(now - parts_.started, out->mutable_uptime());
+    out->set_log_id(parts_.store->log_id());
+    out->set_sequence(parts_.store->sequence());
+    out->set_users(parts_.store->users());
+    out->set_items(parts_.store->ReadCatalogue()->listed());
+    if (const GenerationPtr g = parts_.slot->Snapshot(); g != nullptr) {
+      out->set_generation(g->id());
+      SetDuration(now - absl::FromUnixMicros(g->manifest().created_micros),
+                  out->mutable_generation_age());
+    }
+    out->set_device(parts_.device);
+    const features::Store::Stats stats = parts_.store->stats();
+    out->set_hot_profiles(stats.profiles.profiles);
+    out->set_hot_profile_bytes(stats.profiles.bytes);
+    out->set_queued_events(stats.queued_events);
+    out->set_run_id(parts_.retrainer->RunningId());
+    out->set_metrics_address(parts_.config->metrics_listen);
+  }
+
+  const Parts& parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeAdminService(const Parts* parts) {
+  return std::make_unique<Service>(parts);
+}
+
+}  // namespace nearline::server

@@ -1,0 +1,89 @@
+#ifndef NEARLINE_SERVER_CONFIG_H_
+#define NEARLINE_SERVER_CONFIG_H_
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/status.h"
+#include "features/store.h"
+#include "model/evaluate.h"
+
+namespace nearline::server {
+
+// Everything an operator can set: one YAML file, every key overridable by an
+// environment variable (serving.shortlist is NEARLINE_SERVING_SHORTLIST).
+struct Config {
+  std::string listen = "127.0.0.1:50051";
+  std::string metrics_listen = "127.0.0.1:9464";  // empty: no metrics
+  std::string data_dir = "./nearline-data";
+  std::string device = "cpu";
+
+  struct Log {
+    std::string level = "info";
+    std::string format = "text";
+  } log;
+
+  features::StoreOptions store;
+
+  struct Limits {
+    absl::Duration max_future = absl::Minutes(5);
+    int64_t max_message_mb = 16;
+  } limits;
+
+  struct Serving {
+    int shortlist = 200;
+    bool rank = true;
+    int max_queued = 1000;
+    int max_batch = 32;
+    int leaders = 0;  // 0: half of the processors
+    absl::Duration page_ttl = absl::Hours(1);
+    absl::Duration drain = absl::Seconds(20);
+  } serving;
+
+  struct Training {
+    std::string retriever = "mult-vae";
+    std::string ranker = "neumf";
+    std::map<std::string, std::map<std::string, double>> parameters;
+    std::string program;  // empty: nearline-train beside the server
+    absl::Duration interval = absl::ZeroDuration();  // zero: never
+    int64_t every_events = 0;                        // 0: never
+    std::string second_request = "join";
+    bool warm_start = true;
+    int keep_generations = 5;
+    int64_t memory_mb = 4096;
+    int threads = 1;
+    int seed = 1;
+    absl::Duration hang_cpu = absl::Minutes(10);
+    features::SplitOptions split;
+    model::GateOptions gate;
+  } training;
+};
+
+// One key of the file.
+struct ConfigField {
+  std::string path;   // "serving.shortlist"
+  std::string range;  // "1 to 10000"
+  std::string what;
+  std::function<absl::Status(const std::string&)> set;
+  std::function<std::string()> get;
+};
+// The scalar keys of `config`, which outlives them.
+std::vector<ConfigField> FieldsOf(Config* config);
+
+// Reads the text of a file. Errors: INVALID_ARGUMENT "name:line: key: what was
+// there, what is allowed".
+absl::StatusOr<Config> ParseConfig(const std::string& yaml,
+                                   const std::string& name);
+// The file (empty path: defaults), then the environment, then checks across
+// keys.
+absl::StatusOr<Config> LoadConfig(const std::string& path);
+
+// A YAML file with every key, its default, range and meaning.
+std::string DescribeConfig();
+
+}  // namespace nearline::server
+
+#endif  // NEARLINE_SERVER_CONFIG_H_

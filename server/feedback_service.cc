@@ -1,0 +1,178 @@
+#include <deque>
+#include <utility>
+
+#include "proto/nearline/v1/feedback.grpc.pb.h"
+#include "server/convert.h"
+#include "server/services.h"
+
+namespace nearline::server {
+namespace {
+
+using grpc::ByteBuffer;
+using grpc::CallbackServerContext;
+using grpc::ServerUnaryReactor;
+using Base = api::FeedbackService::WithRawCallbackMethod_Feedback<
+    api::FeedbackService::WithRawCallbackMethod_StreamFeedback<
+        api::FeedbackService::WithRawCallbackMethod_RetractEvents<
+            api::FeedbackService::Service>>>;
+
+void Answer(const features::AppendResult& result, const std::string& log_id,
+            bool partial, Metrics* metrics, api::FeedbackResponse* out) {
+  int64_t accepted = 0, duplicates = 0, refused = 0;
+  for (const features::EventOutcome& outcome : result.outcomes) {
+    ++(!outcome.status.ok() ? refused
+       : outcome.duplicate  ? duplicates
+                            : accepted);
+    if (!partial) continue;
+    auto* const to = out->add_results();
+    to->set_code(static_cast<int>(outcome.status.code()));
+    to->set_message(std::string(outcome.status.message()));
+    to->set_sequence(outcome.sequence);
+    to->set_duplicate(outcome.duplicate);
+  }
+  metrics->OnFeedback(accepted, duplicates, refused);
+  out->set_accepted(accepted);
+  out->set_duplicates(duplicates);
+  out->set_consistency_token(ConsistencyToken(log_id, result.sequence));
+}
+
+// Checks a request and hands it to the store; `done` gets the answer.
+void Submit(const Parts& parts, const api::FeedbackRequest& request,
+            features::Done<api::FeedbackResponse> done) {
+  auto events = FromApi(request, parts.clock->Now(),
+                        parts.config->limits.max_future);
+  if (!events.ok()) return done(events.status());
+  const bool partial = request.partial();
+  const absl::Status submitted = parts.store->Submit(features::Append{
+      .events = *std::move(events),
+      .historical = request.historical(),
+      .each = partial,
+      .done = [&parts, done,
+               partial](absl::StatusOr<features::AppendResult> result) {
+        if (!result.ok()) return done(result.status());
+        api::FeedbackResponse response;
+        Answer(*result, parts.store->log_id(), partial, parts.metrics,
+               &response);
+        done(std::move(response));
+      }});
+  if (!submitted.ok()) done(submitted);
+}
+
+// One stream: reads a request, waits for its answer, writes it, reads the next.
+class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
+ public:
+  explicit Stream(const Parts& parts) : parts_(parts) { StartRead(&in_); }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return End(absl::OkStatus());  // the client has said all
+    google::protobuf::Arena arena;
+    auto* const request =
+        google::protobuf::Arena::CreateMessage<api::FeedbackRequest>(&arena);
+    const absl::Status parsed = ParseMessage(in_, request);
+    if (!parsed.ok()) return End(parsed);
+    Submit(parts_, *request,
+           [this](absl::StatusOr<api::FeedbackResponse> response) {
+             if (!response.ok()) return End(response.status());
+             const absl::Status status = SerializeMessage(*response, &out_);
+             if (!status.ok()) return End(status);
+             StartWrite(&out_);
+           });
+  }
+  void OnWriteDone(bool ok) override {
+    if (!ok) return End(absl::CancelledError("the caller has gone"));
+    StartRead(&in_);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void End(const absl::Status& status) {
+    const grpc::Status wire = ToGrpc(status);
+    parts_.metrics->OnRpc("StreamFeedback", wire.error_code(),
+                          absl::Now() - started_);
+    Finish(wire);
+  }
+
+  const Parts& parts_;
+  const absl::Time started_ = absl::Now();
+  ByteBuffer in_, out_;
+};
+
+class Service final : public Base {
+ public:
+  explicit Service(const Parts* parts) : parts_(*parts) {}
+
+  ServerUnaryReactor* Feedback(CallbackServerContext* context,
+                               const ByteBuffer* in, ByteBuffer* out) override {
+    using Call = UnaryCall<api::FeedbackRequest, api::FeedbackResponse>;
+    return Call::Start(
+        parts_.rpc, "Feedback", context, in, out, [this](Call::Ptr call) {
+          if (call->cancelled() || call->deadline() < absl::Now()) {
+            return call->Finish(absl::DeadlineExceededError(
+                "the deadline passed before work began; nothing was written"));
+          }
+          Submit(parts_, call->request(),
+                 [call](absl::StatusOr<api::FeedbackResponse> response) {
+                   if (!response.ok()) return call->Finish(response.status());
+                   call->response() = *std::move(response);
+                   call->Finish(absl::OkStatus());
+                 });
+        });
+  }
+
+  grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* StreamFeedback(
+      CallbackServerContext*) override {
+    return new Stream(parts_);
+  }
+
+  ServerUnaryReactor* RetractEvents(CallbackServerContext* context,
+                                    const ByteBuffer* in,
+                                    ByteBuffer* out) override {
+    using Call =
+        UnaryCall<api::RetractEventsRequest, api::RetractEventsResponse>;
+    return Call::Start(
+        parts_.rpc, "RetractEvents", context, in, out, [this](Call::Ptr call) {
+          auto refs = Refs(call->request());
+          if (!refs.ok()) return call->Finish(refs.status());
+          const absl::Status submitted = parts_.store->Submit(features::Retract{
+              .refs = *std::move(refs),
+              .done = [this, call](
+                          absl::StatusOr<features::RetractResult> result) {
+                if (!result.ok()) return call->Finish(result.status());
+                call->response().set_retracted(result->retracted);
+                call->response().set_consistency_token(ConsistencyToken(
+                    parts_.store->log_id(), result->sequence));
+                call->Finish(absl::OkStatus());
+              }});
+          if (!submitted.ok()) call->Finish(submitted);
+        });
+  }
+
+ private:
+  static absl::StatusOr<std::vector<features::Retract::Ref>> Refs(
+      const api::RetractEventsRequest& request) {
+    if (request.events_size() == 0) {
+      return absl::InvalidArgumentError("events = nothing: expected 1 to 10000");
+    }
+    RETURN_IF_ERROR(CheckSize("events", request.events_size(), kMaxBatch));
+    std::vector<features::Retract::Ref> refs;
+    for (int i = 0; i < request.events_size(); ++i) {
+      const auto& ref = request.events(i);
+      RETURN_IF_ERROR(CheckId(absl::StrCat("events[", i, "].user"),
+                              ref.user()));
+      RETURN_IF_ERROR(CheckId(absl::StrCat("events[", i, "].event_id"),
+                              ref.event_id()));
+      refs.push_back({ref.user(), ref.event_id()});
+    }
+    return refs;
+  }
+
+  const Parts& parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeFeedbackService(const Parts* parts) {
+  return std::make_unique<Service>(parts);
+}
+
+}  // namespace nearline::server

@@ -1,0 +1,79 @@
+// nearline-server: serves; trains in a child process.
+#include <CLI/CLI.hpp>
+#include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+#include <iostream>
+
+#include "server/config.h"
+#include "server/server.h"
+
+namespace nearline::server {
+namespace {
+
+void SetUpLog(const Config::Log& log) {
+  auto logger = spdlog::stderr_logger_mt("nearline");
+  logger->set_pattern(
+      log.format == "json"
+          ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})"
+          : "%Y-%m-%d %H:%M:%S.%e %^%-7l%$ %v");
+  logger->set_level(spdlog::level::from_str(log.level));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+int Fail(const absl::Status& status) {
+  std::cerr << "nearline-server: " << status.message() << "\n";
+  return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app(
+      "Serves recommendations that learn while they are served.\n"
+      "Clients speak gRPC (see `nearline --help`); Prometheus scrapes /metrics.",
+      "nearline-server");
+  std::string path;
+  bool check = false, describe = false;
+  app.add_option("--config", path, "a YAML file; without it, defaults");
+  app.add_flag("--check-config", check, "read the configuration and stop");
+  app.add_flag("--describe-config", describe,
+               "print every key with its default, range and meaning");
+  CLI11_PARSE(app, argc, argv);
+  if (describe) {
+    std::cout << DescribeConfig();
+    return 0;
+  }
+  auto config = LoadConfig(path);
+  if (!config.ok()) return Fail(config.status());
+  if (check) {
+    std::cout << "the configuration is good\n";
+    return 0;
+  }
+  SetUpLog(config->log);
+
+  // Signals are taken by this thread alone. A write past a file-size limit must
+  // be an error, not the end.
+  signal(SIGXFSZ, SIG_IGN);
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  auto server = Server::Start(*std::move(config));
+  if (!server.ok()) return Fail(server.status());
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("{}: draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  server->reset();
+  spdlog::info("stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace nearline::server
+
+int main(int argc, char** argv) { return nearline::server::Main(argc, argv); }

@@ -1,0 +1,144 @@
+#include "server/model_slot.h"
+
+#include <spdlog/spdlog.h>
+
+#include <utility>
+
+#include "model/recommender.h"
+
+namespace nearline::server {
+
+ModelSlot::ModelSlot(features::Store* store,
+                     model::GenerationStore* generations,
+                     model::ScoringFactory factory, absl::Duration keep_retired,
+                     const Clock* clock)
+    : store_(*store),
+      generations_(*generations),
+      factory_(std::move(factory)),
+      keep_retired_(keep_retired),
+      clock_(*clock) {
+  store_.set_on_items([this](const std::vector<features::Ordinal>& items) {
+    std::shared_ptr<model::Generation> current;
+    {
+      MutexLock lock(&mu_);
+      current = current_;
+    }
+    if (current == nullptr) return;
+    const auto catalogue = store_.ReadCatalogue();
+    for (const features::Ordinal item : items) current->Bind(*catalogue, item);
+  });
+}
+
+ModelSlot::~ModelSlot() { store_.set_on_items({}); }
+
+GenerationPtr ModelSlot::Snapshot() const {
+  MutexLock lock(&mu_);
+  return current_;
+}
+
+GenerationPtr ModelSlot::Find(const std::string& id) const {
+  MutexLock lock(&mu_);
+  if (current_ != nullptr && current_->id() == id) return current_;
+  for (const Retired& retired : retired_) {
+    if (retired.generation->id() == id) return retired.generation;
+  }
+  return nullptr;
+}
+
+absl::Time ModelSlot::in_service_since() const {
+  MutexLock lock(&mu_);
+  return since_;
+}
+
+absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
+    const std::string& id) {
+  ASSIGN_OR_RETURN(model::Bundle bundle, generations_.Read(id));
+  auto generation = model::Generation::Create(std::move(bundle), factory_);
+  if (!generation.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("generation ", id, ": ", generation.status().message()));
+  }
+  (*generation)->BindAll(*store_.ReadCatalogue());
+  WarmUp(**generation);
+  return generation;
+}
+
+// Touches weights and code paths before traffic does, with made-up histories.
+void ModelSlot::WarmUp(const model::Generation& generation) {
+  const model::RowMask mask(generation.rows(), true);
+  for (uint32_t i = 0; i < 20; ++i) {
+    model::History history;
+    for (uint32_t j = 0; j < 20; ++j) {
+      history.rows.push_back((i * 131 + j * 17) % generation.base_rows());
+      history.weights.push_back(1.0f);
+    }
+    const model::Query query{&history, &mask, 10};
+    std::vector<std::vector<model::ScoredRow>> lists;
+    const absl::Status status =
+        model::Recommend(generation, {&query, 1}, {}, &lists);
+    if (!status.ok()) {
+      spdlog::warn("warm-up of {}: {}", generation.id(), status.ToString());
+    }
+  }
+}
+
+void ModelSlot::Swap(std::shared_ptr<model::Generation> next) {
+  const absl::Time now = clock_.Now();
+  // Freed after the lock is released: a generation is large.
+  std::vector<Retired> expired;
+  const std::shared_ptr<model::Generation> bind_again = next;
+  {
+    MutexLock lock(&mu_);
+    if (current_ != nullptr) {
+      retired_.push_back({std::move(current_), now + keep_retired_});
+    }
+    current_ = std::move(next);
+    since_ = now;
+    std::vector<Retired> kept;
+    for (Retired& retired : retired_) {
+      (retired.until < now ? expired : kept).push_back(std::move(retired));
+    }
+    // At most two, whatever their age: memory is bounded.
+    while (kept.size() > 2) {
+      expired.push_back(std::move(kept.front()));
+      kept.erase(kept.begin());
+    }
+    retired_ = std::move(kept);
+  }
+  // Items that came between Load and now.
+  bind_again->BindAll(*store_.ReadCatalogue());
+}
+
+absl::Status ModelSlot::Publish(const std::string& id) {
+  MutexLock publish(&publish_mu_);
+  ASSIGN_OR_RETURN(auto generation, Load(id));
+  RETURN_IF_ERROR(generations_.SetCurrent(id));
+  Swap(std::move(generation));
+  return absl::OkStatus();
+}
+
+absl::Status ModelSlot::LoadCurrent() {
+  MutexLock publish(&publish_mu_);
+  ASSIGN_OR_RETURN(const std::string current, generations_.Current());
+  if (current.empty()) return absl::OkStatus();
+  auto generation = Load(current);
+  if (generation.ok()) {
+    Swap(*std::move(generation));
+    return absl::OkStatus();
+  }
+  spdlog::error("generation {} does not load: {}", current,
+                generation.status().ToString());
+  ASSIGN_OR_RETURN(const auto manifests, generations_.List());
+  for (const model::Manifest& manifest : manifests) {
+    if (manifest.id == current || !manifest.accepted) continue;
+    generation = Load(manifest.id);
+    if (!generation.ok()) continue;
+    spdlog::warn("serving {} instead", manifest.id);
+    Swap(*std::move(generation));
+    return absl::OkStatus();
+  }
+  spdlog::warn("no other generation loads; serving popular items");
+  return absl::OkStatus();
+}
+
+}  // namespace nearline::server

@@ -1,0 +1,382 @@
+#include "server/pipeline.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "base/text.h"
+
+namespace nearline::server {
+namespace {
+
+using features::Bitmap;
+using features::kNoOrdinal;
+using features::Ordinal;
+using model::Row;
+
+constexpr size_t kMaxDepth = 1000;
+
+}  // namespace
+
+// A job with what the stages have found out about it.
+struct Pipeline::Work {
+  RecommendJob* job = nullptr;
+  GenerationPtr generation;  // null: popular
+  features::ProfilePtr profile;
+  model::History history;
+  PageToken page;
+  features::Sequence sequence = 0;
+  std::string degraded;
+
+  Bitmap hidden;                  // never these
+  std::optional<Bitmap> allowed;  // only these
+  model::RowMask mask;
+  int depth = 0;  // how long a list must be to continue behind the delivered
+
+  ServedBy served_by = ServedBy::kPopular;
+  std::vector<std::pair<Ordinal, float>> list;  // best first
+};
+
+Pipeline::Pipeline(features::Store* store, ModelSlot* slot,
+                   PipelineOptions options, const Clock* clock,
+                   std::function<void(const BatchReport&)> on_batch)
+    : store_(*store),
+      slot_(*slot),
+      options_(options),
+      clock_(*clock),
+      on_batch_(std::move(on_batch)) {}
+
+// Takes snapshots and reads the profile; what it cannot do is the caller's error.
+absl::Status Pipeline::Prepare(Work* work) {
+  const RecommendRequest& request = work->job->request;
+  work->sequence = store_.sequence();
+  if (!request.after.empty()) {
+    RETURN_IF_ERROR(ReadConsistencyToken(request.after, store_.log_id(),
+                                         work->sequence)
+                        .status());
+  }
+  const bool continued = !request.page_token.empty();
+  if (continued) {
+    ASSIGN_OR_RETURN(work->page,
+                     ReadPageToken(request.page_token, store_.secret(),
+                                   request.hash, clock_.Now(),
+                                   options_.page_ttl));
+    work->sequence = work->page.sequence;
+    if (work->page.delivered.size() >= kMaxDepth) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a list reaches down to ", kMaxDepth, " items"));
+    }
+    if (!work->page.generation.empty()) {
+      work->generation = slot_.Find(work->page.generation);
+      if (work->generation == nullptr) {
+        return absl::AbortedError(absl::StrCat(
+            "generation ", work->page.generation,
+            " of this list is gone; start again without page_token"));
+      }
+    }
+  }
+  if (!request.user.empty()) {
+    ASSIGN_OR_RETURN(work->profile,
+                     continued ? store_.GetProfileAt(request.user,
+                                                     work->sequence)
+                               : store_.GetProfile(request.user));
+  }
+  work->depth = static_cast<int>(
+      std::min(kMaxDepth, work->page.delivered.size() +
+                              static_cast<size_t>(request.count) + 1));
+  return absl::OkStatus();
+}
+
+std::shared_ptr<const model::RowMask> Pipeline::BaseMask(
+    const model::Generation& generation,
+    const features::Catalogue& catalogue) {
+  MutexLock lock(&mask_mu_);
+  if (mask_ != nullptr && mask_generation_ == generation.id() &&
+      mask_version_ == catalogue.version() &&
+      mask_->rows() == generation.rows()) {
+    return mask_;
+  }
+  auto mask = std::make_shared<model::RowMask>(generation.rows());
+  for (const Ordinal item : catalogue.servable()) {
+    const Row row = generation.RowOf(item);
+    if (row < mask->rows()) mask->Set(row);
+  }
+  mask_generation_ = generation.id();
+  mask_version_ = catalogue.version();
+  mask_ = mask;
+  return mask;
+}
+
+// Turns the request's ids into ordinals, and what may be answered into a mask.
+void Pipeline::Mask(const features::Catalogue& catalogue, Work* work) {
+  const RecommendRequest& request = work->job->request;
+  for (const std::string& id : request.exclude) {
+    const Ordinal item = catalogue.Find(id);
+    if (item != kNoOrdinal) work->hidden.add(item);
+  }
+  if (work->profile != nullptr) {
+    if (!request.include_seen) work->hidden |= work->profile->seen();
+    work->hidden |= work->profile->disliked();
+  }
+  std::vector<std::pair<Ordinal, float>> entries;
+  for (const auto& entry : request.history) {
+    const Ordinal item = catalogue.Find(entry.item);
+    if (item == kNoOrdinal) continue;
+    entries.emplace_back(item, entry.weight);
+    if (!request.include_seen) work->hidden.add(item);
+  }
+  if (!request.candidates.empty()) {
+    work->allowed.emplace();
+    for (const std::string& id : request.candidates) {
+      const Ordinal item = catalogue.Find(id);
+      if (item != kNoOrdinal) work->allowed->add(item);
+    }
+  }
+  if (request.filter.has_value()) {
+    Bitmap matching = features::Evaluate(*request.filter, catalogue);
+    work->allowed = work->allowed.has_value() ? *work->allowed & matching
+                                              : std::move(matching);
+  }
+  if (work->generation == nullptr) return;
+
+  const model::Generation& generation = *work->generation;
+  const auto base = BaseMask(generation, catalogue);
+  if (work->profile != nullptr) {
+    work->history = generation.HistoryOf(
+        *work->profile, store_.profile_options().max_weight);
+  } else {
+    for (const auto& [item, weight] : entries) {
+      const Row row = generation.RowOf(item);
+      if (row >= base->rows()) continue;
+      // The same item twice counts once, with both weights.
+      const auto& rows = work->history.rows;
+      const auto at = std::find(rows.begin(), rows.end(), row);
+      if (at != rows.end()) {
+        work->history.weights[static_cast<size_t>(at - rows.begin())] += weight;
+        continue;
+      }
+      work->history.rows.push_back(row);
+      work->history.weights.push_back(weight);
+    }
+  }
+  if (work->allowed.has_value()) {
+    work->mask = model::RowMask(base->rows());
+    for (const Ordinal item : *work->allowed) {
+      const Row row = generation.RowOf(item);
+      if (row < base->rows() && (*base)[row]) work->mask.Set(row);
+    }
+  } else {
+    work->mask = *base;
+  }
+  for (const Ordinal item : work->hidden) {
+    const Row row = generation.RowOf(item);
+    if (row < base->rows()) work->mask.Clear(row);
+  }
+}
+
+void Pipeline::Score(std::vector<Work*> works, bool rank,
+                     model::StageTimes* times) {
+  std::map<const model::Generation*, std::vector<Work*>> groups;
+  for (Work* work : works) groups[work->generation.get()].push_back(work);
+  for (const auto& [generation, group] : groups) {
+    std::vector<model::Query> queries;
+    for (Work* work : group) {
+      queries.push_back({&work->history, &work->mask, work->depth});
+    }
+    model::RecommendOptions options = options_.recommend;
+    options.rank = options.rank && rank;
+    std::vector<std::vector<model::ScoredRow>> lists;
+    const absl::Status status =
+        model::Recommend(*generation, queries, options, &lists, times);
+    const bool ranked = options.rank && generation->ranker() != nullptr;
+    for (size_t i = 0; i < group.size(); ++i) {
+      Work* const work = group[i];
+      if (!status.ok()) {  // the model's trouble is not the caller's
+        work->generation = nullptr;
+        work->degraded = "no_generation";
+        continue;
+      }
+      work->served_by = ranked ? ServedBy::kRanked : ServedBy::kShortlist;
+      for (const model::ScoredRow& scored : lists[i]) {
+        const Ordinal item = generation->OrdinalOf(scored.row);
+        if (item != kNoOrdinal) work->list.emplace_back(item, scored.score);
+      }
+    }
+  }
+}
+
+void Pipeline::ListPopular(Work* work) {
+  work->served_by = ServedBy::kPopular;
+  const auto ranking = store_.Popular();
+  for (size_t i = 0; i < ranking->items.size(); ++i) {
+    if (static_cast<int>(work->list.size()) >= work->depth) break;
+    const Ordinal item = ranking->items[i];
+    if (work->hidden.contains(item)) continue;
+    if (work->allowed.has_value() && !work->allowed->contains(item)) continue;
+    work->list.emplace_back(item, ranking->scores[i]);
+  }
+}
+
+// Leaves out what was delivered, cuts the page, and says where to go on.
+RecommendAnswer Pipeline::Finish(const features::Catalogue& catalogue,
+                                 Work* work) {
+  const RecommendRequest& request = work->job->request;
+  RecommendAnswer answer;
+  // Rows are in byte order of id among trained items; later ones are not.
+  for (auto run = work->list.begin(); run != work->list.end();) {
+    const auto end = std::find_if(run, work->list.end(), [&](const auto& e) {
+      return e.second != run->second;
+    });
+    if (end - run > 1) {
+      std::sort(run, end, [&](const auto& a, const auto& b) {
+        return catalogue[a.first].id < catalogue[b.first].id;
+      });
+    }
+    run = end;
+  }
+  std::vector<Ordinal>& delivered = work->page.delivered;
+  const std::vector<Ordinal> before = delivered;
+  bool more = false;
+  for (const auto& [item, score] : work->list) {
+    if (std::binary_search(before.begin(), before.end(), item)) continue;
+    if (static_cast<int>(answer.items.size()) == request.count) {
+      more = true;
+      break;
+    }
+    answer.items.push_back(catalogue[item].id);
+    answer.scores.push_back(score);
+    delivered.push_back(item);
+  }
+  answer.sequence = work->sequence;
+  answer.served_by = work->served_by;
+  answer.degraded_reason = work->degraded;
+  if (work->generation != nullptr) answer.generation = work->generation->id();
+  if (more && delivered.size() < kMaxDepth) {
+    std::sort(delivered.begin(), delivered.end());
+    work->page.request_hash = request.hash;
+    work->page.generation = answer.generation;
+    work->page.sequence = work->sequence;
+    work->page.issued_micros = absl::ToUnixMicros(clock_.Now());
+    answer.next_page_token = WritePageToken(work->page, store_.secret());
+  }
+  return answer;
+}
+
+void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
+                   int still_queued) {
+  BatchReport report{.jobs = static_cast<int>(batch.size())};
+  const absl::Time now = clock_.Now();
+  const bool overloaded = still_queued > options_.overload_queue;
+  const GenerationPtr current = slot_.Snapshot();
+  std::vector<Work> works;
+  works.reserve(batch.size());
+  for (const auto& job : batch) {
+    const bool cancelled = job->cancelled && job->cancelled();
+    if (cancelled || job->deadline <= now) {
+      ++report.dropped;
+      job->done(cancelled ? absl::CancelledError("the caller has gone")
+                          : absl::DeadlineExceededError(
+                                "the deadline passed before work began"));
+      continue;
+    }
+    Work work{.job = job.get()};
+    const absl::Status status = Prepare(&work);
+    if (!status.ok()) {
+      job->done(status);
+      continue;
+    }
+    if (job->request.page_token.empty()) work.generation = current;
+    works.push_back(std::move(work));
+  }
+  {
+    const auto catalogue = store_.ReadCatalogue();
+    for (Work& work : works) Mask(*catalogue, &work);
+  }
+  std::vector<Work*> neural;
+  for (Work& work : works) {
+    const bool continued = !work.job->request.page_token.empty();
+    if (work.generation == nullptr) {
+      if (current == nullptr) work.degraded = "no_generation";
+    } else if (work.history.rows.empty()) {
+      work.generation = nullptr;
+    } else {
+      neural.push_back(&work);
+    }
+    if (work.generation == nullptr && work.degraded.empty()) {
+      work.degraded = current == nullptr && !continued ? "no_generation"
+                                                       : "no_history";
+    }
+  }
+  // A list is continued as it was begun: only whole batches leave the ranker out.
+  const bool pages = std::any_of(neural.begin(), neural.end(), [](Work* w) {
+    return !w->job->request.page_token.empty();
+  });
+  const bool rank = !overloaded || pages;
+  if (!neural.empty()) Score(neural, rank, &report.stages);
+  for (Work& work : works) {
+    if (work.generation == nullptr) ListPopular(&work);
+    if (!rank && work.served_by == ServedBy::kShortlist &&
+        work.generation->ranker() != nullptr && options_.recommend.rank) {
+      work.degraded = "overload";
+    }
+  }
+  std::vector<RecommendAnswer> answers;
+  {
+    const auto catalogue = store_.ReadCatalogue();
+    for (Work& work : works) answers.push_back(Finish(*catalogue, &work));
+  }
+  for (size_t i = 0; i < works.size(); ++i) {
+    works[i].job->done(std::move(answers[i]));
+  }
+  if (on_batch_) on_batch_(report);
+}
+
+absl::StatusOr<Pipeline::Similar> Pipeline::SimilarItems(
+    const std::string& id, int count, const std::vector<std::string>& exclude,
+    const std::optional<features::Filter>& filter) {
+  const GenerationPtr generation = slot_.Snapshot();
+  if (generation == nullptr) {
+    return absl::FailedPreconditionError(
+        "there is no generation yet; train one with Retrain");
+  }
+  model::RowMask mask;
+  Row row = model::kNoRow;
+  {
+    const auto catalogue = store_.ReadCatalogue();
+    const Ordinal item = catalogue->Find(id);
+    if (item == kNoOrdinal) {
+      return absl::NotFoundError(absl::StrCat("no item ", Quoted(id)));
+    }
+    row = generation->RowOf(item);
+    mask = *BaseMask(*generation, *catalogue);
+    if (row >= mask.rows()) {
+      return absl::NotFoundError(absl::StrCat(
+          "item ", Quoted(id), " is not known to generation ",
+          generation->id()));
+    }
+    for (const std::string& other : exclude) {
+      const Ordinal o = catalogue->Find(other);
+      if (o == kNoOrdinal) continue;
+      const Row r = generation->RowOf(o);
+      if (r < mask.rows()) mask.Clear(r);
+    }
+    if (filter.has_value()) {
+      const Bitmap matching = features::Evaluate(*filter, *catalogue);
+      for (Row r = 0; r < mask.rows(); ++r) {
+        if (!matching.contains(generation->OrdinalOf(r))) mask.Clear(r);
+      }
+    }
+  }
+  Similar similar{.generation = generation->id()};
+  const auto best = generation->Similar(row, mask, count);
+  const auto catalogue = store_.ReadCatalogue();
+  for (const model::ScoredRow& scored : best) {
+    const Ordinal item = generation->OrdinalOf(scored.row);
+    if (item == kNoOrdinal) continue;
+    similar.items.push_back((*catalogue)[item].id);
+    similar.scores.push_back(scored.score);
+  }
+  return similar;
+}
+
+}  // namespace nearline::server

@@ -1,0 +1,300 @@
+#include "server/retrainer.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/text.h"
+#include "model/learn_job.h"
+#include "server/child.h"
+
+namespace nearline::server {
+namespace {
+
+constexpr size_t kMaxRuns = 100;
+
+// nearline-train in the folder of this program.
+std::string TrainerBesideUs() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return (self.parent_path() / "nearline-train").string();
+}
+
+}  // namespace
+
+absl::Duration RunStatus::TimeLeft(absl::Time now) const {
+  if (done()) return absl::ZeroDuration();
+  if (share_done < 0.02) return absl::Seconds(-1);
+  return (now - started) * ((1 - share_done) / share_done);
+}
+
+Retrainer::Retrainer(const Config& config, features::Store* store,
+                     model::GenerationStore* generations, ModelSlot* slot,
+                     const Clock* clock)
+    : config_(config),
+      store_(*store),
+      generations_(*generations),
+      slot_(*slot),
+      clock_(*clock),
+      last_run_(clock->Now()),
+      last_sequence_(store->sequence()) {
+  // What a run left behind when the server died.
+  (void)RemoveAll(JoinPath(config_.data_dir, "checkpoints"));
+  thread_ = std::thread([this] { Loop(); });
+}
+
+Retrainer::~Retrainer() {
+  stopping_ = true;
+  {
+    MutexLock lock(&mu_);
+    cv_.SignalAll();
+  }
+  thread_.join();
+}
+
+std::string Retrainer::Enqueue(bool cold, const std::string& reason) {
+  RunStatus run;
+  run.id = absl::StrCat(
+      "run-",
+      absl::FormatTime("%Y%m%d-%H%M%S-", clock_.Now(), absl::UTCTimeZone()),
+      absl::BytesToHexString(RandomBytes(2)));
+  run.started = clock_.Now();
+  run.ended = absl::InfiniteFuture();
+  orders_.push_back({run.id, cold, reason});
+  running_ = run.id;
+  runs_.push_back(run);
+  if (runs_.size() > kMaxRuns) runs_.pop_front();
+  cv_.SignalAll();
+  return run.id;
+}
+
+absl::StatusOr<Retrainer::Started> Retrainer::Start(bool cold,
+                                                    const std::string& reason) {
+  MutexLock lock(&mu_);
+  if (running_.empty()) return Started{Enqueue(cold, reason), false};
+  if (config_.training.second_request == "join") return Started{running_, true};
+  return absl::FailedPreconditionError(
+      absl::StrCat(running_, " is under way; wait for its end"));
+}
+
+absl::StatusOr<int64_t> Retrainer::Watch(const std::string& run_id,
+                                         Watcher watcher) {
+  MutexLock watch_lock(&watch_mu_);
+  RunStatus now;
+  {
+    MutexLock lock(&mu_);
+    const auto found = std::find_if(
+        runs_.rbegin(), runs_.rend(), [&](const RunStatus& run) {
+          return run_id.empty() || run.id == run_id;
+        });
+    if (found == runs_.rend()) {
+      return absl::NotFoundError(
+          run_id.empty() ? "there was no run yet; start one with Retrain"
+                         : absl::StrCat("no run ", Quoted(run_id)));
+    }
+    now = *found;
+  }
+  const int64_t id = next_watch_++;
+  watcher(now);
+  watchers_[id] = {now.id, std::move(watcher)};
+  return id;
+}
+
+void Retrainer::Unwatch(int64_t watch) {
+  MutexLock lock(&watch_mu_);
+  watchers_.erase(watch);
+}
+
+std::string Retrainer::RunningId() const {
+  MutexLock lock(&mu_);
+  return running_;
+}
+
+Retrainer::Stats Retrainer::stats() const {
+  MutexLock lock(&mu_);
+  return stats_;
+}
+
+void Retrainer::Update(const std::string& id,
+                       const std::function<void(RunStatus*)>& change) {
+  RunStatus now;
+  {
+    MutexLock lock(&mu_);
+    for (RunStatus& run : runs_) {
+      if (run.id != id) continue;
+      change(&run);
+      now = run;
+    }
+  }
+  MutexLock lock(&watch_mu_);
+  for (const auto& [watch, watched] : watchers_) {
+    if (watched.run_id == id) watched.watcher(now);
+  }
+}
+
+bool Retrainer::DueLocked(absl::Time now) const {
+  const Config::Training& t = config_.training;
+  if (t.interval > absl::ZeroDuration() && now - last_run_ >= t.interval) {
+    return true;
+  }
+  return t.every_events > 0 &&
+         store_.sequence() - last_sequence_ >=
+             static_cast<features::Sequence>(t.every_events);
+}
+
+void Retrainer::Loop() {
+  while (!stopping_) {
+    Order order;
+    {
+      MutexLock lock(&mu_);
+      if (orders_.empty()) cv_.WaitFor(&mu_, absl::Seconds(1));
+      if (stopping_) return;
+      if (orders_.empty()) {
+        if (!DueLocked(clock_.Now())) continue;
+        Enqueue(false, "due");
+      }
+      order = orders_.front();
+      orders_.pop_front();
+      last_run_ = clock_.Now();
+      last_sequence_ = store_.sequence();
+    }
+    Execute(order);
+  }
+}
+
+void Retrainer::Execute(const Order& order) {
+  spdlog::info("training run {} begins ({})", order.id,
+               order.reason.empty() ? "asked for" : order.reason);
+  const absl::StatusOr<model::Manifest> manifest = Train(order);
+  absl::Status published;
+  if (manifest.ok() && manifest->accepted) {
+    Update(order.id, [](RunStatus* run) {
+      run->phase = "publish";
+      run->share_done = 0.98;
+    });
+    published = slot_.Publish(manifest->id);
+  }
+  const absl::Status failure = manifest.ok() ? published : manifest.status();
+  {
+    MutexLock lock(&mu_);
+    ++(!failure.ok()         ? stats_.failed
+       : manifest->accepted ? stats_.published
+                            : stats_.rejected);
+    stats_.last_duration = clock_.Now() - last_run_;
+    // Free before the watchers hear of the end, so that they may start another.
+    running_.clear();
+  }
+  Update(order.id, [&](RunStatus* run) {
+    run->phase = "done";
+    run->share_done = 1;
+    run->ended = clock_.Now();
+    if (manifest.ok()) {
+      run->generation = manifest->id;
+      run->candidate = manifest->metrics;
+      run->incumbent = manifest->incumbent_metrics;
+      run->message = manifest->decision;
+      run->state = manifest->accepted ? RunStatus::State::kPublished
+                                      : RunStatus::State::kRejected;
+    }
+    if (!failure.ok()) {
+      run->state = RunStatus::State::kFailed;
+      run->message = std::string(failure.message());
+    }
+  });
+  if (failure.ok()) {
+    spdlog::info("training run {}: {} {}", order.id, manifest->id,
+                 manifest->decision);
+  } else {
+    spdlog::error("training run {} failed: {}", order.id, failure.ToString());
+  }
+  const absl::Status pruned =
+      generations_.Prune(config_.training.keep_generations);
+  if (!pruned.ok()) spdlog::warn("pruning: {}", pruned.ToString());
+}
+
+absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
+  Update(order.id, [](RunStatus* run) { run->phase = "checkpoint"; });
+  const std::string folder =
+      JoinPath(JoinPath(config_.data_dir, "checkpoints"), order.id);
+  RETURN_IF_ERROR(MakeDirs(folder));
+  const std::string runs = JoinPath(config_.data_dir, "runs");
+  RETURN_IF_ERROR(MakeDirs(runs));
+
+  const Config::Training& t = config_.training;
+  model::LearnJob job;
+  job.checkpoint = JoinPath(folder, "store");
+  job.generations = JoinPath(config_.data_dir, "generations");
+  if (const GenerationPtr current = slot_.Snapshot(); current != nullptr) {
+    job.incumbent = current->id();
+  }
+  job.warm_start = t.warm_start && !order.cold;
+  job.retriever = t.retriever;
+  job.ranker = t.ranker;
+  job.parameters = t.parameters;
+  job.event_types = config_.store.event_types;
+  job.profile = config_.store.profile;
+  job.established_after = config_.store.established_after;
+  job.split = t.split;
+  job.gate = t.gate;
+  job.shortlist = config_.serving.shortlist;
+  job.seed = static_cast<uint64_t>(t.seed);
+  job.threads = t.threads;
+  const std::string job_file = JoinPath(folder, "job.json");
+  std::string generation, error;
+  absl::Status status = store_.Checkpoint(job.checkpoint);
+  if (status.ok()) status = WriteFileAtomic(job_file, job.ToJson().dump(2));
+  if (status.ok()) {
+    const ChildOptions child{
+        .command = {t.program.empty() ? TrainerBesideUs() : t.program, "run",
+                    "--job", job_file},
+        .error_file = JoinPath(runs, order.id + ".log"),
+        .memory_bytes = t.memory_mb << 20,
+        .hang_cpu = t.hang_cpu,
+        .stop = [this] { return stopping_.load(); }};
+    status = RunChild(child, [&](const std::string& line) {
+      OnLine(order.id, line, &generation, &error);
+    });
+  }
+  (void)RemoveAll(folder);
+  if (!error.empty()) return absl::AbortedError(error);
+  RETURN_IF_ERROR(status);
+  if (generation.empty()) {
+    return absl::AbortedError(
+        "the trainer ended without naming a generation; see its log");
+  }
+  return model::Bundle::ReadManifest(generations_.FolderOf(generation));
+}
+
+void Retrainer::OnLine(const std::string& id, const std::string& line,
+                       std::string* generation, std::string* error) {
+  const auto json = ParseJson(line);
+  if (!json.ok() || !json->is_object()) return;
+  if (json->contains("done")) {
+    *generation = JsonReader(*json, "trainer").String("done");
+  } else if (json->contains("error")) {
+    *error = JsonReader(*json, "trainer").String("error");
+  } else {
+    JsonReader in(*json, "trainer");
+    const std::string phase = in.String("phase");
+    const auto epoch = static_cast<int>(in.Int("epoch"));
+    const auto epochs = static_cast<int>(in.Int("epochs"));
+    const double loss = in.Double("loss");
+    const double share = in.Double("share");
+    if (!in.status().ok()) return;
+    Update(id, [&](RunStatus* run) {
+      run->phase = phase;
+      run->epoch = epoch;
+      run->epochs = epochs;
+      run->loss = loss;
+      run->share_done = 0.01 + 0.96 * std::clamp(share, 0.0, 1.0);
+    });
+  }
+}
+
+}  // namespace nearline::server

@@ -1,0 +1,126 @@
+#ifndef NEARLINE_SERVER_RETRAINER_H_
+#define NEARLINE_SERVER_RETRAINER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <string>
+#include <thread>
+
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "features/store.h"
+#include "model/bundle.h"
+#include "server/config.h"
+#include "server/model_slot.h"
+
+namespace nearline::server {
+
+// A training run as it stands.
+struct RunStatus {
+  enum class State { kRunning, kPublished, kRejected, kFailed };
+  std::string id;
+  State state = State::kRunning;
+  std::string phase = "waiting";
+  int epoch = 0;
+  int epochs = 0;
+  double loss = 0;
+  double share_done = 0;
+  absl::Time started;
+  absl::Time ended;  // infinite future while running
+  std::string message;
+  std::string generation;
+  std::map<std::string, double> candidate;
+  std::map<std::string, double> incumbent;
+
+  bool done() const { return state != State::kRunning; }
+  absl::Duration TimeLeft(absl::Time now) const;  // negative while unknown
+};
+
+// The retrain supervisor: triggers, the child process, the gate's verdict,
+// publication. One run at a time. Thread-safe.
+class Retrainer {
+ public:
+  // All outlive this.
+  Retrainer(const Config& config, features::Store* store,
+            model::GenerationStore* generations, ModelSlot* slot,
+            const Clock* clock);
+  // Stops a run under way.
+  ~Retrainer();
+
+  struct Started {
+    std::string run_id;
+    bool joined = false;
+  };
+  // Errors: FAILED_PRECONDITION when a run is under way and the configuration
+  // refuses a second request.
+  absl::StatusOr<Started> Start(bool cold, const std::string& reason);
+
+  // The run's state now and at every change, until `Unwatch`. An empty id is the
+  // newest run. Callbacks come from one thread at a time, without a lock held.
+  // Errors: NOT_FOUND.
+  using Watcher = std::function<void(const RunStatus&)>;
+  absl::StatusOr<int64_t> Watch(const std::string& run_id, Watcher watcher);
+  // After it returns, the watcher is not called any more.
+  void Unwatch(int64_t watch);
+
+  // Empty when no run is under way.
+  std::string RunningId() const;
+  struct Stats {
+    int64_t published = 0, rejected = 0, failed = 0;
+    absl::Duration last_duration;
+  };
+  Stats stats() const;
+
+ private:
+  struct Order {
+    std::string id;
+    bool cold = false;
+    std::string reason;
+  };
+
+  void Loop();
+  void Execute(const Order& order);
+  absl::StatusOr<model::Manifest> Train(const Order& order);
+  void OnLine(const std::string& id, const std::string& line,
+              std::string* generation, std::string* error);
+  void Update(const std::string& id,
+              const std::function<void(RunStatus*)>& change);
+  std::string Enqueue(bool cold, const std::string& reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool DueLocked(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const Config& config_;
+  features::Store& store_;
+  model::GenerationStore& generations_;
+  ModelSlot& slot_;
+  const Clock& clock_;
+  std::atomic<bool> stopping_{false};
+
+  mutable Mutex mu_;
+  CondVar cv_;
+  std::deque<Order> orders_ ABSL_GUARDED_BY(mu_);
+  std::string running_ ABSL_GUARDED_BY(mu_);
+  std::deque<RunStatus> runs_ ABSL_GUARDED_BY(mu_);  // newest last, at most 100
+  absl::Time last_run_ ABSL_GUARDED_BY(mu_);
+  features::Sequence last_sequence_ ABSL_GUARDED_BY(mu_) = 0;
+  Stats stats_ ABSL_GUARDED_BY(mu_);
+
+  Mutex watch_mu_;  // held while watchers are called, so that Unwatch waits
+  struct Watched {
+    std::string run_id;
+    Watcher watcher;
+  };
+  std::map<int64_t, Watched> watchers_ ABSL_GUARDED_BY(watch_mu_);
+  int64_t next_watch_ ABSL_GUARDED_BY(watch_mu_) = 1;
+
+  std::thread thread_;
+};
+
+}  // namespace nearline::server
+
+#endif  // NEARLINE_SERVER_RETRAINER_H_

@@ -1,0 +1,139 @@
+#include <fstream>
+
+#include "base/delimited.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/progress.h"
+#include "base/random.h"
+#include "base/text.h"
+#include "base/varint.h"
+#include "tests/testing.h"
+
+namespace nearline {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(Utf8, AcceptsWhatTheStandardAllows) {
+  EXPECT_TRUE(IsUtf8(""));
+  EXPECT_TRUE(IsUtf8("plain"));
+  EXPECT_TRUE(IsUtf8("\xc3\xa4 \xe2\x82\xac \xf0\x9f\x8e\xac"));
+  EXPECT_TRUE(IsUtf8("\xf4\x8f\xbf\xbf"));
+}
+
+TEST(Utf8, RefusesBrokenOverlongAndSurrogateForms) {
+  for (const char* bad : {"\xff", "\xc3", "\xc0\xaf", "\xe0\x80\xaf",
+                          "\xed\xa0\x80", "\xf4\x90\x80\x80", "a\x80"}) {
+    EXPECT_FALSE(IsUtf8(bad)) << bad;
+  }
+}
+
+TEST(Quoted, EscapesAndCuts) {
+  EXPECT_EQ(Quoted("a\nb"), "\"a\\nb\"");
+  EXPECT_THAT(Quoted(std::string(1000, 'x')), HasSubstr("\"..."));
+  EXPECT_LT(Quoted(std::string(1000, 'x')).size(), 80u);
+}
+
+TEST(Latin1, BecomesUtf8) { EXPECT_EQ(Latin1ToUtf8("\xe9"), "\xc3\xa9"); }
+
+TEST(Hash, MatchesTheStandard) {
+  EXPECT_EQ(HexDigest(Sha256("abc")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+TEST(Hash, MacDependsOnKeyAndData) {
+  EXPECT_NE(ShortMac("k", "d"), ShortMac("l", "d"));
+  EXPECT_NE(ShortMac("k", "d"), ShortMac("k", "e"));
+  EXPECT_TRUE(EqualInConstantTime(ShortMac("k", "d"), ShortMac("k", "d")));
+}
+
+TEST(Varint, ReadsBackWhatWasWritten) {
+  std::string bytes;
+  const uint64_t values[] = {0, 1, 127, 128, 1u << 20, ~uint64_t{0}};
+  for (const uint64_t v : values) PutVarint(&bytes, v);
+  PutString(&bytes, "text");
+  ByteReader in(bytes);
+  for (const uint64_t v : values) EXPECT_EQ(in.Varint(), v);
+  EXPECT_EQ(in.String(), "text");
+  EXPECT_TRUE(in.ok() && in.done());
+}
+
+TEST(Varint, TruncationIsAnError) {
+  std::string bytes;
+  PutString(&bytes, "text");
+  bytes.pop_back();
+  ByteReader in(bytes);
+  in.String();
+  EXPECT_FALSE(in.ok());
+}
+
+TEST(Varint, BigEndianKeepsOrder) {
+  std::string a, b;
+  PutBigEndian<uint32_t>(&a, 255);
+  PutBigEndian<uint32_t>(&b, 256);
+  EXPECT_LT(a, b);
+  EXPECT_EQ(GetBigEndian<uint32_t>(b), 256u);
+}
+
+TEST(File, AtomicWriteReplacesTheWholeFile) {
+  const TempDir dir;
+  ASSERT_THAT(WriteFileAtomic(dir / "f", "long old content"), IsOk());
+  ASSERT_THAT(WriteFileAtomic(dir / "f", "new"), IsOk());
+  EXPECT_EQ(*ReadFile(dir / "f"), "new");
+  EXPECT_THAT(*ListDir(dir.path()), ElementsAre("f"));
+}
+
+TEST(File, ALockHasOneHolder) {
+  const TempDir dir;
+  const auto first = FileLock::Acquire(dir / "LOCK");
+  ASSERT_THAT(first, IsOk());
+  EXPECT_THAT(FileLock::Acquire(dir / "LOCK"),
+              IsError(absl::StatusCode::kFailedPrecondition, "another process"));
+}
+
+TEST(Delimited, ReadsEverySeparator) {
+  EXPECT_THAT(SplitFields("1::2::3", "::"), ElementsAre("1", "2", "3"));
+  EXPECT_THAT(SplitFields("a|b", "|"), ElementsAre("a", "b"));
+  EXPECT_THAT(SplitFields(R"(1,"Heat, ""the"" film",1995)", ","),
+              ElementsAre("1", "Heat, \"the\" film", "1995"));
+}
+
+TEST(Delimited, NamesFileAndLine) {
+  const TempDir dir;
+  std::ofstream(dir / "f.tsv") << "1\t2\r\n\n3\t4\n";
+  auto reader = DelimitedReader::Open(dir / "f.tsv");
+  ASSERT_THAT(reader, IsOk());
+  std::vector<std::string> fields;
+  ASSERT_TRUE(reader->Next(&fields));
+  EXPECT_THAT(fields, ElementsAre("1", "2"));
+  ASSERT_TRUE(reader->Next(&fields));
+  EXPECT_THAT(reader->Error("what"),
+              IsError(absl::StatusCode::kInvalidArgument, "f.tsv:3: what"));
+  EXPECT_FALSE(reader->Next(&fields));
+}
+
+TEST(Json, ErrorsNameTheField) {
+  const auto json = ParseJson(R"({"a": 1})");
+  ASSERT_THAT(json, IsOk());
+  JsonReader in(*json, "thing");
+  in.String("a");
+  EXPECT_THAT(in.status(), IsError(absl::StatusCode::kInvalidArgument,
+                                   "thing: a is a number, expected a string"));
+  EXPECT_THAT(ParseJson("{"),
+              IsError(absl::StatusCode::kInvalidArgument, "not JSON"));
+}
+
+TEST(Random, IsTheSameEverywhere) {
+  Random random(1);
+  EXPECT_EQ(random.Next(), 10451216379200822465u);
+}
+
+TEST(Text, NumbersForPeople) {
+  EXPECT_EQ(WithThousands(1234567), "1,234,567");
+  EXPECT_EQ(WithThousands(-12), "-12");
+  EXPECT_EQ(ShortDuration(absl::Seconds(3723)), "1:02:03");
+}
+
+}  // namespace
+}  // namespace nearline

@@ -1,0 +1,224 @@
+#include "model/generation.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "model/recommender.h"
+#include "tests/model/tiny_model.h"
+#include "tests/testing.h"
+
+namespace nearline::model {
+namespace {
+
+using features::Attributes;
+using features::Catalogue;
+using features::kNoOrdinal;
+
+// The slow, obvious networks, straight from the formulas.
+class Obvious {
+ public:
+  explicit Obvious(const Bundle& bundle) : t_(bundle.tensors) {}
+
+  double VaeScore(const History& history, Row item) const {
+    const auto h = Tanh(FirstLayer("mult-vae.item.encoder",
+                                   "mult-vae.encoder.bias", history));
+    const auto mu = Dense("mult-vae.mean", h);
+    const auto q = Tanh(Dense("mult-vae.hidden", mu));
+    return Dot(q, "mult-vae.item.decoder", item) + At("mult-vae.item.bias", item);
+  }
+  double NeuMfScore(const History& history, Row item) const {
+    const auto h =
+        Tanh(FirstLayer("neumf.item.history", "neumf.history.bias", history));
+    auto z = Dense("neumf.mlp.user", h);
+    for (size_t i = 0; i < z.size(); ++i) {
+      z[i] += At("neumf.item.mlp", item * z.size() + i);
+    }
+    z = Dense("neumf.mlp.2", Relu(z));
+    z = Relu(z);
+    double mlp = 0;
+    for (size_t i = 0; i < z.size(); ++i) mlp += z[i] * At("neumf.mlp.last", i);
+    return Dot(h, "neumf.item.gmf", item) + At("neumf.item.bias", item) + mlp;
+  }
+
+ private:
+  using Vector = std::vector<double>;
+  double At(const std::string& name, size_t i) const {
+    return t_.all().at(name).values[i];
+  }
+  Vector FirstLayer(const std::string& table, const std::string& bias,
+                    const History& history) const {
+    const Tensor& b = t_.all().at(bias);
+    Vector out(b.values.begin(), b.values.end());
+    double norm = 0;
+    for (const float w : history.weights) norm += static_cast<double>(w) * w;
+    for (size_t i = 0; i < history.rows.size(); ++i) {
+      for (size_t j = 0; j < out.size(); ++j) {
+        out[j] += history.weights[i] / std::sqrt(norm) *
+                  At(table, history.rows[i] * out.size() + j);
+      }
+    }
+    return out;
+  }
+  Vector Dense(const std::string& name, const Vector& x) const {
+    const Tensor& w = t_.all().at(name + ".weight");
+    Vector out;
+    for (int64_t o = 0; o < w.shape[0]; ++o) {
+      double sum = At(name + ".bias", static_cast<size_t>(o));
+      for (size_t i = 0; i < x.size(); ++i) {
+        sum += x[i] * w.values[static_cast<size_t>(o) * x.size() + i];
+      }
+      out.push_back(sum);
+    }
+    return out;
+  }
+  static Vector Tanh(Vector x) {
+    for (double& v : x) v = std::tanh(v);
+    return x;
+  }
+  static Vector Relu(Vector x) {
+    for (double& v : x) v = std::max(0.0, v);
+    return x;
+  }
+  double Dot(const Vector& q, const std::string& table, Row item) const {
+    double sum = 0;
+    for (size_t i = 0; i < q.size(); ++i) {
+      sum += q[i] * At(table, item * q.size() + i);
+    }
+    return sum;
+  }
+  const Tensors& t_;
+};
+
+History MakeHistory() {
+  return {.rows = {3, 14, 15, 92}, .weights = {1, 0.5f, 2, 1}};
+}
+
+TEST(Generation, ShortlistScoresEqualTheObviousNetwork) {
+  const Bundle bundle = TinyBundle(700);
+  const auto generation = Generation::Create(bundle);
+  ASSERT_THAT(generation, IsOk());
+  const History history = MakeHistory();
+  const RowMask mask(700, true);
+  const Query query{&history, &mask, 700};
+  std::vector<std::vector<ScoredRow>> lists;
+  ASSERT_THAT(Recommend(**generation, {&query, 1}, {.rank = false}, &lists),
+              IsOk());
+  ASSERT_EQ(lists[0].size(), 700u);
+  const Obvious obvious(bundle);
+  for (const ScoredRow& s : lists[0]) {
+    EXPECT_NEAR(s.score, obvious.VaeScore(history, s.row), 1e-4);
+  }
+  EXPECT_TRUE(std::is_sorted(lists[0].begin(), lists[0].end()));
+}
+
+TEST(Generation, RankedScoresEqualTheObviousNetwork) {
+  const Bundle bundle = TinyBundle(300);
+  const auto generation = Generation::Create(bundle);
+  ASSERT_THAT(generation, IsOk());
+  const History history = MakeHistory();
+  const RowMask mask(300, true);
+  const Query query{&history, &mask, 60};
+  std::vector<std::vector<ScoredRow>> lists;
+  ASSERT_THAT(Recommend(**generation, {&query, 1}, {.shortlist = 40}, &lists),
+              IsOk());
+  ASSERT_EQ(lists[0].size(), 60u);
+  const Obvious obvious(bundle);
+  for (size_t i = 0; i < 40; ++i) {
+    EXPECT_NEAR(lists[0][i].score,
+                obvious.NeuMfScore(history, lists[0][i].row), 1e-4);
+  }
+  // Behind the shortlist comes the scan's order, with scores that never rise.
+  for (size_t i = 1; i < 60; ++i) {
+    EXPECT_LE(lists[0][i].score, lists[0][i - 1].score);
+  }
+}
+
+TEST(Generation, ABatchAnswersLikeItsRequestsAlone) {
+  const auto generation = Generation::Create(TinyBundle(600));
+  ASSERT_THAT(generation, IsOk());
+  std::vector<History> histories(45);
+  const RowMask mask(600, true);
+  std::vector<Query> queries;
+  for (uint32_t i = 0; i < histories.size(); ++i) {
+    histories[i] = {.rows = {i, i * 7 + 1}, .weights = {1, 1}};
+    queries.push_back({&histories[i], &mask, static_cast<int>(1 + i)});
+  }
+  std::vector<std::vector<ScoredRow>> together, alone;
+  ASSERT_THAT(Recommend(**generation, queries, {}, &together), IsOk());
+  for (size_t i = 0; i < queries.size(); ++i) {
+    ASSERT_THAT(Recommend(**generation, {&queries[i], 1}, {}, &alone), IsOk());
+    ASSERT_EQ(together[i].size(), alone[0].size());
+    for (size_t r = 0; r < alone[0].size(); ++r) {
+      EXPECT_NEAR(together[i][r].score, alone[0][r].score, 1e-4);
+    }
+  }
+}
+
+TEST(Generation, BindsByIdAndGivesNewItemsRows) {
+  const auto made = Generation::Create(TinyBundle(50));
+  ASSERT_THAT(made, IsOk());
+  Generation& g = **made;
+  Catalogue catalogue(0);
+  catalogue.Put(0, {.id = "i007", .listed = true});
+  catalogue.Put(1, {.id = "brand-new", .listed = true});
+  catalogue.Put(2, {.id = "unlisted"});
+  g.BindAll(catalogue);
+  EXPECT_EQ(g.RowOf(0), 7u);
+  EXPECT_EQ(g.OrdinalOf(7), 0u);
+  EXPECT_EQ(g.OrdinalOf(8), kNoOrdinal);
+  EXPECT_EQ(g.RowOf(1), 50u);
+  EXPECT_EQ(g.rows(), 51u);
+  EXPECT_EQ(g.RowOf(2), kNoRow);
+
+  const History history{.rows = {1}, .weights = {1}};
+  const RowMask mask(51, true);
+  const Query query{&history, &mask, 51};
+  std::vector<std::vector<ScoredRow>> lists;
+  ASSERT_THAT(Recommend(g, {&query, 1}, {}, &lists), IsOk());
+  EXPECT_EQ(lists[0].size(), 51u);
+}
+
+TEST(Generation, RefusesWrongShapesByName) {
+  Bundle bundle = TinyBundle(20);
+  bundle.tensors.Add("mult-vae.mean.bias", {3}, {1, 2, 3});
+  EXPECT_THAT(Generation::Create(bundle),
+              IsError(absl::StatusCode::kInvalidArgument, "mult-vae.mean.bias"));
+  bundle = TinyBundle(20);
+  bundle.items.pop_back();
+  EXPECT_THAT(Generation::Create(bundle),
+              IsError(absl::StatusCode::kInvalidArgument, ".item."));
+  bundle = TinyBundle(20);
+  bundle.manifest.retriever = "oracle";
+  EXPECT_THAT(Generation::Create(bundle),
+              IsError(absl::StatusCode::kInvalidArgument, "oracle"));
+}
+
+TEST(ItemFeatures, PredictRowsThatAreLinearInTheAttributes) {
+  // Rows are the sum of a row for the genre and a multiple of the year.
+  std::vector<Attributes> attributes;
+  Tensors tensors;
+  std::vector<float> rows;
+  for (int i = 0; i < 200; ++i) {
+    const double year = 1950 + i % 50;
+    attributes.push_back(
+        {{"genre", std::string(i % 2 ? "war" : "love")}, {"year", year}});
+    rows.push_back(i % 2 ? 1.0f : -1.0f);
+    rows.push_back(static_cast<float>((year - 1975) / 25));
+  }
+  tensors.Add("m.item.t", {200, 2}, rows);
+  std::vector<const Attributes*> pointers;
+  for (const Attributes& a : attributes) pointers.push_back(&a);
+  const Json description =
+      ItemFeatureMap::Fit(pointers, {.ridge = 0.01}, &tensors);
+  const auto map = ItemFeatureMap::Load(description, {"m.item.t"}, &tensors);
+  ASSERT_THAT(map, IsOk());
+  const auto row = map->Row("m.item.t",
+                            {{"genre", std::string("war")}, {"year", 1990.0}});
+  EXPECT_NEAR(row[0], 1.0, 0.02);
+  EXPECT_NEAR(row[1], 0.6, 0.02);
+  const auto unknown = map->Row("m.item.t", {{"colour", std::string("red")}});
+  EXPECT_NEAR(unknown[0], 0.0, 0.02);
+}
+
+}  // namespace
+}  // namespace nearline::model

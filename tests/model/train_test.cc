@@ -1,0 +1,164 @@
+// Training with LibTorch: what is learned, and that it is served as trained.
+#include "model/train.h"
+
+#include "base/random.h"
+#include "model/devices.h"
+#include "model/evaluate.h"
+#include "tests/model/tiny_model.h"
+#include "tests/testing.h"
+
+namespace nearline::model {
+namespace {
+
+// Two tastes: even users like even items, odd users odd ones.
+TrainingSet TwoTastes() {
+  TrainingSet set;
+  set.items = 60;
+  Random random(1);
+  for (int u = 0; u < 300; ++u) {
+    auto* const to = u < 260 ? &set.train : &set.validation_input;
+    std::vector<uint32_t> items;
+    while (items.size() < 12) {
+      const auto item =
+          static_cast<uint32_t>(2 * random.Below(30) + static_cast<unsigned>(u % 2));
+      if (std::find(items.begin(), items.end(), item) == items.end()) {
+        items.push_back(item);
+      }
+    }
+    for (size_t i = 0; i < items.size(); ++i) {
+      auto* const target =
+          u >= 260 && i >= 9 ? &set.validation_target : to;
+      target->items.push_back(items[i]);
+      target->weights.push_back(1);
+    }
+    to->EndUser();
+    if (u >= 260) set.validation_target.EndUser();
+  }
+  return set;
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Serve(
+    const std::string& model, Tensors tensors, const std::string& device) {
+  Bundle bundle;
+  bundle.manifest.id = "test";
+  bundle.manifest.retriever = model;
+  if (model == "neumf") bundle.manifest.ranker = "neumf";
+  for (int i = 0; i < 60; ++i) {
+    bundle.items.push_back(absl::StrFormat("i%03d", i));
+  }
+  bundle.tensors = std::move(tensors);
+  bundle.manifest.parameters["item_features"] = ItemFeatureMap::Fit(
+      std::vector<const features::Attributes*>(60, nullptr), {},
+      &bundle.tensors);
+  const auto opened = OpenDevice(device);
+  if (!opened.ok()) return opened.status();
+  return Generation::Create(std::move(bundle), opened->scoring);
+}
+
+class TrainTest : public testing::TestWithParam<const char*> {
+ protected:
+  Parameters Small() {
+    Parameters p = *ParametersOf(GetParam());
+    for (const char* setting :
+         {"hidden=32", "latent=8", "factors=16", "layer1=16", "layer2=8",
+          "batch=32", "epochs=12", "gmf_epochs=12", "mlp_epochs=6",
+          "mlp_items=40", "joint_items=40"}) {
+      (void)p.SetText(setting);  // each model takes what it has
+    }
+    return p;
+  }
+};
+
+TEST_P(TrainTest, LearnsTheTwoTastesAndServesThem) {
+  const TrainingSet set = TwoTastes();
+  double metric = 0;
+  TrainOptions options{.on_epoch = [&](const EpochReport& r) {
+    metric = r.metric;
+  }};
+  const auto tensors = Train(GetParam(), set, Small(), options);
+  ASSERT_THAT(tensors, IsOk());
+  EXPECT_GT(metric, 0.35);
+  const auto generation = Serve(GetParam(), *tensors, "cpu");
+  ASSERT_THAT(generation, IsOk());
+  const History history{.rows = {1, 3, 5}, .weights = {1, 1, 1}};
+  const RowMask mask(60, true);
+  const Query query{&history, &mask, 15};
+  std::vector<std::vector<ScoredRow>> lists;
+  ASSERT_THAT(Recommend(**generation, {&query, 1}, {}, &lists), IsOk());
+  for (const ScoredRow& s : lists[0]) EXPECT_EQ(s.row % 2, 1u);
+}
+
+TEST_P(TrainTest, TheSameSeedGivesTheSameWeights) {
+  const TrainingSet set = TwoTastes();
+  const auto a = Train(GetParam(), set, Small(), {.seed = 7});
+  const auto b = Train(GetParam(), set, Small(), {.seed = 7});
+  ASSERT_THAT(a, IsOk());
+  ASSERT_THAT(b, IsOk());
+  for (const auto& [name, tensor] : a->all()) {
+    EXPECT_EQ(tensor.values, b->all().at(name).values) << name;
+  }
+}
+
+TEST_P(TrainTest, AWarmStartBeginsWhereTheOldWeightsWere) {
+  const TrainingSet set = TwoTastes();
+  const auto cold = Train(GetParam(), set, Small(), {});
+  ASSERT_THAT(cold, IsOk());
+  double first = -1;
+  TrainOptions options{.on_epoch =
+                           [&](const EpochReport& r) {
+                             if (first < 0) first = r.metric;
+                           },
+                       .warm_start = &*cold};
+  ASSERT_THAT(Train(GetParam(), set, Small(), options), IsOk());
+  EXPECT_GT(first, 0.3);
+}
+
+// The device path, on LibTorch's CPU device.
+TEST_P(TrainTest, DevicesAgree) {
+  const auto tensors = Train(GetParam(), TwoTastes(), Small(), {});
+  ASSERT_THAT(tensors, IsOk());
+  const auto plain = Serve(GetParam(), *tensors, "cpu");
+  const auto torch = Serve(GetParam(), *tensors, "torch:cpu");
+  ASSERT_THAT(plain, IsOk());
+  ASSERT_THAT(torch, IsOk());
+  features::Catalogue catalogue(0);
+  catalogue.Put(0, {.id = "later", .listed = true});
+  (*plain)->BindAll(catalogue);
+  (*torch)->BindAll(catalogue);
+  const History history{.rows = {2, 4, 60}, .weights = {1, 0.5f, 1}};
+  RowMask mask(61, true);
+  mask.Clear(2);
+  const Query query{&history, &mask, 61};
+  std::vector<std::vector<ScoredRow>> a, b;
+  ASSERT_THAT(Recommend(**plain, {&query, 1}, {}, &a), IsOk());
+  ASSERT_THAT(Recommend(**torch, {&query, 1}, {}, &b), IsOk());
+  ASSERT_EQ(a[0].size(), 60u);
+  ASSERT_EQ(b[0].size(), 60u);
+  for (size_t i = 0; i < 60; ++i) {
+    EXPECT_NEAR(a[0][i].score, b[0][i].score, 1e-3);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TrainTest,
+                         testing::Values("mult-vae", "neumf"),
+                         [](const auto& info) {
+                           return std::string(info.param) == "neumf"
+                                      ? "NeuMf"
+                                      : "MultVae";
+                         });
+
+TEST(Train, WithoutEventsItSaysSo) {
+  TrainingSet set;
+  set.items = 3;
+  EXPECT_THAT(Train("mult-vae", set, *ParametersOf("mult-vae"), {}),
+              IsError(absl::StatusCode::kFailedPrecondition, "learn from"));
+}
+
+TEST(Devices, CudaIsRefusedWhereThereIsNone) {
+  EXPECT_THAT(OpenDevice("cuda:63"),
+              IsError(absl::StatusCode::kFailedPrecondition, "cuda:63"));
+  EXPECT_THAT(OpenDevice("auto"), IsOk());
+}
+
+}  // namespace
+}  // namespace nearline::model

@@ -1,0 +1,82 @@
+#include "server/batcher.h"
+
+#include <atomic>
+#include <thread>
+
+#include "tests/testing.h"
+
+namespace nearline::server {
+namespace {
+
+struct Job {
+  int number = 0;
+};
+using Batch = std::vector<std::unique_ptr<Job>>;
+
+std::unique_ptr<Job> MakeJob(int number) {
+  return std::make_unique<Job>(Job{number});
+}
+
+TEST(Batcher, ALoneJobRunsAtOnceOnItsCallersThread) {
+  int ran = 0;
+  Batcher<Job> batcher({}, [&](Batch batch, int) {
+    ran += static_cast<int>(batch.size());
+  });
+  EXPECT_THAT(batcher.Submit(MakeJob(1)), IsOk());
+  EXPECT_EQ(ran, 1);
+}
+
+TEST(Batcher, JobsThatComeWhileABatchRunsAreGathered) {
+  std::vector<std::vector<int>> batches;
+  Batcher<Job>* self = nullptr;
+  Batcher<Job> batcher({.max_batch = 3}, [&](Batch batch, int) {
+    batches.emplace_back();
+    for (const auto& job : batch) batches.back().push_back(job->number);
+    if (batches.size() == 1) {
+      for (int i = 2; i <= 6; ++i) EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
+    }
+  });
+  self = &batcher;
+  EXPECT_THAT(batcher.Submit(MakeJob(1)), IsOk());
+  EXPECT_THAT(batches,
+              testing::ElementsAre(testing::ElementsAre(1),
+                                   testing::ElementsAre(2, 3, 4),
+                                   testing::ElementsAre(5, 6)));
+}
+
+TEST(Batcher, AFullQueueRefusesAtOnce) {
+  Batcher<Job>* self = nullptr;
+  int refused = 0;
+  bool first = true;
+  Batcher<Job> batcher({.max_queued = 2}, [&](Batch, int) {
+    if (!std::exchange(first, false)) return;
+    for (int i = 0; i < 5; ++i) {
+      refused += absl::IsResourceExhausted(self->Submit(MakeJob(i)));
+    }
+  });
+  self = &batcher;
+  EXPECT_THAT(batcher.Submit(MakeJob(0)), IsOk());
+  EXPECT_EQ(refused, 3);
+}
+
+TEST(Batcher, EveryJobOfManyThreadsIsRunOnce) {
+  std::atomic<int> ran{0};
+  Batcher<Job> batcher({.max_batch = 4, .max_queued = 100000, .max_leaders = 2},
+                       [&](Batch batch, int) {
+                         ran += static_cast<int>(batch.size());
+                       });
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 500; ++i) {
+        EXPECT_THAT(batcher.Submit(MakeJob(i)), IsOk());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(ran, 2000);
+  EXPECT_EQ(batcher.queued(), 0);
+}
+
+}  // namespace
+}  // namespace nearline::server

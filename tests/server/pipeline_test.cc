@@ -1,0 +1,263 @@
+#include "server/pipeline.h"
+
+#include <set>
+#include <thread>
+
+#include "server/batcher.h"
+#include "tests/features/store_fixture.h"
+#include "tests/model/tiny_model.h"
+#include "tests/testing.h"
+
+namespace nearline::server {
+namespace {
+
+using absl::StatusCode;
+using features::Do;
+using features::Like;
+
+class PipelineTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    store_ = features::OpenStore(dir_.path());
+    std::vector<features::Item> items;
+    for (int i = 0; i < 100; ++i) {
+      items.push_back({absl::StrFormat("i%03d", i),
+                       {{"half", std::string(i < 50 ? "low" : "high")}}});
+    }
+    ASSERT_THAT(Do<features::Sequence>(
+                    store_.get(), features::UpsertItems{.items = items}),
+                IsOk());
+    slot_ = std::make_unique<ModelSlot>(store_.get(), &generations_,
+                                        model::CpuScoring, absl::Hours(1),
+                                        Clock::Real());
+    pipeline_ = std::make_unique<Pipeline>(store_.get(), slot_.get(),
+                                           PipelineOptions{}, Clock::Real());
+  }
+  void Publish(uint64_t seed) {
+    const model::Bundle bundle = model::TinyBundle(100, seed);
+    ASSERT_THAT(generations_.Write(bundle), IsOk());
+    ASSERT_THAT(slot_->Publish(bundle.manifest.id), IsOk());
+  }
+  absl::StatusOr<RecommendAnswer> Ask(RecommendRequest request) {
+    std::optional<absl::StatusOr<RecommendAnswer>> out;
+    auto job = std::make_unique<RecommendJob>();
+    job->request = std::move(request);
+    job->done = [&](absl::StatusOr<RecommendAnswer> a) { out = std::move(a); };
+    std::vector<std::unique_ptr<RecommendJob>> batch;
+    batch.push_back(std::move(job));
+    pipeline_->Run(std::move(batch), 0);
+    return *out;
+  }
+  void Feed(const std::string& user, const std::string& item,
+            const std::string& type = "like") {
+    features::NewEvent event = Like(user, item);
+    event.type = type;
+    ASSERT_THAT(features::AppendAll(store_.get(), {event}), IsOk());
+  }
+
+  const TempDir dir_;
+  std::unique_ptr<features::Store> store_;
+  model::LocalGenerationStore generations_{dir_ / "generations"};
+  std::unique_ptr<ModelSlot> slot_;
+  std::unique_ptr<Pipeline> pipeline_;
+};
+
+TEST_F(PipelineTest, WithoutAGenerationPopularItemsAreServedAndMarked) {
+  Feed("bob", "i042");
+  const auto answer = Ask({.user = "ann", .count = 3});
+  ASSERT_THAT(answer, IsOk());
+  EXPECT_THAT(answer->items, testing::ElementsAre("i042", "i000", "i001"));
+  EXPECT_EQ(answer->served_by, ServedBy::kPopular);
+  EXPECT_EQ(answer->degraded_reason, "no_generation");
+}
+
+TEST_F(PipelineTest, ANewUserIsPersonalAfterOneEvent) {
+  Publish(1);
+  const auto before = Ask({.user = "ann", .count = 5});
+  EXPECT_EQ(before->served_by, ServedBy::kPopular);
+  EXPECT_EQ(before->degraded_reason, "no_history");
+  Feed("ann", "i003");
+  const auto after = Ask({.user = "ann", .count = 5});
+  EXPECT_EQ(after->served_by, ServedBy::kRanked);
+  EXPECT_EQ(after->generation, "g-tiny-1");
+  EXPECT_EQ(after->sequence, 1u);
+}
+
+TEST_F(PipelineTest, ExactlyAsManyAsAreEligible) {
+  Publish(1);
+  Feed("ann", "i003");
+  Feed("ann", "i004", "view");
+  Feed("ann", "i005", "dislike");
+  const auto all = Ask({.user = "ann", .count = 1000});
+  ASSERT_THAT(all, IsOk());
+  EXPECT_EQ(all->items.size(), 97u);
+  const std::set<std::string> unique(all->items.begin(), all->items.end());
+  EXPECT_EQ(unique.size(), 97u);
+  for (const char* gone : {"i003", "i004", "i005"}) {
+    EXPECT_FALSE(unique.contains(gone));
+  }
+  const auto seen =
+      Ask({.user = "ann", .count = 1000, .include_seen = true});
+  EXPECT_EQ(seen->items.size(), 99u);  // but for the disliked one
+}
+
+TEST_F(PipelineTest, RulesHoldWithAndWithoutAModel) {
+  for (const bool trained : {false, true}) {
+    if (trained) Publish(1);
+    Feed("ann", trained ? "i010" : "i011");
+    const auto answer =
+        Ask({.user = "ann", .count = 1000,
+             .candidates = {"i001", "i060", "i061", "nothing"},
+             .exclude = {"i060"},
+             .filter = features::Filter{.kind = features::Filter::Kind::kText,
+                                        .attribute = "half",
+                                        .values = {"high"}}});
+    ASSERT_THAT(answer, IsOk());
+    EXPECT_THAT(answer->items, testing::ElementsAre("i061"));
+  }
+}
+
+TEST_F(PipelineTest, AHistoryInTheRequestIsAnsweredAndNotStored) {
+  Publish(1);
+  const auto stateless = Ask({.history = {{"i003", 1}}, .count = 10});
+  ASSERT_THAT(stateless, IsOk());
+  EXPECT_EQ(stateless->served_by, ServedBy::kRanked);
+  EXPECT_EQ(store_->users(), 0);
+  Feed("ann", "i003");
+  const auto stored = Ask({.user = "ann", .count = 10});
+  EXPECT_EQ(stored->items, stateless->items);
+}
+
+TEST_F(PipelineTest, PagesNeitherRepeatNorSkipWhateverHappensBetween) {
+  Publish(1);
+  Feed("ann", "i003");
+  const auto whole = Ask({.user = "ann", .count = 1000, .hash = 1});
+  std::vector<std::string> paged;
+  std::string token;
+  int page = 0;
+  do {
+    const auto answer =
+        Ask({.user = "ann", .count = 7, .page_token = token, .hash = 1});
+    ASSERT_THAT(answer, IsOk());
+    paged.insert(paged.end(), answer->items.begin(), answer->items.end());
+    token = answer->next_page_token;
+    EXPECT_EQ(answer->generation, "g-tiny-1");
+    // Between two pages: events of this user, a swap, a new item.
+    if (++page == 2) Feed("ann", paged[0]);
+    if (page == 3) Publish(2);
+    if (page == 4) Feed("ann", whole->items[60]);
+  } while (!token.empty());
+  EXPECT_EQ(paged, whole->items);
+}
+
+TEST_F(PipelineTest, AListWhoseGenerationIsGoneIsAborted) {
+  Publish(1);
+  Feed("ann", "i003");
+  const auto first = Ask({.user = "ann", .count = 5, .hash = 1});
+  for (uint64_t seed = 2; seed <= 5; ++seed) Publish(seed);
+  EXPECT_THAT(Ask({.user = "ann", .count = 5,
+                   .page_token = first->next_page_token, .hash = 1}),
+              IsError(StatusCode::kAborted, "start again"));
+}
+
+TEST_F(PipelineTest, ANewItemCanBeRecommendedBeforeTheNextTraining) {
+  Publish(1);
+  Feed("ann", "i003");
+  ASSERT_THAT(
+      Do<features::Sequence>(store_.get(),
+                             features::UpsertItems{.items = {{"new", {}}}}),
+      IsOk());
+  const auto answer = Ask({.user = "ann", .count = 1000});
+  EXPECT_THAT(answer->items, testing::Contains("new"));
+  EXPECT_EQ(answer->items.size(), 100u);
+  ASSERT_THAT(Do<int64_t>(store_.get(), features::DeleteItems{.ids = {"new"}}),
+              IsOk());
+  EXPECT_THAT(Ask({.user = "ann", .count = 1000})->items,
+              testing::Not(testing::Contains("new")));
+}
+
+TEST_F(PipelineTest, ADamagedGenerationIsRefusedWhileTheOldOneServes) {
+  Publish(1);
+  const model::Bundle bundle = model::TinyBundle(100, 2);
+  ASSERT_THAT(generations_.Write(bundle), IsOk());
+  std::filesystem::resize_file(
+      generations_.FolderOf(bundle.manifest.id) + "/weights.safetensors", 100);
+  EXPECT_THAT(slot_->Publish(bundle.manifest.id),
+              IsError(StatusCode::kDataLoss, "weights.safetensors"));
+  EXPECT_EQ(slot_->Snapshot()->id(), "g-tiny-1");
+  EXPECT_EQ(*generations_.Current(), "g-tiny-1");
+}
+
+TEST_F(PipelineTest, ARestartServesTheGenerationThatWasInService) {
+  Publish(1);
+  Publish(2);
+  ModelSlot restarted(store_.get(), &generations_, model::CpuScoring,
+                      absl::Hours(1), Clock::Real());
+  ASSERT_THAT(restarted.LoadCurrent(), IsOk());
+  EXPECT_EQ(restarted.Snapshot()->id(), "g-tiny-2");
+}
+
+TEST_F(PipelineTest, WorkWithoutACallerIsDropped) {
+  absl::Status status;
+  auto job = std::make_unique<RecommendJob>();
+  job->request = {.user = "ann"};
+  job->deadline = absl::Now() - absl::Seconds(1);
+  job->done = [&](absl::StatusOr<RecommendAnswer> a) { status = a.status(); };
+  std::vector<std::unique_ptr<RecommendJob>> batch;
+  batch.push_back(std::move(job));
+  pipeline_->Run(std::move(batch), 0);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status));
+}
+
+TEST_F(PipelineTest, ConsistencyTokensAreChecked) {
+  EXPECT_THAT(Ask({.user = "ann", .after = "other-1"}),
+              IsError(StatusCode::kFailedPrecondition, "another log"));
+  EXPECT_THAT(
+      Ask({.user = "ann", .after = ConsistencyToken(store_->log_id(), 99)}),
+      IsError(StatusCode::kFailedPrecondition, "future"));
+}
+
+// No answer mixes generations, and no item comes twice, while everything moves.
+TEST_F(PipelineTest, AnswersStayWholeWhileEverythingMoves) {
+  Publish(1);
+  Feed("ann", "i000");
+  Batcher<RecommendJob> batcher(
+      {.max_batch = 8, .max_queued = 100000, .max_leaders = 2},
+      [&](std::vector<std::unique_ptr<RecommendJob>> batch, int queued) {
+        pipeline_->Run(std::move(batch), queued);
+      });
+  std::atomic<bool> stop{false};
+  std::atomic<int> answers{0}, wrong{0};
+  const auto ask = [&] {
+    while (!stop) {
+      auto job = std::make_unique<RecommendJob>();
+      job->request = {.user = "ann", .count = 20};
+      job->done = [&](absl::StatusOr<RecommendAnswer> a) {
+        ++answers;
+        const bool good =
+            a.ok() && a->items.size() == 20 && !a->generation.empty() &&
+            std::set<std::string>(a->items.begin(), a->items.end()).size() == 20;
+        if (!good) ++wrong;
+      };
+      if (!batcher.Submit(std::move(job)).ok()) ++wrong;
+    }
+  };
+  std::thread one(ask), two(ask);
+  for (uint64_t seed = 2; seed <= 6; ++seed) {
+    Publish(seed);
+    Feed("ann", absl::StrFormat("i%03d", seed));
+    ASSERT_THAT(Do<features::Sequence>(
+                    store_.get(),
+                    features::UpsertItems{
+                        .items = {{absl::StrCat("new", seed), {}}}}),
+                IsOk());
+  }
+  while (answers < 200) std::this_thread::yield();
+  stop = true;
+  one.join();
+  two.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+}  // namespace
+}  // namespace nearline::server
