@@ -55,7 +55,8 @@ absl::StatusOr<DelimitedReader> DelimitedReader::Open(const std::string& path,
   ASSIGN_OR_RETURN(reader.bytes_, FileSize(path));
   reader.path_ = path;
   reader.in_.open(path, std::ios::binary);
-  if (!reader.in_) return absl::NotFoundError(absl::StrCat("cannot open ", path));
+  if (!reader.in_)
+    return absl::NotFoundError(absl::StrCat("cannot open ", path));
   if (separator.empty()) {
     std::string first;
     std::getline(reader.in_, first);

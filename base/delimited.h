@@ -10,9 +10,9 @@
 
 namespace nearline {
 
-// Reads a text file of fields line by line: tabs, commas (with RFC 4180 quotes),
-// semicolons, "|", or MovieLens' "::". Empty lines are passed over; a final "\r"
-// is dropped. Every error can be named by file and line.
+// Reads a text file of fields line by line: tabs, commas (with RFC 4180
+// quotes), semicolons, "|", or MovieLens' "::". Empty lines are passed over; a
+// final "\r" is dropped. Every error can be named by file and line.
 class DelimitedReader {
  public:
   // `separator` empty: guessed from the first line.
@@ -22,7 +22,7 @@ class DelimitedReader {
   // False at the end of the file.
   bool Next(std::vector<std::string>* fields);
 
-  int64_t line() const { return line_; }    // of the last Next, from 1
+  int64_t line() const { return line_; }  // of the last Next, from 1
   int64_t bytes_read() const { return bytes_read_; }
   int64_t bytes() const { return bytes_; }  // of the file
   const std::string& separator() const { return separator_; }

@@ -98,8 +98,8 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
 absl::Status WriteFileAtomic(const std::string& path, absl::string_view data) {
   const std::string aside = absl::StrCat(path, ".tmp.", getpid());
   {
-    const Fd fd(open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-                     0644));
+    const Fd fd(
+        open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
     if (!fd.ok()) return ErrnoStatus(errno, "cannot create", aside);
     absl::Status status = WriteFully(fd.get(), data, aside);
     if (status.ok() && fsync(fd.get()) != 0) {
@@ -201,7 +201,8 @@ absl::StatusOr<FileLock> FileLock::Acquire(const std::string& path) {
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) {
       return absl::FailedPreconditionError(absl::StrCat(
-          path, " is locked by another process; stop it or use another folder"));
+          path,
+          " is locked by another process; stop it or use another folder"));
     }
     return ErrnoStatus(errno, "cannot lock", path);
   }

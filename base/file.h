@@ -57,8 +57,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// Holds an exclusive lock on a file for life, so that two processes cannot serve
-// one folder. Errors: FAILED_PRECONDITION when another process holds it.
+// Holds an exclusive lock on a file for life, so that two processes cannot
+// serve one folder. Errors: FAILED_PRECONDITION when another process holds it.
 class FileLock {
  public:
   static absl::StatusOr<FileLock> Acquire(const std::string& path);

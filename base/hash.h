@@ -31,8 +31,9 @@ struct Hash128 {
 };
 Hash128 HashOf(absl::string_view data);
 
-// FNV-1a with a final mix; stable across machines and versions, so it may decide
-// splits that two runs must agree on. Not for data chosen by an adversary.
+// FNV-1a with a final mix; stable across machines and versions, so it may
+// decide splits that two runs must agree on. Not for data chosen by an
+// adversary.
 uint64_t StableHash(absl::string_view data, uint64_t seed = 0);
 
 // `bytes` bytes from the operating system's generator.

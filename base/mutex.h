@@ -11,8 +11,8 @@
 
 namespace nearline {
 
-// std::mutex with Clang's lock annotations. absl::Mutex as Debian packages it is
-// invisible to ThreadSanitizer; this is not.
+// std::mutex with Clang's lock annotations. absl::Mutex as Debian packages it
+// is invisible to ThreadSanitizer; this is not.
 class ABSL_LOCKABLE Mutex {
  public:
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { mu_.lock(); }

@@ -43,8 +43,8 @@ void ProgressBar::Draw(double share, absl::string_view detail, bool last) {
   const absl::Duration spent = absl::Now() - start_;
   std::string time;
   if (last) {
-    time = absl::StrCat("in ", absl::FormatDuration(absl::Trunc(
-                                   spent, absl::Milliseconds(10))));
+    time = absl::StrCat("in ", absl::FormatDuration(
+                                   absl::Trunc(spent, absl::Milliseconds(10))));
   } else if (share > 0.01) {
     time = absl::StrCat(ShortDuration(spent * ((1 - share) / share)), " left");
   }

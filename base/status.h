@@ -14,7 +14,8 @@ namespace nearline {
 inline absl::Status Annotate(const absl::Status& status,
                              absl::string_view context) {
   if (status.ok()) return status;
-  absl::Status out(status.code(), absl::StrCat(context, ": ", status.message()));
+  absl::Status out(status.code(),
+                   absl::StrCat(context, ": ", status.message()));
   status.ForEachPayload(
       [&out](absl::string_view url, const absl::Cord& payload) {
         out.SetPayload(url, payload);
@@ -27,18 +28,17 @@ inline absl::Status Annotate(const absl::Status& status,
 #define NEARLINE_CONCAT_INNER_(a, b) a##b
 #define NEARLINE_CONCAT_(a, b) NEARLINE_CONCAT_INNER_(a, b)
 
-#define RETURN_IF_ERROR(expr)                        \
-  do {                                               \
-    if (absl::Status status_ = (expr); !status_.ok()) \
-      return status_;                                \
+#define RETURN_IF_ERROR(expr)                                         \
+  do {                                                                \
+    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
   } while (false)
 
 // ASSIGN_OR_RETURN(auto x, F()); the declaration must hold no bare comma.
 #define ASSIGN_OR_RETURN(lhs, expr) \
   ASSIGN_OR_RETURN_IMPL_(NEARLINE_CONCAT_(status_or_, __LINE__), lhs, expr)
 
-#define ASSIGN_OR_RETURN_IMPL_(tmp, lhs, expr) \
-  auto tmp = (expr);                           \
+#define ASSIGN_OR_RETURN_IMPL_(tmp, lhs, expr)   \
+  auto tmp = (expr);                             \
   if (!tmp.ok()) return std::move(tmp).status(); \
   lhs = *std::move(tmp)
 

@@ -8,8 +8,8 @@
 namespace nearline {
 namespace {
 
-// Bytes of the UTF-8 sequence at the head of `s`, 0 when malformed. Table 3-7 of
-// the Unicode standard.
+// Bytes of the UTF-8 sequence at the head of `s`, 0 when malformed. Table 3-7
+// of the Unicode standard.
 size_t SequenceLength(absl::string_view s) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(s[i]); };
   const auto in = [&](size_t i, uint8_t low, uint8_t high) {

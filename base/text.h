@@ -9,15 +9,15 @@
 
 namespace nearline {
 
-// Whether `text` is well-formed UTF-8 (no surrogates, no overlong forms, at most
-// U+10FFFF).
+// Whether `text` is well-formed UTF-8 (no surrogates, no overlong forms, at
+// most U+10FFFF).
 bool IsUtf8(absl::string_view text);
 
 // Latin-1 bytes as UTF-8, for old data files.
 std::string Latin1ToUtf8(absl::string_view text);
 
-// `text` for a message to a human: quoted, control and broken bytes escaped, cut
-// at 64 bytes.
+// `text` for a message to a human: quoted, control and broken bytes escaped,
+// cut at 64 bytes.
 std::string Quoted(absl::string_view text);
 
 using Json = nlohmann::json;

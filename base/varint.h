@@ -14,7 +14,8 @@ namespace nearline {
 
 template <typename T>
 void PutBigEndian(std::string* out, T value) {
-  for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0; shift -= 8) {
+  for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0;
+       shift -= 8) {
     out->push_back(static_cast<char>(value >> shift));
   }
 }

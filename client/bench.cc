@@ -47,8 +47,8 @@ struct Stubs {
   std::unique_ptr<api::AdminService::Stub> admin;
 };
 
-// One round of a closed loop: every slot sends its next call when the one before
-// has been answered.
+// One round of a closed loop: every slot sends its next call when the one
+// before has been answered.
 class Loop {
  public:
   // Sends one call on a slot and calls back with its status.
@@ -64,8 +64,10 @@ class Loop {
 
  private:
   Loop(int slots, double seconds, const Send& send)
-      : send_(send), start_(absl::Now()),
-        end_(start_ + absl::Seconds(seconds)), active_(slots),
+      : send_(send),
+        start_(absl::Now()),
+        end_(start_ + absl::Seconds(seconds)),
+        active_(slots),
         latencies_(static_cast<size_t>(slots)) {}
 
   void Next(int slot) {
@@ -92,8 +94,8 @@ class Loop {
     if (all.empty()) return figures;
     std::sort(all.begin(), all.end());
     const auto at = [&](double share) {
-      return static_cast<double>(
-          all[static_cast<size_t>(share * static_cast<double>(all.size() - 1))]);
+      return static_cast<double>(all[static_cast<size_t>(
+          share * static_cast<double>(all.size() - 1))]);
     };
     figures.calls_a_second = static_cast<double>(all.size()) /
                              absl::ToDoubleSeconds(absl::Now() - start_);
@@ -123,8 +125,7 @@ struct Flight {
 
 class Bench {
  public:
-  explicit Bench(const BenchOptions& options)
-      : options_(options), zipf_(1) {}
+  explicit Bench(const BenchOptions& options) : options_(options), zipf_(1) {}
 
   absl::StatusOr<BenchReport> Run() {
     for (int i = 0; i < options_.connections; ++i) {
@@ -138,10 +139,10 @@ class Bench {
     for (int i = 0; i < options_.in_flight; ++i) {
       randoms_.emplace_back(static_cast<uint64_t>(i) + 1);
     }
-    const Loop::Send measured =
-        options_.what == "feedback" ? Loop::Send([this](int slot, auto done) {
-          SendFeedback(slot, std::move(done));
-        })
+    const Loop::Send measured = options_.what == "feedback"
+                                    ? Loop::Send([this](int slot, auto done) {
+                                        SendFeedback(slot, std::move(done));
+                                      })
                                     : Loop::Send([this](int slot, auto done) {
                                         SendRecommend(slot, std::move(done));
                                       });
@@ -180,9 +181,10 @@ class Bench {
           std::min(1000, options_.users - static_cast<int>(users_.size())));
       request.set_page_token(token);
       api::ListUsersResponse response;
-      RETURN_IF_ERROR(FromGrpc(
-          stubs_[0].catalog->ListUsers(&context, request, &response)));
-      for (const api::User& user : response.users()) users_.push_back(user.id());
+      RETURN_IF_ERROR(
+          FromGrpc(stubs_[0].catalog->ListUsers(&context, request, &response)));
+      for (const api::User& user : response.users())
+        users_.push_back(user.id());
       token = response.next_page_token();
     } while (!token.empty() &&
              users_.size() < static_cast<size_t>(options_.users));

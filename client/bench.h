@@ -11,12 +11,12 @@ namespace nearline::client {
 struct BenchOptions {
   std::string address;
   int connections = 2;
-  int in_flight = 64;      // in all
-  double seconds = 5;      // a repetition
+  int in_flight = 64;  // in all
+  double seconds = 5;  // a repetition
   int repetitions = 5;
-  int count = 10;          // items asked for
-  int users = 1000;        // the first of the server's, drawn by Zipf's law
-  int events = 100;        // a feedback call
+  int count = 10;    // items asked for
+  int users = 1000;  // the first of the server's, drawn by Zipf's law
+  int events = 100;  // a feedback call
   std::string what = "recommend";  // or "feedback"
 };
 

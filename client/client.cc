@@ -48,8 +48,8 @@ absl::StatusOr<Response> Client::Retry(Call call) {
     Response response;
     const grpc::Status status = call(&context, &response);
     if (status.ok()) return response;
-    const bool last = attempt >= options_.attempts ||
-                      absl::Now() + pause >= deadline;
+    const bool last =
+        attempt >= options_.attempts || absl::Now() + pause >= deadline;
     if (!WorthRetrying(status) || last) return FromGrpc(status);
     std::this_thread::sleep_for(
         absl::ToChronoNanoseconds(pause * (0.5 + random.Uniform())));
@@ -80,13 +80,6 @@ absl::StatusOr<api::FeedbackResponse> Client::Feedback(
   for (api::Event& event : *request.mutable_events()) {
     if (event.event_id().empty()) {
       event.set_event_id(absl::BytesToHexString(RandomBytes(12)));
-    }
-    // A repeat must have the same content, so the time is fixed here.
-    if (!event.has_time()) {
-      const int64_t micros = absl::ToUnixMicros(absl::Now());
-      event.mutable_time()->set_seconds(micros / 1'000'000);
-      event.mutable_time()->set_nanos(
-          static_cast<int32_t>(micros % 1'000'000 * 1000));
     }
   }
   return Retry<api::FeedbackResponse>([&](auto* context, auto* response) {

@@ -146,8 +146,9 @@ class Importer {
       RETURN_IF_ERROR(Events(JoinPath(path, "events.tsv")));
     } else if (ListDir(path).ok()) {
       return absl::InvalidArgumentError(absl::StrCat(
-          path, ": no layout that is known (movies.dat, u.data or events.tsv "
-                "would tell); name a file instead"));
+          path,
+          ": no layout that is known (movies.dat, u.data or events.tsv "
+          "would tell); name a file instead"));
     } else {
       RETURN_IF_ERROR(OneFile());
     }
@@ -169,7 +170,8 @@ class Importer {
     return Events(options_.path);
   }
 
-  // Calls `line` for every line, with a progress bar; names the line of an error.
+  // Calls `line` for every line, with a progress bar; names the line of an
+  // error.
   absl::Status ForEachLine(
       const std::string& path, const std::string& separator,
       const std::string& label,
@@ -190,9 +192,10 @@ class Importer {
       RETURN_IF_ERROR(status);
       ++lines;
       if (lines % 1000 == 0) {
-        bar.Update(static_cast<double>(reader.bytes_read()) /
-                       static_cast<double>(std::max<int64_t>(1, reader.bytes())),
-                   WithThousands(lines) + " lines");
+        bar.Update(
+            static_cast<double>(reader.bytes_read()) /
+                static_cast<double>(std::max<int64_t>(1, reader.bytes())),
+            WithThousands(lines) + " lines");
       }
     }
     RETURN_IF_ERROR(Annotate(sender_.Finish(), path));
@@ -242,9 +245,9 @@ class Importer {
     for (const auto& [field, where] : options_.columns) {
       int* const column = columns.Find(field);
       if (column == nullptr) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "--columns: no field ", Quoted(field),
-            "; there are user, item, type, value, time"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("--columns: no field ", Quoted(field),
+                         "; there are user, item, type, value, time"));
       }
       int number = 0;
       if (absl::SimpleAtoi(where, &number)) {
@@ -277,10 +280,9 @@ class Importer {
     const std::string* const user = at(columns.user);
     const std::string* const item = at(columns.item);
     if (user == nullptr || item == nullptr || user->empty() || item->empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(fields.size(), " fields; expected a user in column ",
-                       columns.user + 1, " and an item in column ",
-                       columns.item + 1));
+      return absl::InvalidArgumentError(absl::StrCat(
+          fields.size(), " fields; expected a user in column ",
+          columns.user + 1, " and an item in column ", columns.item + 1));
     }
     event->set_user(*user);
     event->set_item(*item);
@@ -365,8 +367,10 @@ class Importer {
             if (f.size() != 5) {
               return Expected(f, "UserID::Gender::Age::Occupation::Zip");
             }
-            return AddUser(f[0], {{"gender", f[1]}, {"age", f[2]},
-                                  {"occupation", f[3]}, {"zip", f[4]}});
+            return AddUser(f[0], {{"gender", f[1]},
+                                  {"age", f[2]},
+                                  {"occupation", f[3]},
+                                  {"zip", f[4]}});
           }));
     }
     for (const char* name : {"ratings.dat", "ratings.tsv"}) {
@@ -379,10 +383,10 @@ class Importer {
 
   absl::Status MovieLens100k() {
     static constexpr const char* kGenres[] = {
-        "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy",
-        "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir", "Horror",
-        "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War",
-        "Western"};
+        "unknown",   "Action",   "Adventure",   "Animation", "Children's",
+        "Comedy",    "Crime",    "Documentary", "Drama",     "Fantasy",
+        "Film-Noir", "Horror",   "Musical",     "Mystery",   "Romance",
+        "Sci-Fi",    "Thriller", "War",         "Western"};
     const std::string& folder = options_.path;
     RETURN_IF_ERROR(ForEachLine(
         JoinPath(folder, "u.item"), "|", "Items", [&](auto& f, auto&) {
@@ -398,12 +402,15 @@ class Importer {
           return sender_.Add(std::move(item));
         }));
     if (FileExists(JoinPath(folder, "u.user"))) {
-      RETURN_IF_ERROR(ForEachLine(
-          JoinPath(folder, "u.user"), "|", "Users", [&](auto& f, auto&) {
-            if (f.size() != 5) return Expected(f, "5 fields of u.user");
-            return AddUser(f[0], {{"age", f[1]}, {"gender", f[2]},
-                                  {"occupation", f[3]}, {"zip", f[4]}});
-          }));
+      RETURN_IF_ERROR(ForEachLine(JoinPath(folder, "u.user"), "|", "Users",
+                                  [&](auto& f, auto&) {
+                                    if (f.size() != 5)
+                                      return Expected(f, "5 fields of u.user");
+                                    return AddUser(f[0], {{"age", f[1]},
+                                                          {"gender", f[2]},
+                                                          {"occupation", f[3]},
+                                                          {"zip", f[4]}});
+                                  }));
     }
     return Events(JoinPath(folder, "u.data"));
   }
@@ -454,8 +461,8 @@ absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
   const double all = static_cast<double>(status.items()) +
                      static_cast<double>(status.users()) +
                      static_cast<double>(status.sequence()) + 1;
-  ProgressBar bar("Export", quiet ? ProgressBar::Mode::kSilent
-                                  : ProgressBar::Mode::kAuto);
+  ProgressBar bar(
+      "Export", quiet ? ProgressBar::Mode::kSilent : ProgressBar::Mode::kAuto);
   RETURN_IF_ERROR(client->Export([&](const api::ExportResponse& chunk) {
     for (const api::Item& item : chunk.items()) {
       out << Json{{"item", ToJson(item)}}.dump() << "\n";
@@ -473,9 +480,8 @@ absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
     bar.Update(static_cast<double>(rows) / all,
                WithThousands(rows) + " records");
     return out ? absl::OkStatus()
-               : absl::ResourceExhaustedError(
-                     absl::StrCat("cannot write ", path,
-                                  "; is the disk full?"));
+               : absl::ResourceExhaustedError(absl::StrCat(
+                     "cannot write ", path, "; is the disk full?"));
   }));
   out.close();
   if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", path));

@@ -16,8 +16,8 @@ struct ImportOptions {
   std::string path;
   // Of a file: "events", "items" or "users"; empty: told by the file.
   std::string kind;
-  // Delimited events: field -> column name or number from 1. Fields: user, item,
-  // type, value, time. Default: by header, else user, item, value, time.
+  // Delimited events: field -> column name or number from 1. Fields: user,
+  // item, type, value, time. Default: by header, else user, item, value, time.
   std::map<std::string, std::string> columns;
   std::string type = "rating";  // of events without a column for it
   bool quiet = false;

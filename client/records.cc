@@ -134,9 +134,9 @@ absl::Status FromJson(const Json& json, api::Event* event) {
   RETURN_IF_ERROR(in.status());
   if (!in.Has("time")) return absl::OkStatus();
   const Json& time = json["time"];
-  ASSIGN_OR_RETURN(const absl::Time parsed,
-                   ParseTime(time.is_string() ? time.get<std::string>()
-                                              : time.dump()));
+  ASSIGN_OR_RETURN(
+      const absl::Time parsed,
+      ParseTime(time.is_string() ? time.get<std::string>() : time.dump()));
   SetTime(parsed, event);
   return absl::OkStatus();
 }

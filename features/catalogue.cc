@@ -84,7 +84,7 @@ std::vector<Ordinal> Catalogue::ListAfter(absl::string_view after,
 }
 
 const Bitmap& Catalogue::WithText(const std::string& attribute,
-                                            const std::string& value) const {
+                                  const std::string& value) const {
   static const Bitmap none;
   const auto column = text_.find(attribute);
   if (column == text_.end()) return none;
@@ -93,7 +93,7 @@ const Bitmap& Catalogue::WithText(const std::string& attribute,
 }
 
 Bitmap Catalogue::WithNumber(const std::string& attribute, double low,
-                                       double high) const {
+                             double high) const {
   Bitmap out;
   const auto column = numbers_.find(attribute);
   if (column == numbers_.end()) return out;

@@ -47,10 +47,10 @@ class Catalogue {
 
   // Items whose string attribute is `value`, or whose list holds it.
   const Bitmap& WithText(const std::string& attribute,
-                                   const std::string& value) const;
+                         const std::string& value) const;
   // Items whose number attribute lies in [low, high].
   Bitmap WithNumber(const std::string& attribute, double low,
-                              double high) const;
+                    double high) const;
 
  private:
   bool ComputeServable(const ItemRecord& item) const;
@@ -60,8 +60,7 @@ class Catalogue {
   std::deque<ItemRecord> items_;  // a deque: ids stay where by_id_ looks
   absl::flat_hash_map<absl::string_view, Ordinal> by_id_;
   std::map<absl::string_view, Ordinal> order_;  // listed items by id
-  std::map<std::string, absl::flat_hash_map<std::string, Bitmap>>
-      text_;
+  std::map<std::string, absl::flat_hash_map<std::string, Bitmap>> text_;
   std::map<std::string, std::set<std::pair<double, Ordinal>>> numbers_;
   Bitmap servable_;
   uint64_t version_ = 1;

@@ -17,14 +17,13 @@ namespace nearline::features {
 namespace {
 
 constexpr const char* kTableNames[kTables] = {
-    "default", "events", "sequences", "event_ids",
-    "users",   "user_ids", "items",   "counts"};
+    "default", "events",   "sequences", "event_ids",
+    "users",   "user_ids", "items",     "counts"};
 
 // RocksDB's own logger aborts when it cannot write to a full disk.
 class CallbackLogger final : public rocksdb::Logger {
  public:
-  explicit CallbackLogger(
-      std::function<void(int, absl::string_view)> callback)
+  explicit CallbackLogger(std::function<void(int, absl::string_view)> callback)
       : rocksdb::Logger(rocksdb::InfoLogLevel::WARN_LEVEL),
         callback_(std::move(callback)) {}
 
@@ -38,7 +37,8 @@ class CallbackLogger final : public rocksdb::Logger {
     char text[1024];
     const int n = std::vsnprintf(text, sizeof(text), format, args);
     if (n <= 0) return;
-    callback_(level, {text, std::min(sizeof(text) - 1, static_cast<size_t>(n))});
+    callback_(level,
+              {text, std::min(sizeof(text) - 1, static_cast<size_t>(n))});
   }
 
  private:
@@ -65,8 +65,7 @@ class ExpiredEventIds final : public rocksdb::CompactionFilter {
 
 }  // namespace
 
-absl::Status FromRocks(const rocksdb::Status& status,
-                       absl::string_view doing) {
+absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing) {
   if (status.ok()) return absl::OkStatus();
   const std::string text = absl::StrCat(doing, ": ", status.ToString());
   if (status.IsNotFound()) return absl::NotFoundError(text);
@@ -114,19 +113,17 @@ absl::Status Database::OpenLocked() {
       static_cast<uint64_t>(options_.write_buffer_bytes) * 2;
   db_options.bytes_per_sync = 1 << 20;
   // What is synced is all there; an unsynced tail may be torn and is dropped.
-  db_options.wal_recovery_mode =
-      rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
 
   rocksdb::BlockBasedTableOptions table_options;
   table_options.block_cache = cache_;
   table_options.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   table_options.format_version = 5;
   rocksdb::ColumnFamilyOptions family;
-  family.table_factory.reset(
-      rocksdb::NewBlockBasedTableFactory(table_options));
+  family.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table_options));
   family.write_buffer_size = 16 << 20;
-  family.compression = options_.compress ? rocksdb::kLZ4Compression
-                                         : rocksdb::kNoCompression;
+  family.compression =
+      options_.compress ? rocksdb::kLZ4Compression : rocksdb::kNoCompression;
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
   for (int t = 0; t < kTables; ++t) {
     rocksdb::ColumnFamilyOptions own = family;
@@ -143,8 +140,8 @@ absl::Status Database::OpenLocked() {
                               &db);
   if (!status.ok()) {
     tables_.clear();
-    return FromRocks(status, absl::StrCat("cannot open the store in ",
-                                          options_.path));
+    return FromRocks(status,
+                     absl::StrCat("cannot open the store in ", options_.path));
   }
   db_.reset(db);
   return absl::OkStatus();
@@ -188,8 +185,8 @@ absl::Status Database::Write(rocksdb::WriteBatch* batch) {
                          static_cast<int64_t>(batch->GetDataSize()) * 2;
   if (free < needed) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "the disk of ", options_.path, " has ", free >> 20,
-        " MiB left, and ", needed >> 20,
+        "the disk of ", options_.path, " has ", free >> 20, " MiB left, and ",
+        needed >> 20,
         " MiB are kept in reserve; nothing was written. Free some space"));
   }
   rocksdb::WriteOptions write;

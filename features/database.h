@@ -27,14 +27,14 @@ inline absl::string_view ToView(const rocksdb::Slice& s) {
 
 // The tables of the store.
 enum Table : int {
-  kMeta = 0,    // format, log id, counters, event type codes
-  kEvents,      // (user, sequence) -> event
-  kSequences,   // sequence -> user
-  kEventIds,    // (user, hash of event id) -> EventIdRecord
-  kUsers,       // user -> User
-  kUserIds,     // salted hash of a user id -> user
-  kItems,       // item -> ItemRecord
-  kCounts,      // item -> decayed count
+  kMeta = 0,   // format, log id, counters, event type codes
+  kEvents,     // (user, sequence) -> event
+  kSequences,  // sequence -> user
+  kEventIds,   // (user, hash of event id) -> EventIdRecord
+  kUsers,      // user -> User
+  kUserIds,    // salted hash of a user id -> user
+  kItems,      // item -> ItemRecord
+  kCounts,     // item -> decayed count
   kTables,
 };
 
@@ -52,9 +52,9 @@ struct DatabaseOptions {
   std::function<void(int level, absl::string_view message)> log;
 };
 
-// A RocksDB that can be closed and opened again under its readers' feet. After a
-// failed write RocksDB serves no further write until it is reopened; Write does
-// that on the next call. Thread-safe; Write and Reopen from one thread.
+// A RocksDB that can be closed and opened again under its readers' feet. After
+// a failed write RocksDB serves no further write until it is reopened; Write
+// does that on the next call. Thread-safe; Write and Reopen from one thread.
 class Database {
  public:
   static absl::StatusOr<std::unique_ptr<Database>> Open(
@@ -83,8 +83,8 @@ class Database {
   };
 
   // Atomic, and synced when it returns OK. Errors: RESOURCE_EXHAUSTED when the
-  // disk is nearly full; else what RocksDB says, and `needs_reload` is set: what
-  // the batch left on disk is unknown until Reopen.
+  // disk is nearly full; else what RocksDB says, and `needs_reload` is set:
+  // what the batch left on disk is unknown until Reopen.
   absl::Status Write(rocksdb::WriteBatch* batch);
   bool needs_reload() const { return needs_reload_; }
   absl::Status Reopen();

@@ -111,8 +111,8 @@ class Splitter {
       return;
     }
     const auto at = [&](double share) {
-      return times[static_cast<size_t>(
-          (1 - share) * static_cast<double>(times.size() - 1))];
+      return times[static_cast<size_t>((1 - share) *
+                                       static_cast<double>(times.size() - 1))];
     };
     double share = options_.holdout_share;
     int64_t cutoff = std::max(at(share), options_.not_before_micros);
@@ -173,10 +173,8 @@ class Splitter {
 
   void AddByUser(const LightUser& user) {
     // By id, so that the incumbent held out the same users.
-    const uint64_t hash =
-        StableHash(store_.UserId(user.user), options_.seed);
-    const auto limit =
-        static_cast<uint64_t>(options_.holdout_share * 0x1.0p53);
+    const uint64_t hash = StableHash(store_.UserId(user.user), options_.seed);
+    const auto limit = static_cast<uint64_t>(options_.holdout_share * 0x1.0p53);
     if ((hash >> 11) >= limit) {
       AddTraining(Build(user, [](const Light&) { return true; }));
       return;

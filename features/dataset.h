@@ -42,15 +42,15 @@ struct Interactions {
 
 // One user of a holdout: what was known, and what followed.
 struct HoldoutUser {
-  Profile profile;              // of the events before
-  std::vector<Ordinal> truth;   // items first wanted after, ascending
+  Profile profile;             // of the events before
+  std::vector<Ordinal> truth;  // items first wanted after, ascending
 };
 
 struct SplitOptions {
-  double holdout_share = 0.1;    // of events (by time) or users
-  int min_holdout_users = 100;   // else the window widens, up to a half
-  int max_holdout_users = 3000;  // more are sampled
-  int64_t not_before_micros = 0; // the incumbent's cutoff
+  double holdout_share = 0.1;     // of events (by time) or users
+  int min_holdout_users = 100;    // else the window widens, up to a half
+  int max_holdout_users = 3000;   // more are sampled
+  int64_t not_before_micros = 0;  // the incumbent's cutoff
   uint64_t seed = 1;
 };
 
@@ -66,9 +66,9 @@ struct Split {
   // part of the holdout.
   bool incumbent_saw_holdout = false;
 
-  Interactions train;          // items as ordinals
+  Interactions train;  // items as ordinals
   std::vector<HoldoutUser> holdout;
-  int64_t events = 0;          // read from the log
+  int64_t events = 0;  // read from the log
   int64_t users = 0;
 };
 

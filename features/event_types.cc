@@ -16,7 +16,10 @@ std::vector<EventType> EventTypes::Defaults() {
       {.name = "like", .weight = 1.0},
       {.name = "cart", .weight = 1.0},
       {.name = "purchase", .weight = 1.0},
-      {.name = "rating", .weight = 1.0, .value = kThreshold, .positive_from = 4},
+      {.name = "rating",
+       .weight = 1.0,
+       .value = kThreshold,
+       .positive_from = 4},
       {.name = "dislike", .weight = 0.0, .negative = true},
   };
 }

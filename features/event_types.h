@@ -16,22 +16,22 @@ namespace nearline::features {
 struct EventType {
   // How the event's value enters its weight.
   enum class Value {
-    kIgnored,    // weight
-    kMultiplies, // weight * value
-    kThreshold,  // weight if value >= positive_from, else 0
+    kIgnored,     // weight
+    kMultiplies,  // weight * value
+    kThreshold,   // weight if value >= positive_from, else 0
   };
 
   std::string name;
-  double weight = 1.0;   // in [0, 1000]; 0 says nothing about taste
-  bool seen = true;      // the item is not recommended again
-  bool negative = false; // hides the item from this user, adds no weight
+  double weight = 1.0;    // in [0, 1000]; 0 says nothing about taste
+  bool seen = true;       // the item is not recommended again
+  bool negative = false;  // hides the item from this user, adds no weight
   Value value = Value::kIgnored;
   double positive_from = 0;
 };
 
 // The configured types, and the codes that a log has given their names. A type
-// that the log knows and the configuration no longer does keeps its events, with
-// weight 0. Immutable.
+// that the log knows and the configuration no longer does keeps its events,
+// with weight 0. Immutable.
 class EventTypes {
  public:
   static constexpr int kMaxTypes = 200;

@@ -15,18 +15,19 @@ namespace nearline::features {
 namespace {
 
 constexpr std::array<const char*, 12> kGenres = {
-    "Action", "Animation", "Comedy",  "Crime",   "Documentary", "Drama",
-    "Family", "Fantasy",   "Horror",  "Mystery", "Romance",     "Science Fiction"};
+    "Action",      "Animation", "Comedy",  "Crime",
+    "Documentary", "Drama",     "Family",  "Fantasy",
+    "Horror",      "Mystery",   "Romance", "Science Fiction"};
 constexpr std::array<const char*, 24> kFirst = {
-    "Silent", "Golden", "Broken", "Last",   "Hidden", "Burning", "Northern",
-    "Paper",  "Distant", "Crimson", "Hollow", "Winter", "Electric", "Gentle",
-    "Secret", "Falling", "Iron",  "Velvet", "Endless", "Midnight", "Stolen",
-    "Forgotten", "Rising", "Quiet"};
+    "Silent",   "Golden",   "Broken",  "Last",      "Hidden", "Burning",
+    "Northern", "Paper",    "Distant", "Crimson",   "Hollow", "Winter",
+    "Electric", "Gentle",   "Secret",  "Falling",   "Iron",   "Velvet",
+    "Endless",  "Midnight", "Stolen",  "Forgotten", "Rising", "Quiet"};
 constexpr std::array<const char*, 24> kSecond = {
-    "Harbour", "Garden", "Empire",  "River",  "Letters", "Mirror", "Orchard",
-    "Station", "Kingdom", "Shadow", "Summer", "Bridge",  "Theory", "Machine",
-    "Island",  "Promise", "Circus", "Signal", "Voyage",  "Lantern", "Horizon",
-    "Castle",  "Echo",    "Canvas"};
+    "Harbour", "Garden",  "Empire",  "River",   "Letters", "Mirror",
+    "Orchard", "Station", "Kingdom", "Shadow",  "Summer",  "Bridge",
+    "Theory",  "Machine", "Island",  "Promise", "Circus",  "Signal",
+    "Voyage",  "Lantern", "Horizon", "Castle",  "Echo",    "Canvas"};
 constexpr int64_t kYear = int64_t{365} * 24 * 3600;
 constexpr int64_t kEnd = 1735689600;  // 2025-01-01, so that runs repeat
 
@@ -34,7 +35,7 @@ using Taste = std::array<double, kGenres.size()>;
 
 struct Film {
   std::string id;
-  Taste genres{};  // 0 or 1
+  Taste genres{};     // 0 or 1
   double appeal = 0;  // log of popularity
 };
 
@@ -130,9 +131,9 @@ class Generator {
       const double many =
           options_.events_a_user * std::exp(0.8 * random_.Normal() - 0.32);
       const int events = std::clamp(static_cast<int>(many), 3, 600);
-      const int64_t joined =
-          kEnd - kYear +
-          static_cast<int64_t>(random_.Uniform() * 0.9 * static_cast<double>(kYear));
+      const int64_t joined = kEnd - kYear +
+                             static_cast<int64_t>(random_.Uniform() * 0.9 *
+                                                  static_cast<double>(kYear));
       std::vector<int64_t> times;
       for (int e = 0; e < events; ++e) {
         times.push_back(joined + static_cast<int64_t>(random_.Below(

@@ -9,7 +9,8 @@ std::shared_ptr<const PopularRanking> RankByPopularity(
     int64_t now_micros) {
   auto ranking = std::make_shared<PopularRanking>();
   ranking->items.reserve(catalogue.servable().cardinality());
-  for (const Ordinal item : catalogue.servable()) ranking->items.push_back(item);
+  for (const Ordinal item : catalogue.servable())
+    ranking->items.push_back(item);
   std::sort(ranking->items.begin(), ranking->items.end(),
             [&](Ordinal a, Ordinal b) {
               const double x = counts[a], y = counts[b];

@@ -19,14 +19,15 @@ namespace nearline::features {
 class PopularityCounts {
  public:
   PopularityCounts(absl::Duration half_life, int64_t epoch_micros)
-      : half_life_micros_(static_cast<double>(
-            absl::ToInt64Microseconds(half_life))),
+      : half_life_micros_(
+            static_cast<double>(absl::ToInt64Microseconds(half_life))),
         epoch_micros_(epoch_micros) {}
 
   // What an event adds; subtract the same to take it back.
   double Share(double weight, int64_t time_micros) const {
     const double age = static_cast<double>(time_micros - epoch_micros_);
-    return weight * std::exp2(std::clamp(age / half_life_micros_, -900.0, 900.0));
+    return weight *
+           std::exp2(std::clamp(age / half_life_micros_, -900.0, 900.0));
   }
   void Set(Ordinal item, double count) {
     if (item >= counts_.size()) counts_.resize(item + 1, 0.0);

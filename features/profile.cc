@@ -7,7 +7,8 @@ namespace nearline::features {
 bool Profile::Apply(const Event& event, const EventTypes& types,
                     const ProfileOptions& options) {
   const EventType& type = types[event.type];
-  const float weight = static_cast<float>(types.Weight(event.type, event.value));
+  const float weight =
+      static_cast<float>(types.Weight(event.type, event.value));
   const auto found =
       std::find_if(history_.rbegin(), history_.rend(),
                    [&](const HistoryEntry& e) { return e.item == event.item; });

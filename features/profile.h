@@ -12,8 +12,8 @@
 namespace nearline::features {
 
 struct ProfileOptions {
-  int max_history = 500;    // H: the newest distinct items kept with weights
-  double max_weight = 10.0; // an item's summed weight counts up to this
+  int max_history = 500;     // H: the newest distinct items kept with weights
+  double max_weight = 10.0;  // an item's summed weight counts up to this
 };
 
 // One distinct item of a user's history.
@@ -45,7 +45,8 @@ class Profile {
                            const ProfileOptions& options);
 
   Ordinal user() const { return user_; }
-  // Distinct items with weight > 0, oldest first by (time, sequence); at most H.
+  // Distinct items with weight > 0, oldest first by (time, sequence); at most
+  // H.
   const std::vector<HistoryEntry>& history() const { return history_; }
   // Every item that an event which counts as seen has touched; never cut.
   const Bitmap& seen() const { return seen_; }

@@ -20,12 +20,12 @@ namespace nearline::features {
 using ProfilePtr = std::shared_ptr<const Profile>;
 
 // Hot profiles under a byte budget, least recently used out first. An event is
-// in the next Get once Apply has returned, also when a load of the same user was
-// under way: the load finds itself marked and starts again. Thread-safe.
+// in the next Get once Apply has returned, also when a load of the same user
+// was under way: the load finds itself marked and starts again. Thread-safe.
 class ProfileCache {
  public:
-  // Reads a user's profile from the log; null when there is no such user. Called
-  // without a lock.
+  // Reads a user's profile from the log; null when there is no such user.
+  // Called without a lock.
   using Loader =
       std::function<absl::StatusOr<ProfilePtr>(absl::string_view user)>;
 

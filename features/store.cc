@@ -109,7 +109,8 @@ absl::Status Store::LoadMeta() {
     if (codes.contains(type.name)) continue;
     if (codes.size() >= 255) {
       return absl::FailedPreconditionError(
-          "the log knows 255 event types already; no further name can be added");
+          "the log knows 255 event types already; no further name can be "
+          "added");
     }
     const auto code = static_cast<uint8_t>(codes.size());
     codes[type.name] = code;
@@ -139,9 +140,9 @@ absl::Status Store::LoadTables() {
     ASSIGN_OR_RETURN(ItemRecord item, DecodeItem(ToView(items->value())));
     const auto ordinal = GetBigEndian<Ordinal>(ToView(items->key()));
     if (ordinal != catalogue_->size()) {
-      return absl::DataLossError(absl::StrCat(
-          "the store lacks item number ", catalogue_->size(),
-          "; restore a backup"));
+      return absl::DataLossError(absl::StrCat("the store lacks item number ",
+                                              catalogue_->size(),
+                                              "; restore a backup"));
     }
     catalogue_->Put(ordinal, std::move(item));
   }

@@ -221,8 +221,8 @@ class Store {
   Ordinal next_user_ = 0;  // the writer's
 
   mutable SharedMutex memory_mu_;
-  std::unique_ptr<Catalogue> catalogue_;       // under memory_mu_
-  std::unique_ptr<PopularityCounts> counts_;   // under memory_mu_
+  std::unique_ptr<Catalogue> catalogue_;      // under memory_mu_
+  std::unique_ptr<PopularityCounts> counts_;  // under memory_mu_
 
   Mutex popular_mu_;
   std::shared_ptr<const PopularRanking> popular_ ABSL_GUARDED_BY(popular_mu_);

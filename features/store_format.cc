@@ -191,7 +191,8 @@ uint64_t PayloadHash(const NewEvent& event) {
   PutString(&all, event.item);
   PutString(&all, event.type);
   PutRaw(&all, event.value);
-  PutRaw(&all, event.time_micros);
+  // A repeat without a time comes at another one.
+  PutRaw(&all, event.time_given ? event.time_micros : int64_t{0});
   PutString(&all, event.request_id);
   PutRaw(&all, event.position);
   PutString(&all, event.context);

@@ -44,7 +44,7 @@ uint64_t PayloadHash(const NewEvent& event);
 struct ItemRecord {
   std::string id;
   Attributes attributes;
-  bool listed = false;   // put into the catalogue by a caller
+  bool listed = false;  // put into the catalogue by a caller
   bool deleted = false;
   // The first users with an event on an item that is not listed; it is shown
   // when they are many enough.

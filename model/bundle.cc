@@ -40,8 +40,9 @@ absl::Status CheckFile(const std::string& folder, const Json& files,
   }
   ASSIGN_OR_RETURN(const std::string actual_hash, Sha256OfFile(path));
   if (actual_hash != hash) {
-    return Damaged(folder, absl::StrCat(name, " has another SHA-256 than the "
-                                              "manifest says"));
+    return Damaged(folder, absl::StrCat(name,
+                                        " has another SHA-256 than the "
+                                        "manifest says"));
   }
   return absl::OkStatus();
 }
@@ -54,8 +55,8 @@ absl::StatusOr<Json> ReadManifestJson(const std::string& folder) {
   if (!text.ok()) return Damaged(folder, text.status().message());
   auto json = ParseJson(*text);
   if (!json.ok()) {
-    return Damaged(folder, absl::StrCat(kManifest, ": ",
-                                        json.status().message()));
+    return Damaged(folder,
+                   absl::StrCat(kManifest, ": ", json.status().message()));
   }
   return json;
 }
@@ -132,8 +133,7 @@ absl::Status Bundle::Write(const std::string& folder) const {
   RETURN_IF_ERROR(RemoveAll(aside));
   RETURN_IF_ERROR(MakeDirs(aside));
   RETURN_IF_ERROR(tensors.Write(JoinPath(aside, kWeights)));
-  RETURN_IF_ERROR(
-      WriteFileAtomic(JoinPath(aside, kItems), Json(items).dump()));
+  RETURN_IF_ERROR(WriteFileAtomic(JoinPath(aside, kItems), Json(items).dump()));
   Json json = manifest.ToJson();
   for (const char* name : {kWeights, kItems}) {
     ASSIGN_OR_RETURN(json["files"][name], FileEntry(JoinPath(aside, name)));

@@ -16,7 +16,7 @@ inline constexpr int kBundleFormat = 1;
 
 // What a generation says of itself: manifest.json.
 struct Manifest {
-  std::string id;      // "g-20261122-064500-1a2b"; also the folder's name
+  std::string id;  // "g-20261122-064500-1a2b"; also the folder's name
   // The slots: "mult-vae", "popularity" or "neumf" to encode and scan; "neumf"
   // or "" to rank.
   std::string retriever;
@@ -25,7 +25,7 @@ struct Manifest {
   Json event_weights = Json::object();
   std::string parent;  // the generation it was warm-started from
   std::string log_id;
-  uint64_t sequence = 0;  // of the log, when the data was read
+  uint64_t sequence = 0;      // of the log, when the data was read
   int64_t cutoff_micros = 0;  // trained strictly before; 0: split by user
   int64_t created_micros = 0;
   int64_t users = 0;

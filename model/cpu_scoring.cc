@@ -22,17 +22,15 @@ void HistoryLayer::Apply(const History& history, float* out) const {
 }
 
 absl::StatusOr<DenseLayer> DenseLayer::Create(const std::vector<float>& weight,
-                                              std::vector<float> bias,
-                                              int in) {
+                                              std::vector<float> bias, int in) {
   ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       PackedMatrix::Create(weight.data(), static_cast<int>(bias.size()), in));
   return DenseLayer(std::move(matrix), std::move(bias));
 }
 
-absl::Status MultVaeEncoder::Encode(
-    absl::Span<const History* const> histories,
-    std::vector<float>* queries) const {
+absl::Status MultVaeEncoder::Encode(absl::Span<const History* const> histories,
+                                    std::vector<float>* queries) const {
   const size_t m = histories.size();
   const auto h = static_cast<size_t>(first_.dim());
   const auto z = static_cast<size_t>(mean_.out());
@@ -88,8 +86,7 @@ absl::Status NeuMfRanker::Score(const History& history,
     y.resize(n * out);
     layer.Product(x.data(), static_cast<int>(n), y.data());
     for (size_t i = 0; i < n; ++i) {
-      AddRelu(y.data() + i * out, layer.bias().data(), out,
-              y.data() + i * out);
+      AddRelu(y.data() + i * out, layer.bias().data(), out, y.data() + i * out);
     }
     x.swap(y);
   }
@@ -133,8 +130,8 @@ absl::Status MatrixScanner::Scan(
     for (int b = 0; b < matrix_.blocks(); ++b) {
       matrix_.MultiplyBlock(queries.data() + first * d, static_cast<int>(m), b,
                             scores.data());
-      const Row start = static_cast<Row>(b) *
-                        static_cast<Row>(matrix_.stride());
+      const Row start =
+          static_cast<Row>(b) * static_cast<Row>(matrix_.stride());
       for (size_t i = 0; i < m; ++i) {
         top[i].Add(scores.data() + i * static_cast<size_t>(matrix_.stride()),
                    bias_.base().data() + start,

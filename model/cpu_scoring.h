@@ -95,9 +95,9 @@ class NeuMfEncoder final : public Encoder {
 class NeuMfRanker final : public Ranker {
  public:
   struct Parts {
-    const ItemTable* gmf;       // v, [N, D]
-    const ItemTable* gmf_bias;  // c, [N, 1]
-    const ItemTable* mlp;       // a, [N, H1]
+    const ItemTable* gmf;            // v, [N, D]
+    const ItemTable* gmf_bias;       // c, [N, 1]
+    const ItemTable* mlp;            // a, [N, H1]
     std::vector<DenseLayer> hidden;  // W2, W3, ...
     std::vector<float> last;         // w, [H_last]
   };

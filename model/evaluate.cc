@@ -180,14 +180,14 @@ GateDecision Decide(const std::vector<double>& candidate,
   const bool proven_worse = interval.high < 0;
   const bool accepted = in_tolerance && !proven_worse;
   return {accepted,
-          absl::StrFormat("%s: %s %.4f against %.4f in service on %d users, "
-                          "difference in [%+.4f, %+.4f] with %.0f %% confidence%s",
-                          accepted ? "accepted" : "rejected", options.metric,
-                          mine, other, users, interval.low, interval.high,
-                          options.confidence * 100,
-                          accepted       ? ""
-                          : proven_worse ? "; it is worse"
-                                         : "; the loss exceeds the tolerance")};
+          absl::StrFormat(
+              "%s: %s %.4f against %.4f in service on %d users, "
+              "difference in [%+.4f, %+.4f] with %.0f %% confidence%s",
+              accepted ? "accepted" : "rejected", options.metric, mine, other,
+              users, interval.low, interval.high, options.confidence * 100,
+              accepted       ? ""
+              : proven_worse ? "; it is worse"
+                             : "; the loss exceeds the tolerance")};
 }
 
 }  // namespace nearline::model

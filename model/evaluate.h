@@ -31,9 +31,9 @@ struct MetricSpec {
 // One question to a model whose answer is known.
 struct Case {
   History history;
-  RowMask mask;              // what may be answered
-  std::vector<Row> truth;    // ascending; rows the model lacks are misses
-  int positives = 0;         // truth and what the model lacks
+  RowMask mask;            // what may be answered
+  std::vector<Row> truth;  // ascending; rows the model lacks are misses
+  int positives = 0;       // truth and what the model lacks
 };
 
 // Per-case values, one vector a metric, by name.

@@ -21,9 +21,9 @@ absl::StatusOr<const ItemTable*> Table(const ItemTables& tables,
     return absl::NotFoundError(absl::StrCat("no tensor ", Quoted(name)));
   }
   if (dim >= 0 && it->second->dim() != static_cast<size_t>(dim)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", Quoted(name), " has ", it->second->dim(),
-                     " columns; expected ", dim));
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(name),
+                                                   " has ", it->second->dim(),
+                                                   " columns; expected ", dim));
   }
   return it->second.get();
 }
@@ -33,9 +33,8 @@ absl::StatusOr<HistoryLayer> LoadHistory(const ItemTables& tables,
                                          const std::string& table,
                                          const std::string& bias) {
   ASSIGN_OR_RETURN(const ItemTable* rows, Table(tables, table, -1));
-  ASSIGN_OR_RETURN(
-      const Tensor* b,
-      tensors.Get(bias, {static_cast<int64_t>(rows->dim())}));
+  ASSIGN_OR_RETURN(const Tensor* b,
+                   tensors.Get(bias, {static_cast<int64_t>(rows->dim())}));
   return HistoryLayer(rows, b->values);
 }
 
@@ -89,9 +88,8 @@ absl::StatusOr<std::unique_ptr<Ranker>> LoadNeuMf(const ItemTables& tables,
   ASSIGN_OR_RETURN(parts.mlp, Table(tables, "neumf.item.mlp", user.out()));
   int in = user.out();
   for (int i = 2; tensors.Has(absl::StrCat("neumf.mlp.", i, ".weight")); ++i) {
-    ASSIGN_OR_RETURN(
-        DenseLayer layer,
-        LoadDense(tensors, absl::StrCat("neumf.mlp.", i), in));
+    ASSIGN_OR_RETURN(DenseLayer layer,
+                     LoadDense(tensors, absl::StrCat("neumf.mlp.", i), in));
     in = layer.out();
     parts.hidden.push_back(std::move(layer));
   }
@@ -104,8 +102,7 @@ absl::StatusOr<std::unique_ptr<Ranker>> LoadNeuMf(const ItemTables& tables,
 }  // namespace
 
 absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
-                                   const ItemTables& tables,
-                                   Tensors* tensors) {
+                                   const ItemTables& tables, Tensors* tensors) {
   Scoring scoring;
   if (manifest.retriever == "mult-vae") {
     RETURN_IF_ERROR(LoadMultVae(tables, *tensors, &scoring));
@@ -178,11 +175,10 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
   g->features_ = std::make_unique<const ItemFeatureMap>(std::move(features));
   ASSIGN_OR_RETURN(g->scoring_,
                    factory(g->manifest_, g->tables_, &bundle.tensors));
-  const char* const vectors = g->manifest_.retriever == "mult-vae"
-                                  ? "mult-vae.item.decoder"
-                              : g->manifest_.retriever == "neumf"
-                                  ? "neumf.item.gmf"
-                                  : "popularity.item.zero";
+  const char* const vectors =
+      g->manifest_.retriever == "mult-vae" ? "mult-vae.item.decoder"
+      : g->manifest_.retriever == "neumf"  ? "neumf.item.gmf"
+                                           : "popularity.item.zero";
   g->vectors_ = g->tables_.at(vectors).get();
   for (Row row = 0; row < g->base_rows_; ++row) {
     g->row_of_id_.emplace(g->items_[row], row);

@@ -57,8 +57,9 @@ class NumberMap {
  private:
   static constexpr size_t kChunk = 1 << 14;
   static constexpr size_t kChunks = 1 << 14;
-  std::unique_ptr<std::atomic<std::atomic<uint32_t>*>[]> chunks_{
-      new std::atomic<std::atomic<uint32_t>*>[kChunks]()};
+  std::unique_ptr<std::atomic<std::atomic<uint32_t>*>[]> chunks_ {
+    new std::atomic<std::atomic<uint32_t>*>[ kChunks ]()
+  };
 };
 
 // One published model with all that belongs to it, ready to serve. Readers take

@@ -15,7 +15,8 @@ using features::Attributes;
 constexpr char kMapPrefix[] = "item_features.map.";
 constexpr char kFallbackPrefix[] = "item_features.fallback.";
 
-// Solves (A + ridge I) X = B in place by Cholesky; A [n, n] symmetric, B [n, m].
+// Solves (A + ridge I) X = B in place by Cholesky; A [n, n] symmetric, B [n,
+// m].
 void SolveRidge(std::vector<double>* a, size_t n, double ridge,
                 std::vector<double>* b, size_t m) {
   auto& A = *a;
@@ -34,13 +35,15 @@ void SolveRidge(std::vector<double>* a, size_t n, double ridge,
   }
   for (size_t i = 0; i < n; ++i) {
     for (size_t k = 0; k < i; ++k) {
-      for (size_t c = 0; c < m; ++c) B[i * m + c] -= A[i * n + k] * B[k * m + c];
+      for (size_t c = 0; c < m; ++c)
+        B[i * m + c] -= A[i * n + k] * B[k * m + c];
     }
     for (size_t c = 0; c < m; ++c) B[i * m + c] /= A[i * n + i];
   }
   for (size_t i = n; i-- > 0;) {
     for (size_t k = i + 1; k < n; ++k) {
-      for (size_t c = 0; c < m; ++c) B[i * m + c] -= A[k * n + i] * B[k * m + c];
+      for (size_t c = 0; c < m; ++c)
+        B[i * m + c] -= A[k * n + i] * B[k * m + c];
     }
     for (size_t c = 0; c < m; ++c) B[i * m + c] /= A[i * n + i];
   }
@@ -126,8 +129,8 @@ std::vector<std::pair<int, float>> ItemFeatureMap::Extract(
           const auto i = static_cast<size_t>(feature.index);
           if (feature.index >= 0 && i < v->size()) x = (*v)[i];
         }
-        out.emplace_back(f, std::clamp((x - feature.mean) * feature.scale,
-                                       -5.0f, 5.0f));
+        out.emplace_back(
+            f, std::clamp((x - feature.mean) * feature.scale, -5.0f, 5.0f));
       }
     }
   }
@@ -183,7 +186,8 @@ Json ItemFeatureMap::Fit(const std::vector<const Attributes*>& items,
       const float* row = tensor.values.data() + i * dim;
       for (const auto& [f, x] : rows[i]) {
         double* sum = target.data() + static_cast<size_t>(f) * dim;
-        for (size_t c = 0; c < dim; ++c) sum[c] += static_cast<double>(x) * row[c];
+        for (size_t c = 0; c < dim; ++c)
+          sum[c] += static_cast<double>(x) * row[c];
       }
       for (size_t c = 0; c < dim; ++c) {
         fallback[c] += row[c] / static_cast<float>(items.size());
@@ -234,8 +238,8 @@ absl::StatusOr<ItemFeatureMap> ItemFeatureMap::Load(
   for (const std::string& table : tables) {
     ASSIGN_OR_RETURN(Tensor fallback,
                      tensors->Take(kFallbackPrefix + table, {-1}));
-    ASSIGN_OR_RETURN(Tensor weights, tensors->Take(kMapPrefix + table,
-                                                   {n, fallback.shape[0]}));
+    ASSIGN_OR_RETURN(Tensor weights,
+                     tensors->Take(kMapPrefix + table, {n, fallback.shape[0]}));
     map.tables_[table] = {.dim = fallback.values.size(),
                           .map = std::move(weights.values),
                           .fallback = std::move(fallback.values)};

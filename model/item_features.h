@@ -41,9 +41,9 @@ class ItemFeatureMap {
  private:
   struct Feature {
     std::string attribute;
-    std::string value;    // of a text feature
-    int index = -1;       // of a vector's element; -2 for a number; -1 for text
-    float mean = 0;       // of numbers and elements
+    std::string value;  // of a text feature
+    int index = -1;     // of a vector's element; -2 for a number; -1 for text
+    float mean = 0;     // of numbers and elements
     float scale = 1;
   };
   struct Weights {

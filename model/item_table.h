@@ -51,8 +51,9 @@ class ItemTable {
   const size_t dim_;
   const size_t base_rows_;
   std::vector<std::unique_ptr<float[]>> owned_;  // the appending thread's
-  std::unique_ptr<std::atomic<float*>[]> chunks_{
-      new std::atomic<float*>[kMaxChunks]()};
+  std::unique_ptr<std::atomic<float*>[]> chunks_ {
+    new std::atomic<float*>[ kMaxChunks ]()
+  };
 };
 
 }  // namespace nearline::model

@@ -1,10 +1,13 @@
 #include "model/kernels.h"
 
+// Highway compiles this file once a target; the order of its headers matters.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels.cc"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace nearline::model::HWY_NAMESPACE {
@@ -48,8 +51,9 @@ void AddBiasTanhImpl(const float* bias, size_t n, float* x) {
   const size_t lanes = hn::Lanes(d);
   size_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(hn::Tanh(d, hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, bias + i))),
-               d, x + i);
+    hn::StoreU(
+        hn::Tanh(d, hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, bias + i))), d,
+        x + i);
   }
   // The remainder through a full vector, so that a value does not depend on its
   // place.
@@ -67,9 +71,8 @@ void AddReluImpl(const float* a, const float* b, size_t n, float* out) {
   const auto zero = hn::Zero(d);
   size_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(
-        hn::Max(zero, hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i))), d,
-        out + i);
+    hn::StoreU(hn::Max(zero, hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i))),
+               d, out + i);
   }
   for (; i < n; ++i) {
     const float sum = a[i] + b[i];
@@ -93,9 +96,8 @@ size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
     uint64_t word;
     __builtin_memcpy(&word, bits, sizeof(word));
     for (; word != 0; word &= word - 1) {
-      indices[count++] =
-          static_cast<uint32_t>(i) +
-          static_cast<uint32_t>(__builtin_ctzll(word));
+      indices[count++] = static_cast<uint32_t>(i) +
+                         static_cast<uint32_t>(__builtin_ctzll(word));
     }
   }
   for (; i < n; ++i) {

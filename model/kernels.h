@@ -1,5 +1,6 @@
 // The inner loops of serving, compiled for every instruction set that Highway
-// knows and chosen at run time. Plain loops over float32; no alignment is asked.
+// knows and chosen at run time. Plain loops over float32; no alignment is
+// asked.
 #ifndef NEARLINE_MODEL_KERNELS_H_
 #define NEARLINE_MODEL_KERNELS_H_
 

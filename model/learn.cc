@@ -18,10 +18,10 @@ using features::Ordinal;
 
 // The items of the training set in byte order of id, and the set in their rows.
 struct Vocabulary {
-  std::vector<Ordinal> items;            // by row
-  std::vector<std::string> ids;          // by row
+  std::vector<Ordinal> items;                           // by row
+  std::vector<std::string> ids;                         // by row
   std::vector<const features::Attributes*> attributes;  // by row
-  std::vector<uint32_t> row_of;          // by ordinal; kNoRow
+  std::vector<uint32_t> row_of;                         // by ordinal; kNoRow
 };
 
 Vocabulary MakeVocabulary(const Interactions& train,
@@ -45,8 +45,8 @@ Vocabulary MakeVocabulary(const Interactions& train,
   return v;
 }
 
-// In rows; and a seeded twentieth of the users, at most 500, set apart for early
-// stopping, every fifth of their items to be found.
+// In rows; and a seeded twentieth of the users, at most 500, set apart for
+// early stopping, every fifth of their items to be found.
 TrainingSet MakeTrainingSet(const Interactions& train, const Vocabulary& v,
                             uint64_t seed) {
   TrainingSet set;
@@ -61,7 +61,7 @@ TrainingSet MakeTrainingSet(const Interactions& train, const Vocabulary& v,
     for (size_t i = 0; i < items.size(); ++i) {
       const uint32_t row = v.row_of[items[i]];
       if (row == kNoRow) continue;
-      Interactions& to = !apart                    ? set.train
+      Interactions& to = !apart ? set.train
                          : (i + static_cast<size_t>(u)) % 5 == 0
                              ? set.validation_target
                              : set.validation_input;
@@ -89,11 +89,10 @@ absl::StatusOr<Tensors> MapRows(const Bundle& incumbent, const Vocabulary& v) {
     }
   }
   Tensors rest = incumbent.tensors;
-  ASSIGN_OR_RETURN(
-      const ItemFeatureMap features,
-      ItemFeatureMap::Load(
-          incumbent.manifest.parameters.value("item_features", Json::array()),
-          tables, &rest));
+  ASSIGN_OR_RETURN(const ItemFeatureMap features,
+                   ItemFeatureMap::Load(incumbent.manifest.parameters.value(
+                                            "item_features", Json::array()),
+                                        tables, &rest));
   for (const std::string& name : tables) {
     ASSIGN_OR_RETURN(const Tensor old, rest.Take(name, {-1, -1}));
     const auto dim = static_cast<size_t>(old.shape[1]);
@@ -108,8 +107,7 @@ absl::StatusOr<Tensors> MapRows(const Bundle& incumbent, const Vocabulary& v) {
             static_cast<size_t>(it - incumbent.items.begin()) * dim;
         values.insert(values.end(), from, from + dim);
       } else {
-        const std::vector<float> fresh =
-            features.Row(name, *v.attributes[row]);
+        const std::vector<float> fresh = features.Row(name, *v.attributes[row]);
         values.insert(values.end(), fresh.begin(), fresh.end());
       }
     }
@@ -241,8 +239,8 @@ class Run {
 
   // The holdout's metrics as the generation would serve it.
   absl::StatusOr<CaseMetrics> EvaluateOne(Bundle bundle,
-                                          const std::string& phase,
-                                          double from, double to) {
+                                          const std::string& phase, double from,
+                                          double to) {
     ASSIGN_OR_RETURN(const auto generation,
                      Generation::Create(std::move(bundle)));
     std::vector<Case> cases;
@@ -252,10 +250,9 @@ class Run {
       cases = CasesOf(*generation, split_.holdout, *catalogue,
                       job_.profile.max_weight);
     }
-    return Evaluate(*generation, cases, metrics_,
-                    {.shortlist = job_.shortlist}, [&](double share) {
-                      Report(phase, from + (to - from) * share);
-                    });
+    return Evaluate(
+        *generation, cases, metrics_, {.shortlist = job_.shortlist},
+        [&](double share) { Report(phase, from + (to - from) * share); });
   }
 
   absl::StatusOr<CaseMetrics> EvaluatePopularity() {
@@ -269,7 +266,8 @@ class Run {
   }
 
   absl::Status EvaluateAll() {
-    ASSIGN_OR_RETURN(const MetricSpec gate, MetricSpec::Parse(job_.gate.metric));
+    ASSIGN_OR_RETURN(const MetricSpec gate,
+                     MetricSpec::Parse(job_.gate.metric));
     metrics_ = {gate};
     for (const char* name : {"ndcg@10", "recall@20", "ndcg@100"}) {
       if (name == gate.Name()) continue;
@@ -279,13 +277,12 @@ class Run {
     ASSIGN_OR_RETURN(CaseMetrics candidate,
                      EvaluateOne(bundle_, "evaluate candidate", 0.92, 0.95));
     CaseMetrics incumbent;
-    const bool comparable =
-        incumbent_.has_value() && !split_.incumbent_saw_holdout &&
-        incumbent_->manifest.log_id == store_->log_id();
+    const bool comparable = incumbent_.has_value() &&
+                            !split_.incumbent_saw_holdout &&
+                            incumbent_->manifest.log_id == store_->log_id();
     if (comparable) {
-      ASSIGN_OR_RETURN(
-          incumbent,
-          EvaluateOne(*incumbent_, "evaluate incumbent", 0.95, 0.98));
+      ASSIGN_OR_RETURN(incumbent, EvaluateOne(*incumbent_, "evaluate incumbent",
+                                              0.95, 0.98));
     }
     Manifest& m = bundle_.manifest;
     for (const auto& [name, values] : candidate) {

@@ -18,12 +18,12 @@ namespace nearline::model {
 // One training run on a checkpoint of the log: all that the child process is
 // told. Paths are absolute.
 struct LearnJob {
-  std::string checkpoint;    // a store's folder, opened for reading
-  std::string generations;   // where the candidate is written
-  std::string incumbent;     // a generation's id; empty: none
-  bool warm_start = true;    // from the incumbent, where its model is the same
+  std::string checkpoint;   // a store's folder, opened for reading
+  std::string generations;  // where the candidate is written
+  std::string incumbent;    // a generation's id; empty: none
+  bool warm_start = true;   // from the incumbent, where its model is the same
   std::string retriever = "mult-vae";
-  std::string ranker = "neumf";  // or empty
+  std::string ranker = "neumf";                                     // or empty
   std::map<std::string, std::map<std::string, double>> parameters;  // by model
   std::vector<features::EventType> event_types;
   features::ProfileOptions profile;

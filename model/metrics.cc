@@ -20,18 +20,16 @@ double Ndcg(const std::vector<bool>& hits, int positives, int k) {
 }
 
 double Recall(const std::vector<bool>& hits, int positives, int k) {
-  const auto ranks =
-      static_cast<std::ptrdiff_t>(std::min<size_t>(hits.size(),
-                                                   static_cast<size_t>(k)));
+  const auto ranks = static_cast<std::ptrdiff_t>(
+      std::min<size_t>(hits.size(), static_cast<size_t>(k)));
   const auto found = std::count(hits.begin(), hits.begin() + ranks, true);
   const int most = std::min(k, positives);
   return most > 0 ? static_cast<double>(found) / most : 0.0;
 }
 
 double HitRate(const std::vector<bool>& hits, int k) {
-  const auto ranks =
-      static_cast<std::ptrdiff_t>(std::min<size_t>(hits.size(),
-                                                   static_cast<size_t>(k)));
+  const auto ranks = static_cast<std::ptrdiff_t>(
+      std::min<size_t>(hits.size(), static_cast<size_t>(k)));
   return std::any_of(hits.begin(), hits.begin() + ranks,
                      [](bool hit) { return hit; })
              ? 1.0

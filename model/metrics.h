@@ -6,8 +6,8 @@
 namespace nearline::model {
 
 // Metrics of one user's list, with binary relevance: hits[r] tells whether the
-// item at rank r (from 0) is wanted, `positives` how many wanted items there are
-// in all (> 0). Lists shorter than k are taken as they are.
+// item at rank r (from 0) is wanted, `positives` how many wanted items there
+// are in all (> 0). Lists shorter than k are taken as they are.
 
 // sum 1/log2(r + 2) over hits in the first k / the same for min(k, positives)
 // hits at the top (Liang 2018).

@@ -73,15 +73,14 @@ void PackedMatrix::Impl::Build(const float* rows) {
     if (m == kBatchSizes[0]) {
       const memory::desc widest({kMaxBatch, d}, f32, row_major);
       const memory::desc widest_out({kMaxBatch, block_rows}, f32, row_major);
-      weights = Describe(widest,
-                         memory::desc(weight_dims, f32,
-                                      memory::format_tag::any),
-                         widest_out)
-                    .weights_desc();
+      weights =
+          Describe(widest,
+                   memory::desc(weight_dims, f32, memory::format_tag::any),
+                   widest_out)
+              .weights_desc();
     }
     const auto pd = Describe(source, weights, out);
-    products.push_back(
-        {dnnl::matmul(pd), source, out, pd.scratchpad_desc()});
+    products.push_back({dnnl::matmul(pd), source, out, pd.scratchpad_desc()});
   }
   std::vector<float> plain(static_cast<size_t>(block_rows) * d);
   const memory::desc plain_desc(weight_dims, f32, memory::format_tag::ba);
@@ -152,7 +151,8 @@ void PackedMatrix::MultiplyBlock(const float* queries, int m, int b,
   const size_t scratch_size = product.scratch.get_size();
   if (scratch.size() < scratch_size + 64) scratch.resize(scratch_size + 64);
   const auto address = reinterpret_cast<uintptr_t>(scratch.data());
-  void* const aligned = reinterpret_cast<void*>((address + 63) & ~uintptr_t{63});
+  void* const aligned =
+      reinterpret_cast<void*>((address + 63) & ~uintptr_t{63});
   memory source(product.source, Engine(), const_cast<float*>(queries));
   memory result(product.out, Engine(), out);
   memory space(product.scratch, Engine(), aligned);

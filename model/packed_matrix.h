@@ -31,8 +31,8 @@ class PackedMatrix {
   int stride() const;
 
   // out[i * stride() + j] = queries[i] . row[b * kBlockRows + j] for m <=
-  // kMaxBatch queries, row-major [m, d]. `out` has room for kMaxBatch * stride()
-  // floats; what lies beyond BlockRows(b) is undefined.
+  // kMaxBatch queries, row-major [m, d]. `out` has room for kMaxBatch *
+  // stride() floats; what lies beyond BlockRows(b) is undefined.
   void MultiplyBlock(const float* queries, int m, int b, float* out) const;
 
   // out = queries * rows^T, [m, n], any m.

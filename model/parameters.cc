@@ -39,7 +39,8 @@ const std::vector<Model>& Models() {
        "GMF and MLP over a user built from the history (after He et al., WWW "
        "2017; docs/decisions/0003)",
        {
-           {"factors", 200, 2, 2048, true, "width of the history layer and GMF"},
+           {"factors", 200, 2, 2048, true,
+            "width of the history layer and GMF"},
            {"layer1", 128, 2, 1024, true, "first MLP layer"},
            {"layer2", 32, 2, 1024, true, "second MLP layer"},
            {"dropout", 0.5, 0, 0.95, false, "of the input"},
@@ -52,7 +53,8 @@ const std::vector<Model>& Models() {
             "of Adam at the start; falls linearly to a fiftieth"},
            {"mlp_epochs", 12, 1, 10000, true, "of the MLP branch alone"},
            {"mlp_learning_rate", 5e-3, 1e-6, 1, false, "likewise"},
-           {"mlp_items", 256, 1, 100000, true, "drawn a step, shared by its users"},
+           {"mlp_items", 256, 1, 100000, true,
+            "drawn a step, shared by its users"},
            {"mlp_share", 0.15, 0, 1, false, "of the MLP branch in the sum"},
            {"joint_epochs", 2, 0, 10000, true, "of both branches"},
            {"joint_learning_rate", 2e-4, 1e-6, 1, false, "likewise"},
@@ -81,10 +83,10 @@ absl::Status Parameters::Set(absl::string_view name, double value) {
     if (spec.name != name) continue;
     if (!(value >= spec.low && value <= spec.high) ||
         (spec.whole && value != std::floor(value))) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          name, " = ", value, ": expected ",
-          spec.whole ? "a whole number" : "a number", " in [", spec.low, ", ",
-          spec.high, "]"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " = ", value, ": expected ",
+                       spec.whole ? "a whole number" : "a number", " in [",
+                       spec.low, ", ", spec.high, "]"));
     }
     values_[spec.name] = value;
     return absl::OkStatus();

@@ -43,8 +43,8 @@ class Parameters {
   std::map<std::string, double> values_;
 };
 
-// What `nearline-train` can train, with its parameters. Errors: INVALID_ARGUMENT
-// listing the models there are.
+// What `nearline-train` can train, with its parameters. Errors:
+// INVALID_ARGUMENT listing the models there are.
 absl::StatusOr<Parameters> ParametersOf(absl::string_view model);
 const std::vector<std::string>& ModelNames();
 // One line on a model and its source.

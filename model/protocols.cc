@@ -156,12 +156,12 @@ class Laboratory {
 
   absl::Status PrepareStrong() {
     if (!e_.validation_input.empty()) {
-      RETURN_IF_ERROR(ForEachPair(
-          e_.validation_input, e_.validation_target,
-          [&](const auto&, const auto& input, const auto& target) {
-            Append(input, &set_.validation_input);
-            Append(target, &set_.validation_target);
-          }));
+      RETURN_IF_ERROR(
+          ForEachPair(e_.validation_input, e_.validation_target,
+                      [&](const auto&, const auto& input, const auto& target) {
+                        Append(input, &set_.validation_input);
+                        Append(target, &set_.validation_target);
+                      }));
     }
     return ForEachPair(
         e_.test_input, e_.test_target,
@@ -206,8 +206,10 @@ class Laboratory {
 
   absl::StatusOr<std::shared_ptr<Generation>> TrainOne(uint64_t seed) {
     const absl::Time start = absl::Now();
-    TrainOptions options{.seed = seed, .threads = e_.threads,
-                         .device = e_.device, .on_epoch = on_epoch_};
+    TrainOptions options{.seed = seed,
+                         .threads = e_.threads,
+                         .device = e_.device,
+                         .on_epoch = on_epoch_};
     Bundle bundle;
     ASSIGN_OR_RETURN(bundle.tensors,
                      Train(e_.model, set_, parameters_, options));
@@ -264,9 +266,8 @@ class Laboratory {
     std::string out;
     for (size_t i = 0; i < cases_.size(); ++i) {
       const Case& c = cases_[i];
-      const int count = e_.protocol == "sampled"
-                            ? static_cast<int>(c.mask.Count())
-                            : depth;
+      const int count =
+          e_.protocol == "sampled" ? static_cast<int>(c.mask.Count()) : depth;
       const Query query{&c.history, &c.mask, count};
       std::vector<std::vector<ScoredRow>> lists;
       RETURN_IF_ERROR(Recommend(generation, {&query, 1}, options, &lists));

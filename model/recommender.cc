@@ -42,9 +42,8 @@ absl::Status Recommend(const Generation& generation,
   for (const Query& query : queries) {
     histories.push_back(query.history);
     masks.push_back(query.mask);
-    ks.push_back(ranker == nullptr
-                     ? query.count
-                     : std::max(query.count, options.shortlist));
+    ks.push_back(ranker == nullptr ? query.count
+                                   : std::max(query.count, options.shortlist));
   }
   const absl::Time start = absl::Now();
   thread_local std::vector<float> vectors;

@@ -29,8 +29,8 @@ class Encoder {
 class Scanner {
  public:
   virtual ~Scanner() = default;
-  // For query i, the ks[i] best rows under masks[i] by q . m_row + bias_row, best
-  // first; fewer when fewer are eligible. queries is [masks.size(), dim].
+  // For query i, the ks[i] best rows under masks[i] by q . m_row + bias_row,
+  // best first; fewer when fewer are eligible. queries is [masks.size(), dim].
   virtual absl::Status Scan(
       absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
       absl::Span<const int> ks,

@@ -155,8 +155,9 @@ absl::StatusOr<Tensors> Tensors::Parse(absl::string_view file) {
     }
     for (const float v : values) {
       if (!std::isfinite(v)) {
-        return Damaged(absl::StrCat(Quoted(name), " holds a value that is not "
-                                                  "finite"));
+        return Damaged(absl::StrCat(Quoted(name),
+                                    " holds a value that is not "
+                                    "finite"));
       }
     }
     if (entry.begin != entry.end) ranges.emplace_back(entry.begin, entry.end);
@@ -165,8 +166,8 @@ absl::StatusOr<Tensors> Tensors::Parse(absl::string_view file) {
   std::sort(ranges.begin(), ranges.end());
   for (size_t i = 1; i < ranges.size(); ++i) {
     if (ranges[i].first < ranges[i - 1].second) {
-      return Damaged(absl::StrCat("two tensors overlap at byte ",
-                                  ranges[i].first));
+      return Damaged(
+          absl::StrCat("two tensors overlap at byte ", ranges[i].first));
     }
   }
   return tensors;

@@ -23,14 +23,15 @@ struct Tensor {
 };
 
 // The weights of a generation by name. The file is safetensors: eight bytes of
-// header size, a JSON header, the data. The reader takes any order of tensors and
-// no alignment, checks every bound, and refuses overlap and non-finite values.
+// header size, a JSON header, the data. The reader takes any order of tensors
+// and no alignment, checks every bound, and refuses overlap and non-finite
+// values.
 class Tensors {
  public:
   void Add(const std::string& name, std::vector<int64_t> shape,
            std::vector<float> values);
-  // Errors: NOT_FOUND by name; INVALID_ARGUMENT when the shape is another. -1 in
-  // `shape` matches any positive size.
+  // Errors: NOT_FOUND by name; INVALID_ARGUMENT when the shape is another. -1
+  // in `shape` matches any positive size.
   absl::StatusOr<const Tensor*> Get(const std::string& name,
                                     const std::vector<int64_t>& shape) const;
   // The same, moved out.

@@ -35,7 +35,8 @@ void TopK::Shrink() {
                    best_.begin() + static_cast<std::ptrdiff_t>(k_) - 1,
                    best_.end());
   best_.resize(k_);
-  // Just below the k-th, so that a lower row with the same score still comes in.
+  // Just below the k-th, so that a lower row with the same score still comes
+  // in.
   threshold_ = std::nextafter(best_[k_ - 1].score,
                               -std::numeric_limits<float>::infinity());
 }

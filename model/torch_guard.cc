@@ -26,7 +26,8 @@ Bags MakeBags(const features::Interactions& data,
     const auto w = data.WeightsOf(users[i]);
     double squares = 0;
     for (const float x : w) squares += static_cast<double>(x) * x;
-    const auto scale = static_cast<float>(1.0 / std::sqrt(std::max(squares, 1e-12)));
+    const auto scale =
+        static_cast<float>(1.0 / std::sqrt(std::max(squares, 1e-12)));
     offsets.push_back(static_cast<int64_t>(items.size()));
     for (size_t j = 0; j < of_user.size(); ++j) {
       target_users.push_back(static_cast<int64_t>(i));

@@ -14,8 +14,8 @@
 
 namespace nearline::model {
 
-// Runs `f`, which returns a Status or StatusOr. Errors: INTERNAL with LibTorch's
-// message, RESOURCE_EXHAUSTED when memory ran out.
+// Runs `f`, which returns a Status or StatusOr. Errors: INTERNAL with
+// LibTorch's message, RESOURCE_EXHAUSTED when memory ran out.
 template <typename F>
 auto TorchGuard(F&& f) -> decltype(f()) {
   try {
@@ -34,9 +34,8 @@ auto TorchGuard(F&& f) -> decltype(f()) {
 inline Tensor ToPlain(const torch::Tensor& t) {
   const torch::Tensor c =
       t.detach().to(torch::kCPU, torch::kFloat32).contiguous();
-  return {c.sizes().vec(),
-          std::vector<float>(c.data_ptr<float>(),
-                             c.data_ptr<float>() + c.numel())};
+  return {c.sizes().vec(), std::vector<float>(c.data_ptr<float>(),
+                                              c.data_ptr<float>() + c.numel())};
 }
 inline torch::Tensor FromPlain(const Tensor& t) {
   return torch::from_blob(const_cast<float*>(t.values.data()), t.shape,

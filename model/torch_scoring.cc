@@ -26,8 +26,10 @@ class DeviceHistory {
  public:
   DeviceHistory(const ItemTable& table, const Tensor& bias,
                 torch::Device device)
-      : table_(table), rows_(TableOn(table, device)),
-        bias_(FromPlain(bias).to(device)), device_(device) {}
+      : table_(table),
+        rows_(TableOn(table, device)),
+        bias_(FromPlain(bias).to(device)),
+        device_(device) {}
 
   torch::Tensor Apply(absl::Span<const History* const> histories) const {
     std::vector<int64_t> items, offsets;
@@ -37,14 +39,16 @@ class DeviceHistory {
       const History& history = *histories[i];
       offsets.push_back(static_cast<int64_t>(items.size()));
       double squares = 0;
-      for (const float w : history.weights) squares += static_cast<double>(w) * w;
+      for (const float w : history.weights)
+        squares += static_cast<double>(w) * w;
       const auto scale =
           squares > 0 ? static_cast<float>(1 / std::sqrt(squares)) : 0.0f;
       for (size_t j = 0; j < history.rows.size(); ++j) {
         const Row row = history.rows[j];
         const float w = history.weights[j] * scale;
         if (row >= table_.base_rows()) {
-          AddScaled(table_[row], w, table_.dim(), tail.data() + i * table_.dim());
+          AddScaled(table_[row], w, table_.dim(),
+                    tail.data() + i * table_.dim());
           continue;
         }
         items.push_back(row);
@@ -73,7 +77,8 @@ absl::Status ToHost(const torch::Tensor& t, std::vector<float>* out) {
 
 class DeviceEncoder final : public Encoder {
  public:
-  DeviceEncoder(DeviceHistory history, std::vector<torch::Tensor> dense, int dim)
+  DeviceEncoder(DeviceHistory history, std::vector<torch::Tensor> dense,
+                int dim)
       : history_(std::move(history)), dense_(std::move(dense)), dim_(dim) {}
   int dim() const override { return dim_; }
   absl::Status Encode(absl::Span<const History* const> histories,
@@ -99,8 +104,11 @@ class DeviceScanner final : public Scanner {
  public:
   DeviceScanner(const ItemTable& rows, const ItemTable& bias,
                 torch::Device device)
-      : rows_(rows), bias_(bias), matrix_(TableOn(rows, device)),
-        biases_(TableOn(bias, device).squeeze(1)), device_(device) {}
+      : rows_(rows),
+        bias_(bias),
+        matrix_(TableOn(rows, device)),
+        biases_(TableOn(bias, device).squeeze(1)),
+        device_(device) {}
 
   absl::Status Scan(absl::Span<const float> queries,
                     absl::Span<const RowMask* const> masks,
@@ -129,7 +137,8 @@ class DeviceScanner final : public Scanner {
       const int64_t k =
           std::min<int64_t>(n, *std::max_element(ks.begin(), ks.end()));
       const auto top = scores.topk(k);
-      const torch::Tensor values = std::get<0>(top).to(torch::kCPU).contiguous();
+      const torch::Tensor values =
+          std::get<0>(top).to(torch::kCPU).contiguous();
       const torch::Tensor ids = std::get<1>(top).to(torch::kCPU).contiguous();
       best->clear();
       for (int64_t i = 0; i < m; ++i) {
@@ -183,10 +192,12 @@ class DeviceRanker final : public Ranker {
   };
   DeviceRanker(DeviceHistory history, Tables tables,
                std::vector<torch::Tensor> dense, torch::Device device)
-      : history_(std::move(history)), tables_(tables),
+      : history_(std::move(history)),
+        tables_(tables),
         gmf_(TableOn(*tables.gmf, device)),
         bias_(TableOn(*tables.bias, device).squeeze(1)),
-        mlp_(TableOn(*tables.mlp, device)), dense_(std::move(dense)),
+        mlp_(TableOn(*tables.mlp, device)),
+        dense_(std::move(dense)),
         device_(device) {}
 
   absl::Status Score(const History& history, absl::Span<const Row> candidates,
@@ -196,15 +207,16 @@ class DeviceRanker final : public Ranker {
       const History* const one[] = {&history};
       const torch::Tensor h = history_.Apply(one).squeeze(0);
       const torch::Tensor v = Rows(*tables_.gmf, gmf_, candidates);
-      const torch::Tensor c = Rows(*tables_.bias, bias_.unsqueeze(1), candidates);
+      const torch::Tensor c =
+          Rows(*tables_.bias, bias_.unsqueeze(1), candidates);
       const torch::Tensor a = Rows(*tables_.mlp, mlp_, candidates);
       // dense_: U, b, then W, b of every further layer, then w.
       torch::Tensor z = torch::relu(torch::addmv(dense_[1], dense_[0], h) + a);
       for (size_t i = 2; i + 1 < dense_.size(); i += 2) {
         z = torch::relu(torch::linear(z, dense_[i], dense_[i + 1]));
       }
-      return ToHost(torch::mv(v, h) + c.squeeze(1) + torch::mv(z, dense_.back()),
-                    scores);
+      return ToHost(
+          torch::mv(v, h) + c.squeeze(1) + torch::mv(z, dense_.back()), scores);
     });
   }
 
@@ -280,10 +292,10 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   if (manifest.retriever == "mult-vae") {
     const ItemTable* first = load.Table("mult-vae.item.encoder");
     const Tensor* first_bias = load.Plain("mult-vae.encoder.bias");
-    std::vector<torch::Tensor> dense = {
-        load.Weight("mult-vae.mean.weight"), load.Weight("mult-vae.mean.bias"),
-        load.Weight("mult-vae.hidden.weight"),
-        load.Weight("mult-vae.hidden.bias")};
+    std::vector<torch::Tensor> dense = {load.Weight("mult-vae.mean.weight"),
+                                        load.Weight("mult-vae.mean.bias"),
+                                        load.Weight("mult-vae.hidden.weight"),
+                                        load.Weight("mult-vae.hidden.bias")};
     RETURN_IF_ERROR(load.status());
     scoring.encoder = std::make_unique<DeviceEncoder>(
         DeviceHistory(*first, *first_bias, device), std::move(dense),
@@ -318,9 +330,9 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   }
   dense.push_back(load.Weight("neumf.mlp.last"));
   RETURN_IF_ERROR(load.status());
-  scoring.ranker = std::make_unique<DeviceRanker>(
-      DeviceHistory(*first, *first_bias, device), ranked, std::move(dense),
-      device);
+  scoring.ranker =
+      std::make_unique<DeviceRanker>(DeviceHistory(*first, *first_bias, device),
+                                     ranked, std::move(dense), device);
   return scoring;
 }
 

@@ -7,8 +7,9 @@
 
 namespace nearline::model {
 
-// The slots on a LibTorch device: weights and item rows live there, one transfer
-// in and one out a batch. What came after training is scored on the CPU.
+// The slots on a LibTorch device: weights and item rows live there, one
+// transfer in and one out a batch. What came after training is scored on the
+// CPU.
 ScoringFactory TorchScoring(const std::string& device);
 
 }  // namespace nearline::model

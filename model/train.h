@@ -23,7 +23,7 @@ struct EpochReport {
 using OnEpoch = std::function<void(const EpochReport&)>;
 
 struct TrainingSet {
-  int64_t items = 0;              // rows; the ids in what follows are below it
+  int64_t items = 0;  // rows; the ids in what follows are below it
   features::Interactions train;
   // For early stopping; user i of `input` is user i of `target`. May be empty:
   // then all epochs are run.

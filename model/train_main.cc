@@ -1,4 +1,5 @@
-// nearline-train: trains and evaluates models, by hand or as the server's child.
+// nearline-train: trains and evaluates models, by hand or as the server's
+// child.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <iostream>
@@ -80,12 +81,11 @@ int RunEvaluate(EvaluateFlags flags) {
   if (!metrics.ok()) return Fail(metrics.status());
   e.metrics = *std::move(metrics);
   ProgressBar bar("Training");
-  const auto result =
-      RunExperiment(e, *parameters, [&](const EpochReport& r) {
-        bar.Update(static_cast<double>(r.epoch) / r.epochs,
-                   absl::StrFormat("%s, epoch %d, loss %.3f, NDCG@100 %.4f",
-                                   r.phase, r.epoch, r.loss, r.metric));
-      });
+  const auto result = RunExperiment(e, *parameters, [&](const EpochReport& r) {
+    bar.Update(static_cast<double>(r.epoch) / r.epochs,
+               absl::StrFormat("%s, epoch %d, loss %.3f, NDCG@100 %.4f",
+                               r.phase, r.epoch, r.loss, r.metric));
+  });
   if (!result.ok()) return Fail(result.status());
   bar.Finish(absl::StrFormat("%d users tested, %d items", result->users,
                              result->items));

@@ -30,21 +30,19 @@ struct MultVae : torch::nn::Module {
     encoder_bias = add("encoder_bias", "mult-vae.encoder.bias", small(hidden));
     mean = add("mean", "mult-vae.mean.weight", xavier(latent, hidden));
     mean_bias = add("mean_bias", "mult-vae.mean.bias", small(latent));
-    log_variance =
-        add("log_variance", "mult-vae.train.log_variance.weight",
-            xavier(latent, hidden));
+    log_variance = add("log_variance", "mult-vae.train.log_variance.weight",
+                       xavier(latent, hidden));
     log_variance_bias = add("log_variance_bias",
                             "mult-vae.train.log_variance.bias", small(latent));
     hidden_weight =
         add("hidden", "mult-vae.hidden.weight", xavier(hidden, latent));
     hidden_bias = add("hidden_bias", "mult-vae.hidden.bias", small(hidden));
     decoder = add("decoder", "mult-vae.item.decoder", xavier(items, hidden));
-    decoder_bias =
-        register_parameter("decoder_bias",
-                           WarmOr(warm, "mult-vae.item.bias",
-                                  small(items).unsqueeze(1))
-                               .squeeze(1)
-                               .clone());
+    decoder_bias = register_parameter(
+        "decoder_bias",
+        WarmOr(warm, "mult-vae.item.bias", small(items).unsqueeze(1))
+            .squeeze(1)
+            .clone());
   }
 
   // Logits [users, items]; `kl` [users] is set in training.
@@ -58,8 +56,8 @@ struct MultVae : torch::nn::Module {
     const torch::Tensor mu = torch::linear(h, mean, mean_bias);
     torch::Tensor z = mu;
     if (kl != nullptr) {
-      const torch::Tensor lv = torch::linear(h, log_variance,
-                                             log_variance_bias);
+      const torch::Tensor lv =
+          torch::linear(h, log_variance, log_variance_bias);
       const torch::Tensor noise =
           torch::randn(mu.sizes(), *generator).to(mu.device());
       z = mu + noise * torch::exp(0.5 * lv);
@@ -93,7 +91,10 @@ class Trainer {
  public:
   Trainer(const TrainingSet& set, const Parameters& p,
           const TrainOptions& options)
-      : set_(set), p_(p), options_(options), device_(options.device),
+      : set_(set),
+        p_(p),
+        options_(options),
+        device_(options.device),
         generator_(at::detail::createCPUGenerator(options.seed)),
         model_(set.items, p.Int("hidden"), p.Int("latent"), options.warm_start,
                &generator_) {
@@ -101,10 +102,9 @@ class Trainer {
   }
 
   Tensors Run() {
-    torch::optim::Adam adam(
-        model_.parameters(),
-        torch::optim::AdamOptions(p_["learning_rate"])
-            .weight_decay(p_["weight_decay"]));
+    torch::optim::Adam adam(model_.parameters(),
+                            torch::optim::AdamOptions(p_["learning_rate"])
+                                .weight_decay(p_["weight_decay"]));
     // A warm start knows its way; a third of the epochs keep it fresh.
     const bool warm = options_.warm_start != nullptr;
     const int epochs =
@@ -115,8 +115,7 @@ class Trainer {
     double best_metric = -1;
     int best_epoch = 0;
     for (int epoch = 1; epoch <= epochs; ++epoch) {
-      EpochReport report{.phase = "mult-vae", .epoch = epoch,
-                         .epochs = epochs};
+      EpochReport report{.phase = "mult-vae", .epoch = epoch, .epochs = epochs};
       report.loss = RunEpoch(&adam);
       report.metric = Validate();
       if (options_.on_epoch) options_.on_epoch(report);
@@ -154,10 +153,10 @@ class Trainer {
       const std::vector<int64_t> users(
           order.begin() + static_cast<std::ptrdiff_t>(first),
           order.begin() + static_cast<std::ptrdiff_t>(first + count));
-      SetRate(adam, rate_ * std::max(0.02, 1 - static_cast<double>(step_) /
-                                                   steps_));
-      const Bags bags = MakeBags(set_.train, users, p_["dropout"], &generator_,
-                                 device_);
+      SetRate(adam,
+              rate_ * std::max(0.02, 1 - static_cast<double>(step_) / steps_));
+      const Bags bags =
+          MakeBags(set_.train, users, p_["dropout"], &generator_, device_);
       torch::Tensor kl;
       const torch::Tensor log_p =
           torch::log_softmax(model_.Forward(bags, &generator_, &kl), 1);

@@ -75,9 +75,8 @@ struct NeuMf : torch::nn::Module {
   torch::Tensor Mlp(const torch::Tensor& h, const torch::Tensor& items) {
     const int64_t users = h.size(0), n = items.size(0);
     const torch::Tensor a = torch::linear(h, user, user_bias).unsqueeze(1);
-    torch::Tensor z =
-        torch::relu(a + mlp.index_select(0, items).unsqueeze(0))
-            .reshape({users * n, -1});
+    torch::Tensor z = torch::relu(a + mlp.index_select(0, items).unsqueeze(0))
+                          .reshape({users * n, -1});
     z = torch::relu(torch::linear(z, weight2, bias2));
     return torch::mv(z, last).reshape({users, n});
   }
@@ -97,15 +96,18 @@ struct NeuMf : torch::nn::Module {
     return out;
   }
 
-  torch::Tensor history, history_bias, gmf, bias, user, user_bias, mlp,
-      weight2, bias2, last;
+  torch::Tensor history, history_bias, gmf, bias, user, user_bias, mlp, weight2,
+      bias2, last;
 };
 
 class Trainer {
  public:
   Trainer(const TrainingSet& set, const Parameters& p,
           const TrainOptions& options)
-      : set_(set), p_(p), options_(options), device_(options.device),
+      : set_(set),
+        p_(p),
+        options_(options),
+        device_(options.device),
         generator_(at::detail::createCPUGenerator(options.seed)),
         model_(set.items, p, options.warm_start, &generator_) {
     model_.to(device_);
@@ -166,22 +168,22 @@ class Trainer {
   };
 
   void RunPhase(const Phase& phase) {
-    torch::optim::Adam adam(phase.parameters,
-                            torch::optim::AdamOptions(phase.rate)
-                                .weight_decay(p_["weight_decay"]));
+    torch::optim::Adam adam(
+        phase.parameters,
+        torch::optim::AdamOptions(phase.rate).weight_decay(p_["weight_decay"]));
     const size_t users = static_cast<size_t>(set_.train.users());
     const size_t steps_an_epoch = (users + phase.batch - 1) / phase.batch;
-    const auto steps = static_cast<double>(phase.epochs) *
-                       static_cast<double>(steps_an_epoch);
+    const auto steps =
+        static_cast<double>(phase.epochs) * static_cast<double>(steps_an_epoch);
     int64_t step = 0;
     for (int epoch = 1; epoch <= phase.epochs; ++epoch) {
       const std::vector<int64_t> order =
           Shuffled(set_.train.users(), &generator_);
       double total = 0;
       for (size_t first = 0; first < users; first += phase.batch) {
-        SetRate(&adam, phase.rate *
-                           std::max(0.02, 1 - static_cast<double>(step++) /
-                                                  steps));
+        SetRate(&adam,
+                phase.rate *
+                    std::max(0.02, 1 - static_cast<double>(step++) / steps));
         const size_t count = std::min(phase.batch, users - first);
         const std::vector<int64_t> batch(
             order.begin() + static_cast<std::ptrdiff_t>(first),

@@ -27,7 +27,8 @@ void SetDuration(absl::Duration d, google::protobuf::Duration* out) {
 class Exporter : public std::enable_shared_from_this<Exporter> {
  public:
   Exporter(const Parts& parts, std::shared_ptr<StreamWriter> writer)
-      : parts_(parts), writer_(std::move(writer)),
+      : parts_(parts),
+        writer_(std::move(writer)),
         newest_(parts.store->sequence()) {}
 
   void Next() {
@@ -67,9 +68,8 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
         stage_ = kEvents;
         return absl::OkStatus();
       }
-      ASSIGN_OR_RETURN(const auto users,
-                       parts_.store->ListUsers(next_user_, kChunk,
-                                               &next_user_));
+      ASSIGN_OR_RETURN(const auto users, parts_.store->ListUsers(
+                                             next_user_, kChunk, &next_user_));
       for (const features::User& user : users) {
         api::User* const to = chunk->add_users();
         to->set_id(user.id);
@@ -77,9 +77,9 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
       }
       *filled = !users.empty();
     } else {
-      ASSIGN_OR_RETURN(const auto events,
-                       parts_.store->ReadEvents(event_user_, event_sequence_,
-                                                kChunk));
+      ASSIGN_OR_RETURN(
+          const auto events,
+          parts_.store->ReadEvents(event_user_, event_sequence_, kChunk));
       if (events.empty()) {
         stage_ = kDone;
         return absl::OkStatus();
@@ -102,8 +102,7 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
       if (event_user_id_.empty() || event.sequence > newest_) continue;
       const auto catalogue = parts_.store->ReadCatalogue();
       ToApi(event, event_user_id_, (*catalogue)[event.item].id,
-            parts_.store->event_types()[event.type].name,
-            chunk->add_events());
+            parts_.store->event_types()[event.type].name, chunk->add_events());
     }
   }
 

@@ -18,8 +18,8 @@ struct BatcherOptions {
 };
 
 // Micro-batches without threads and without waiting: a caller that finds no
-// leader leads, running batches until the queue is empty; others leave their job
-// and go. Alone, a job runs at once; under load, batches fill while the one
+// leader leads, running batches until the queue is empty; others leave their
+// job and go. Alone, a job runs at once; under load, batches fill while the one
 // before runs. Thread-safe.
 template <typename Job>
 class Batcher {

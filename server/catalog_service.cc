@@ -14,8 +14,8 @@ using grpc::CallbackServerContext;
 using grpc::ServerUnaryReactor;
 using Raw = api::CatalogService;
 using Base = Raw::WithRawCallbackMethod_UpsertItems<
-    Raw::WithRawCallbackMethod_DeleteItems<Raw::WithRawCallbackMethod_GetItem<
-        Raw::WithRawCallbackMethod_ListItems<
+    Raw::WithRawCallbackMethod_DeleteItems<
+        Raw::WithRawCallbackMethod_GetItem<Raw::WithRawCallbackMethod_ListItems<
             Raw::WithRawCallbackMethod_UpsertUsers<
                 Raw::WithRawCallbackMethod_GetUser<
                     Raw::WithRawCallbackMethod_ListUsers<
@@ -77,16 +77,17 @@ class Service final : public Base {
             checked = CheckId(absl::StrCat("items[", i, "]"), ids[i]);
           }
           if (!checked.ok()) return call->Finish(checked);
-          Submit(features::DeleteItems{
-                     .ids = {ids.begin(), ids.end()},
-                     .done =
-                         [call](absl::StatusOr<int64_t> deleted) {
-                           if (deleted.ok()) {
-                             call->response().set_deleted(*deleted);
-                           }
-                           call->Finish(deleted.status());
-                         }},
-                 call);
+          Submit(
+              features::DeleteItems{
+                  .ids = {ids.begin(), ids.end()},
+                  .done =
+                      [call](absl::StatusOr<int64_t> deleted) {
+                        if (deleted.ok()) {
+                          call->response().set_deleted(*deleted);
+                        }
+                        call->Finish(deleted.status());
+                      }},
+              call);
         });
   }
 
@@ -98,30 +99,29 @@ class Service final : public Base {
         parts_.rpc, "DeleteUser", context, in, out, [this](Call::Ptr call) {
           const absl::Status checked = CheckId("user", call->request().user());
           if (!checked.ok()) return call->Finish(checked);
-          Submit(features::DeleteUser{
-                     .id = call->request().user(),
-                     .done =
-                         [call](absl::StatusOr<int64_t> events) {
-                           if (events.ok()) call->response().set_events(*events);
-                           call->Finish(events.status());
-                         }},
-                 call);
+          Submit(
+              features::DeleteUser{.id = call->request().user(),
+                                   .done =
+                                       [call](absl::StatusOr<int64_t> events) {
+                                         if (events.ok())
+                                           call->response().set_events(*events);
+                                         call->Finish(events.status());
+                                       }},
+              call);
         });
   }
 
   ServerUnaryReactor* GetItem(CallbackServerContext* context,
                               const ByteBuffer* in, ByteBuffer* out) override {
     return Simple<api::GetItemRequest, api::Item>(
-        "GetItem", context, in, out, [this](const auto& request, auto* item) {
-          return Get(request, item);
-        });
+        "GetItem", context, in, out,
+        [this](const auto& request, auto* item) { return Get(request, item); });
   }
   ServerUnaryReactor* GetUser(CallbackServerContext* context,
                               const ByteBuffer* in, ByteBuffer* out) override {
     return Simple<api::GetUserRequest, api::User>(
-        "GetUser", context, in, out, [this](const auto& request, auto* user) {
-          return Get(request, user);
-        });
+        "GetUser", context, in, out,
+        [this](const auto& request, auto* user) { return Get(request, user); });
   }
   ServerUnaryReactor* ListItems(CallbackServerContext* context,
                                 const ByteBuffer* in,
@@ -217,9 +217,9 @@ class Service final : public Base {
   absl::Status List(const api::ListItemsRequest& request,
                     api::ListItemsResponse* response) {
     ASSIGN_OR_RETURN(const int count, CheckCount(request.count(), 100));
-    ASSIGN_OR_RETURN(const std::string after,
-                     ReadListToken(request.page_token(), "items",
-                                   parts_.store->secret()));
+    ASSIGN_OR_RETURN(
+        const std::string after,
+        ReadListToken(request.page_token(), "items", parts_.store->secret()));
     const auto catalogue = parts_.store->ReadCatalogue();
     auto items = catalogue->ListAfter(after, count + 1);
     const bool more = static_cast<int>(items.size()) > count;
@@ -230,9 +230,8 @@ class Service final : public Base {
       ToApi((*catalogue)[ordinal].attributes, item->mutable_attributes());
     }
     if (more) {
-      response->set_next_page_token(
-          WriteListToken("items", (*catalogue)[items.back()].id,
-                         parts_.store->secret()));
+      response->set_next_page_token(WriteListToken(
+          "items", (*catalogue)[items.back()].id, parts_.store->secret()));
     }
     return absl::OkStatus();
   }
@@ -243,18 +242,17 @@ class Service final : public Base {
     ASSIGN_OR_RETURN(const uint64_t from,
                      NumberAt(request.page_token(), "users", 0));
     features::Ordinal next = features::kNoOrdinal;
-    ASSIGN_OR_RETURN(
-        const std::vector<features::User> users,
-        parts_.store->ListUsers(static_cast<features::Ordinal>(from), count,
-                                &next));
+    ASSIGN_OR_RETURN(const std::vector<features::User> users,
+                     parts_.store->ListUsers(
+                         static_cast<features::Ordinal>(from), count, &next));
     for (const features::User& user : users) {
       api::User* const to = response->add_users();
       to->set_id(user.id);
       ToApi(user.attributes, to->mutable_attributes());
     }
     if (next != features::kNoOrdinal) {
-      response->set_next_page_token(WriteListToken(
-          "users", absl::StrCat(next), parts_.store->secret()));
+      response->set_next_page_token(
+          WriteListToken("users", absl::StrCat(next), parts_.store->secret()));
     }
     return absl::OkStatus();
   }
@@ -263,18 +261,17 @@ class Service final : public Base {
                        api::GetHistoryResponse* response) {
     RETURN_IF_ERROR(CheckId("user", request.user()));
     ASSIGN_OR_RETURN(const int count, CheckCount(request.count(), 100));
-    ASSIGN_OR_RETURN(const uint64_t before,
-                     NumberAt(request.page_token(),
-                              absl::StrCat("history/", request.user()),
-                              ~uint64_t{0}));
+    ASSIGN_OR_RETURN(
+        const uint64_t before,
+        NumberAt(request.page_token(), absl::StrCat("history/", request.user()),
+                 ~uint64_t{0}));
     ASSIGN_OR_RETURN(
         const std::vector<features::Event> events,
         parts_.store->GetHistory(request.user(), before, count + 1));
     const auto catalogue = parts_.store->ReadCatalogue();
     for (const features::Event& event : events) {
       if (response->events_size() == count) {
-        const uint64_t last =
-            events[static_cast<size_t>(count) - 1].sequence;
+        const uint64_t last = events[static_cast<size_t>(count) - 1].sequence;
         response->set_next_page_token(
             WriteListToken(absl::StrCat("history/", request.user()),
                            absl::StrCat(last), parts_.store->secret()));

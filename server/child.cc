@@ -94,7 +94,8 @@ class Watchdog {
       last_alive_ = now;
     }
     if (now - sampled_ > absl::Seconds(30)) {
-      // Runnable, yet nearly never run: the idle class starves on a busy machine.
+      // Runnable, yet nearly never run: the idle class starves on a busy
+      // machine.
       if (state.state == 'R' && state.cpu - cpu_at_sample_ < absl::Seconds(1)) {
         sched_param param{};
         sched_setscheduler(pid_, SCHED_BATCH, &param);

@@ -23,10 +23,10 @@ struct ChildOptions {
   std::function<bool()> stop;
 };
 
-// Runs a program at idle priority, for processor and disk, in a process that dies
-// with this one, and calls `on_line` with every line of its standard output.
-// Returns when it has ended. Errors: ABORTED when it was stopped, crashed, hung
-// or exited with another code than 0, in words for an operator.
+// Runs a program at idle priority, for processor and disk, in a process that
+// dies with this one, and calls `on_line` with every line of its standard
+// output. Returns when it has ended. Errors: ABORTED when it was stopped,
+// crashed, hung or exited with another code than 0, in words for an operator.
 absl::Status RunChild(const ChildOptions& options,
                       const std::function<void(const std::string&)>& on_line);
 

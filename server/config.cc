@@ -117,16 +117,16 @@ ConfigField Text(std::string path, std::string* value, std::string range,
 ConfigField Choice(std::string path, std::string* value,
                    std::vector<std::string> choices, std::string what) {
   std::string range = absl::StrCat("one of ", absl::StrJoin(choices, ", "));
-  return {std::move(path), range, std::move(what),
-          [=](const std::string& text) {
-            if (std::find(choices.begin(), choices.end(), text) ==
-                choices.end()) {
-              return Bad(text, range);
-            }
-            *value = text;
-            return absl::OkStatus();
-          },
-          [=] { return *value; }};
+  return {
+      std::move(path), range, std::move(what),
+      [=](const std::string& text) {
+        if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
+          return Bad(text, range);
+        }
+        *value = text;
+        return absl::OkStatus();
+      },
+      [=] { return *value; }};
 }
 
 ConfigField Device(Config* c) {
@@ -160,8 +160,8 @@ std::vector<ConfigField> FieldsOf(Config* c) {
       Text("data_dir", &c->data_dir, "a folder",
            "holds the store and the generations; made if absent"),
       Device(c),
-      Choice("log.level", &c->log.level,
-             {"debug", "info", "warning", "error"}, "what is logged"),
+      Choice("log.level", &c->log.level, {"debug", "info", "warning", "error"},
+             "what is logged"),
       Choice("log.format", &c->log.format, {"text", "json"},
              "a line for people, or an object for machines"),
       Mebibytes("store.hot_profiles_mb", &s.hot_profile_bytes, 1, 1 << 20,
@@ -180,8 +180,9 @@ std::vector<ConfigField> FieldsOf(Config* c) {
             "events waiting for the disk; beyond, feedback is refused"),
       Flag("store.reject_unknown_items", &s.reject_unknown_items,
            "refuse events on items that are not in the catalogue"),
-      Whole("store.established_after", &s.established_after, 0, 100,
-            "users after whose events an item nobody listed is shown; 0: never"),
+      Whole(
+          "store.established_after", &s.established_after, 0, 100,
+          "users after whose events an item nobody listed is shown; 0: never"),
       Duration("store.popularity_half_life", &s.popularity_half_life,
                absl::Hours(1), 10 * kYear, "after which an event counts half"),
       Whole("profile.max_history", &s.profile.max_history, 1, 10'000,
@@ -248,8 +249,8 @@ namespace {
 
 absl::Status At(const std::string& name, const YAML::Node& node,
                 const std::string& path, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      name, ":", node.Mark().line + 1, ": ", path, ": ", what));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ":", node.Mark().line + 1, ": ", path, ": ", what));
 }
 
 class YamlReader {
@@ -328,8 +329,8 @@ class YamlReader {
                     "no such key; there are name, weight, seen, negative, "
                     "value, positive_from");
         }
-        const absl::Status status = field->set(
-            child.second.IsScalar() ? child.second.Scalar() : "");
+        const absl::Status status =
+            field->set(child.second.IsScalar() ? child.second.Scalar() : "");
         if (!status.ok()) {
           return At(name_, child.second, path, status.message());
         }
@@ -340,8 +341,7 @@ class YamlReader {
                                            : kIgnored;
       config_.store.event_types.push_back(std::move(type));
     }
-    const auto types =
-        features::EventTypes::Create(config_.store.event_types);
+    const auto types = features::EventTypes::Create(config_.store.event_types);
     if (!types.ok()) {
       return At(name_, node, "event_types", types.status().message());
     }
@@ -365,8 +365,7 @@ class YamlReader {
       for (const auto& entry : model.second) {
         const std::string key = entry.first.Scalar();
         const absl::Status status = parameters->SetText(absl::StrCat(
-            key, "=",
-            entry.second.IsScalar() ? entry.second.Scalar() : ""));
+            key, "=", entry.second.IsScalar() ? entry.second.Scalar() : ""));
         if (!status.ok()) {
           return At(name_, entry.first, path, status.message());
         }
@@ -438,7 +437,8 @@ std::string DescribeConfig() {
   Config config;
   std::string out =
       "# Every key with its default. Any of them can be overridden by an\n"
-      "# environment variable: serving.shortlist by NEARLINE_SERVING_SHORTLIST.\n";
+      "# environment variable: serving.shortlist by "
+      "NEARLINE_SERVING_SHORTLIST.\n";
   std::string section;
   for (const ConfigField& field : FieldsOf(&config)) {
     const std::vector<std::string> parts = absl::StrSplit(field.path, '.');
@@ -448,9 +448,9 @@ std::string DescribeConfig() {
     }
     const std::string indent = parts.size() == 2 ? "  " : "";
     const std::string value = field.get();
-    out += absl::StrCat(indent, "# ", field.what, ". ", field.range, ".\n",
-                        indent, parts.back(), ": ",
-                        value.empty() ? "\"\"" : value, "\n");
+    out +=
+        absl::StrCat(indent, "# ", field.what, ". ", field.range, ".\n", indent,
+                     parts.back(), ": ", value.empty() ? "\"\"" : value, "\n");
   }
   out +=
       "  # Of models, as `nearline-train models` lists them.\n"

@@ -32,8 +32,8 @@ absl::Status CheckAttributeName(absl::string_view field,
   return Invalid(field, Quoted(name), "an attribute name of 1 to 64 bytes");
 }
 
-absl::StatusOr<features::Attribute> ConvertAttribute(
-    const api::Attribute& in, absl::string_view field) {
+absl::StatusOr<features::Attribute> ConvertAttribute(const api::Attribute& in,
+                                                     absl::string_view field) {
   constexpr size_t kMaxText = 64 * 1024;
   switch (in.kind_case()) {
     case api::Attribute::kText:
@@ -85,12 +85,11 @@ absl::StatusOr<features::Attributes> ConvertAttributes(
   return out;
 }
 
-absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in,
-                                               int depth, int* nodes) {
+absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in, int depth,
+                                               int* nodes) {
   using Kind = features::Filter::Kind;
   if (depth > kMaxFilterDepth || ++*nodes > kMaxFilterNodes) {
-    return Invalid("filter",
-                   depth > kMaxFilterDepth ? "too deep" : "too large",
+    return Invalid("filter", depth > kMaxFilterDepth ? "too deep" : "too large",
                    absl::StrCat("at most ", kMaxFilterDepth, " levels and ",
                                 kMaxFilterNodes, " nodes"));
   }
@@ -176,6 +175,7 @@ absl::StatusOr<features::NewEvent> ConvertEvent(const api::Event& in,
                            .type = in.type(),
                            .value = in.value(),
                            .time_micros = absl::ToUnixMicros(now),
+                           .time_given = in.has_time(),
                            .event_id = in.event_id(),
                            .request_id = in.request_id(),
                            .position = in.has_position() ? in.position() : -1,
@@ -300,9 +300,8 @@ absl::StatusOr<std::vector<features::NewEvent>> FromApi(
   events.reserve(static_cast<size_t>(request.events_size()));
   for (int i = 0; i < request.events_size(); ++i) {
     const std::string field = absl::StrCat("events[", i, "]");
-    ASSIGN_OR_RETURN(
-        features::NewEvent event,
-        ConvertEvent(request.events(i), field, now, max_future));
+    ASSIGN_OR_RETURN(features::NewEvent event,
+                     ConvertEvent(request.events(i), field, now, max_future));
     if (request.historical() && event.event_id.empty()) {
       return Invalid(field + ".event_id", "\"\"",
                      "an id: historical events need one");
@@ -340,11 +339,10 @@ void ToApi(const RecommendAnswer& answer, const std::string& log_id,
   response->set_request_id(request_id);
   response->set_generation(answer.generation);
   response->set_consistency_token(ConsistencyToken(log_id, answer.sequence));
-  response->set_served_by(answer.served_by == ServedBy::kRanked
-                              ? api::SERVED_BY_RANKED
-                          : answer.served_by == ServedBy::kShortlist
-                              ? api::SERVED_BY_SHORTLIST
-                              : api::SERVED_BY_POPULAR);
+  response->set_served_by(
+      answer.served_by == ServedBy::kRanked      ? api::SERVED_BY_RANKED
+      : answer.served_by == ServedBy::kShortlist ? api::SERVED_BY_SHORTLIST
+                                                 : api::SERVED_BY_POPULAR);
   response->set_degraded_reason(answer.degraded_reason);
 }
 

@@ -39,8 +39,8 @@ void Answer(const features::AppendResult& result, const std::string& log_id,
 // Checks a request and hands it to the store; `done` gets the answer.
 void Submit(const Parts& parts, const api::FeedbackRequest& request,
             features::Done<api::FeedbackResponse> done) {
-  auto events = FromApi(request, parts.clock->Now(),
-                        parts.config->limits.max_future);
+  auto events =
+      FromApi(request, parts.clock->Now(), parts.config->limits.max_future);
   if (!events.ok()) return done(events.status());
   const bool partial = request.partial();
   const absl::Status submitted = parts.store->Submit(features::Append{
@@ -135,12 +135,12 @@ class Service final : public Base {
           if (!refs.ok()) return call->Finish(refs.status());
           const absl::Status submitted = parts_.store->Submit(features::Retract{
               .refs = *std::move(refs),
-              .done = [this, call](
-                          absl::StatusOr<features::RetractResult> result) {
+              .done = [this,
+                       call](absl::StatusOr<features::RetractResult> result) {
                 if (!result.ok()) return call->Finish(result.status());
                 call->response().set_retracted(result->retracted);
-                call->response().set_consistency_token(ConsistencyToken(
-                    parts_.store->log_id(), result->sequence));
+                call->response().set_consistency_token(
+                    ConsistencyToken(parts_.store->log_id(), result->sequence));
                 call->Finish(absl::OkStatus());
               }});
           if (!submitted.ok()) call->Finish(submitted);
@@ -151,16 +151,17 @@ class Service final : public Base {
   static absl::StatusOr<std::vector<features::Retract::Ref>> Refs(
       const api::RetractEventsRequest& request) {
     if (request.events_size() == 0) {
-      return absl::InvalidArgumentError("events = nothing: expected 1 to 10000");
+      return absl::InvalidArgumentError(
+          "events = nothing: expected 1 to 10000");
     }
     RETURN_IF_ERROR(CheckSize("events", request.events_size(), kMaxBatch));
     std::vector<features::Retract::Ref> refs;
     for (int i = 0; i < request.events_size(); ++i) {
       const auto& ref = request.events(i);
-      RETURN_IF_ERROR(CheckId(absl::StrCat("events[", i, "].user"),
-                              ref.user()));
-      RETURN_IF_ERROR(CheckId(absl::StrCat("events[", i, "].event_id"),
-                              ref.event_id()));
+      RETURN_IF_ERROR(
+          CheckId(absl::StrCat("events[", i, "].user"), ref.user()));
+      RETURN_IF_ERROR(
+          CheckId(absl::StrCat("events[", i, "].event_id"), ref.event_id()));
       refs.push_back({ref.user(), ref.event_id()});
     }
     return refs;

@@ -1,8 +1,8 @@
 // nearline-server: serves; trains in a child process.
-#include <CLI/CLI.hpp>
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdlib>
 #include <iostream>
@@ -32,7 +32,8 @@ int Fail(const absl::Status& status) {
 int Main(int argc, char** argv) {
   CLI::App app(
       "Serves recommendations that learn while they are served.\n"
-      "Clients speak gRPC (see `nearline --help`); Prometheus scrapes /metrics.",
+      "Clients speak gRPC (see `nearline --help`); Prometheus scrapes "
+      "/metrics.",
       "nearline-server");
   std::string path;
   bool check = false, describe = false;

@@ -17,11 +17,23 @@ namespace {
 using prometheus::BuildCounter;
 using prometheus::BuildHistogram;
 
-constexpr std::array<const char*, 17> kCodes = {
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED",
-    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"};
+constexpr std::array<const char*, 17> kCodes = {"OK",
+                                                "CANCELLED",
+                                                "UNKNOWN",
+                                                "INVALID_ARGUMENT",
+                                                "DEADLINE_EXCEEDED",
+                                                "NOT_FOUND",
+                                                "ALREADY_EXISTS",
+                                                "PERMISSION_DENIED",
+                                                "RESOURCE_EXHAUSTED",
+                                                "FAILED_PRECONDITION",
+                                                "ABORTED",
+                                                "OUT_OF_RANGE",
+                                                "UNIMPLEMENTED",
+                                                "INTERNAL",
+                                                "UNAVAILABLE",
+                                                "DATA_LOSS",
+                                                "UNAUTHENTICATED"};
 
 const prometheus::Histogram::BucketBoundaries& Seconds() {
   static const prometheus::Histogram::BucketBoundaries bounds = {
@@ -96,12 +108,13 @@ Metrics::Metrics()
                          .Name("nearline_stage_seconds_total")
                          .Help("Time spent in the stages of recommending.")
                          .Register(*registry_)),
-      batch_size_(BuildHistogram()
-                      .Name("nearline_batch_requests")
-                      .Help("Requests computed together.")
-                      .Register(*registry_)
-                      .Add({}, prometheus::Histogram::BucketBoundaries{
-                                   1, 2, 4, 8, 16, 32, 64, 128})),
+      batch_size_(
+          BuildHistogram()
+              .Name("nearline_batch_requests")
+              .Help("Requests computed together.")
+              .Register(*registry_)
+              .Add({}, prometheus::Histogram::BucketBoundaries{1, 2, 4, 8, 16,
+                                                               32, 64, 128})),
       dropped_(BuildCounter()
                    .Name("nearline_dropped_requests_total")
                    .Help("Requests whose deadline had passed or whose caller "
@@ -116,6 +129,9 @@ Metrics::Metrics()
   for (size_t i = 0; i < 3; ++i) {
     served_[i] = &answers_.Add({{"served_by", served[i]}});
     events_[i] = &feedback_.Add({{"result", events[i]}});
+  }
+  for (const char* reason : {"no_generation", "no_history", "overload"}) {
+    degraded_.Add({{"reason", reason}});
   }
 }
 
@@ -156,9 +172,9 @@ absl::Status Metrics::Expose(const std::string& address) {
     http_ = std::make_unique<HttpServer>(this, address.substr(0, colon), port);
     if (http_->bound()) return absl::OkStatus();
   }
-  return absl::UnavailableError(absl::StrCat(
-      "cannot serve metrics on ", Quoted(address),
-      ". Set metrics_listen to a free host:port, or to \"\""));
+  return absl::UnavailableError(
+      absl::StrCat("cannot serve metrics on ", Quoted(address),
+                   ". Set metrics_listen to a free host:port, or to \"\""));
 }
 
 void Metrics::set_reader(Reader reader) { readings_->set(std::move(reader)); }
@@ -182,8 +198,8 @@ void Metrics::OnRpc(const std::string& method, int code, absl::Duration took) {
   if (counter == nullptr) {
     counter = &requests_.Add(
         {{"method", method},
-         {"code", kCodes[static_cast<size_t>(code < 0 || code > 16 ? 2
-                                                                   : code)]}});
+         {"code",
+          kCodes[static_cast<size_t>(code < 0 || code > 16 ? 2 : code)]}});
     slot.store(counter, std::memory_order_release);
   }
   counter->Increment();

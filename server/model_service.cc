@@ -53,9 +53,8 @@ class Service final : public Base {
     }
     // A weak pointer: a watcher must not keep a finished stream alive.
     const auto watch = parts_.retrainer->Watch(
-        request.run_id(),
-        [this, weak = std::weak_ptr<StreamWriter>(writer)](
-            const RunStatus& run) {
+        request.run_id(), [this, weak = std::weak_ptr<StreamWriter>(writer)](
+                              const RunStatus& run) {
           const auto w = weak.lock();
           if (w == nullptr) return;
           api::RunProgress progress;
@@ -66,10 +65,10 @@ class Service final : public Base {
     if (!watch.ok()) {
       writer->Close(watch.status());
     } else {
-      writer->set_callbacks({.on_done = [retrainer = parts_.retrainer,
-                                         id = *watch] {
-        retrainer->Unwatch(id);
-      }});
+      writer->set_callbacks(
+          {.on_done = [retrainer = parts_.retrainer, id = *watch] {
+            retrainer->Unwatch(id);
+          }});
     }
     return writer.get();
   }
@@ -97,11 +96,11 @@ class Service final : public Base {
   ServerUnaryReactor* Rollback(CallbackServerContext* context,
                                const ByteBuffer* in, ByteBuffer* out) override {
     using Call = UnaryCall<api::RollbackRequest, api::RollbackResponse>;
-    return Call::Start(parts_.rpc, "Rollback", context, in, out,
-                       [this](Call::Ptr call) {
-                         call->Finish(RollBack(call->request().generation(),
-                                               &call->response()));
-                       });
+    return Call::Start(
+        parts_.rpc, "Rollback", context, in, out, [this](Call::Ptr call) {
+          call->Finish(
+              RollBack(call->request().generation(), &call->response()));
+        });
   }
 
  private:
@@ -113,8 +112,7 @@ class Service final : public Base {
       return m.accepted && current != nullptr &&
              m.created_micros < current->manifest().created_micros;
     };
-    const auto found =
-        std::find_if(manifests.begin(), manifests.end(), named);
+    const auto found = std::find_if(manifests.begin(), manifests.end(), named);
     if (found == manifests.end()) {
       return absl::NotFoundError(
           id.empty() ? "there is no earlier accepted generation"
@@ -122,8 +120,8 @@ class Service final : public Base {
     }
     const absl::Status published = parts_.slot->Publish(found->id);
     if (absl::IsDataLoss(published)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(published.message(), "; the generation in service stays"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          published.message(), "; the generation in service stays"));
     }
     RETURN_IF_ERROR(published);
     response->set_generation(found->id);

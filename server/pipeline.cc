@@ -46,21 +46,22 @@ Pipeline::Pipeline(features::Store* store, ModelSlot* slot,
       clock_(*clock),
       on_batch_(std::move(on_batch)) {}
 
-// Takes snapshots and reads the profile; what it cannot do is the caller's error.
+// Takes snapshots and reads the profile; what it cannot do is the caller's
+// error.
 absl::Status Pipeline::Prepare(Work* work) {
   const RecommendRequest& request = work->job->request;
   work->sequence = store_.sequence();
   if (!request.after.empty()) {
-    RETURN_IF_ERROR(ReadConsistencyToken(request.after, store_.log_id(),
-                                         work->sequence)
-                        .status());
+    RETURN_IF_ERROR(
+        ReadConsistencyToken(request.after, store_.log_id(), work->sequence)
+            .status());
   }
   const bool continued = !request.page_token.empty();
   if (continued) {
-    ASSIGN_OR_RETURN(work->page,
-                     ReadPageToken(request.page_token, store_.secret(),
-                                   request.hash, clock_.Now(),
-                                   options_.page_ttl));
+    ASSIGN_OR_RETURN(
+        work->page,
+        ReadPageToken(request.page_token, store_.secret(), request.hash,
+                      clock_.Now(), options_.page_ttl));
     work->sequence = work->page.sequence;
     if (work->page.delivered.size() >= kMaxDepth) {
       return absl::InvalidArgumentError(
@@ -77,19 +78,18 @@ absl::Status Pipeline::Prepare(Work* work) {
   }
   if (!request.user.empty()) {
     ASSIGN_OR_RETURN(work->profile,
-                     continued ? store_.GetProfileAt(request.user,
-                                                     work->sequence)
-                               : store_.GetProfile(request.user));
+                     continued
+                         ? store_.GetProfileAt(request.user, work->sequence)
+                         : store_.GetProfile(request.user));
   }
-  work->depth = static_cast<int>(
-      std::min(kMaxDepth, work->page.delivered.size() +
-                              static_cast<size_t>(request.count) + 1));
+  work->depth = static_cast<int>(std::min(
+      kMaxDepth,
+      work->page.delivered.size() + static_cast<size_t>(request.count) + 1));
   return absl::OkStatus();
 }
 
 std::shared_ptr<const model::RowMask> Pipeline::BaseMask(
-    const model::Generation& generation,
-    const features::Catalogue& catalogue) {
+    const model::Generation& generation, const features::Catalogue& catalogue) {
   MutexLock lock(&mask_mu_);
   if (mask_ != nullptr && mask_generation_ == generation.id() &&
       mask_version_ == catalogue.version() &&
@@ -142,8 +142,8 @@ void Pipeline::Mask(const features::Catalogue& catalogue, Work* work) {
   const model::Generation& generation = *work->generation;
   const auto base = BaseMask(generation, catalogue);
   if (work->profile != nullptr) {
-    work->history = generation.HistoryOf(
-        *work->profile, store_.profile_options().max_weight);
+    work->history = generation.HistoryOf(*work->profile,
+                                         store_.profile_options().max_weight);
   } else {
     for (const auto& [item, weight] : entries) {
       const Row row = generation.RowOf(item);
@@ -303,11 +303,12 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
       neural.push_back(&work);
     }
     if (work.generation == nullptr && work.degraded.empty()) {
-      work.degraded = current == nullptr && !continued ? "no_generation"
-                                                       : "no_history";
+      work.degraded =
+          current == nullptr && !continued ? "no_generation" : "no_history";
     }
   }
-  // A list is continued as it was begun: only whole batches leave the ranker out.
+  // A list is continued as it was begun: only whole batches leave the ranker
+  // out.
   const bool pages = std::any_of(neural.begin(), neural.end(), [](Work* w) {
     return !w->job->request.page_token.empty();
   });
@@ -350,9 +351,9 @@ absl::StatusOr<Pipeline::Similar> Pipeline::SimilarItems(
     row = generation->RowOf(item);
     mask = *BaseMask(*generation, *catalogue);
     if (row >= mask.rows()) {
-      return absl::NotFoundError(absl::StrCat(
-          "item ", Quoted(id), " is not known to generation ",
-          generation->id()));
+      return absl::NotFoundError(absl::StrCat("item ", Quoted(id),
+                                              " is not known to generation ",
+                                              generation->id()));
     }
     for (const std::string& other : exclude) {
       const Ordinal o = catalogue->Find(other);

@@ -17,8 +17,9 @@ using Base = api::RecommendationService::WithRawCallbackMethod_Recommend<
         api::RecommendationService::Service>>;
 
 std::string NewRequestId() {
-  thread_local Random random(static_cast<uint64_t>(absl::GetCurrentTimeNanos()) ^
-                             reinterpret_cast<uintptr_t>(&random));
+  thread_local Random random(
+      static_cast<uint64_t>(absl::GetCurrentTimeNanos()) ^
+      reinterpret_cast<uintptr_t>(&random));
   return absl::StrFormat("%016x", random.Next());
 }
 
@@ -50,8 +51,7 @@ class Service final : public Base {
             ToApi(*answer, parts_.store->log_id(), id, &call->response());
             call->Finish(absl::OkStatus());
           };
-          const absl::Status admitted =
-              parts_.batcher->Submit(std::move(job));
+          const absl::Status admitted = parts_.batcher->Submit(std::move(job));
           if (!admitted.ok()) call->Finish(admitted);
         });
   }
@@ -60,11 +60,10 @@ class Service final : public Base {
                                    const ByteBuffer* in,
                                    ByteBuffer* out) override {
     using Call = UnaryCall<api::SimilarItemsRequest, api::SimilarItemsResponse>;
-    return Call::Start(parts_.rpc, "SimilarItems", context, in, out,
-                       [this](Call::Ptr call) {
-                         call->Finish(Similar(call->request(),
-                                              &call->response()));
-                       });
+    return Call::Start(
+        parts_.rpc, "SimilarItems", context, in, out, [this](Call::Ptr call) {
+          call->Finish(Similar(call->request(), &call->response()));
+        });
   }
 
  private:
@@ -77,11 +76,11 @@ class Service final : public Base {
     if (request.has_filter()) {
       ASSIGN_OR_RETURN(filter, FromApi(request.filter()));
     }
-    ASSIGN_OR_RETURN(const Pipeline::Similar similar,
-                     parts_.pipeline->SimilarItems(
-                         request.item(), count,
-                         {request.exclude().begin(), request.exclude().end()},
-                         filter));
+    ASSIGN_OR_RETURN(
+        const Pipeline::Similar similar,
+        parts_.pipeline->SimilarItems(
+            request.item(), count,
+            {request.exclude().begin(), request.exclude().end()}, filter));
     for (size_t i = 0; i < similar.items.size(); ++i) {
       api::ScoredItem* const item = response->add_items();
       item->set_item(similar.items[i]);

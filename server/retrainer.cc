@@ -89,8 +89,8 @@ absl::StatusOr<int64_t> Retrainer::Watch(const std::string& run_id,
   RunStatus now;
   {
     MutexLock lock(&mu_);
-    const auto found = std::find_if(
-        runs_.rbegin(), runs_.rend(), [&](const RunStatus& run) {
+    const auto found =
+        std::find_if(runs_.rbegin(), runs_.rend(), [&](const RunStatus& run) {
           return run_id.empty() || run.id == run_id;
         });
     if (found == runs_.rend()) {
@@ -183,7 +183,7 @@ void Retrainer::Execute(const Order& order) {
   const absl::Status failure = manifest.ok() ? published : manifest.status();
   {
     MutexLock lock(&mu_);
-    ++(!failure.ok()         ? stats_.failed
+    ++(!failure.ok()        ? stats_.failed
        : manifest->accepted ? stats_.published
                             : stats_.rejected);
     stats_.last_duration = clock_.Now() - last_run_;

@@ -60,9 +60,9 @@ class Retrainer {
   // refuses a second request.
   absl::StatusOr<Started> Start(bool cold, const std::string& reason);
 
-  // The run's state now and at every change, until `Unwatch`. An empty id is the
-  // newest run. Callbacks come from one thread at a time, without a lock held.
-  // Errors: NOT_FOUND.
+  // The run's state now and at every change, until `Unwatch`. An empty id is
+  // the newest run. Callbacks come from one thread at a time, without a lock
+  // held. Errors: NOT_FOUND.
   using Watcher = std::function<void(const RunStatus&)>;
   absl::StatusOr<int64_t> Watch(const std::string& run_id, Watcher watcher);
   // After it returns, the watcher is not called any more.

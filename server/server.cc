@@ -31,61 +31,119 @@ std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
   const features::Store::Stats s = parts.store->stats();
   const Retrainer::Stats r = parts.retrainer->stats();
   std::vector<Metrics::Reading> out = {
-      {"nearline_queued_requests", "Recommend calls waiting for a batch.",
-       kGauge, static_cast<double>(parts.batcher->queued()), {}},
-      {"nearline_queued_events", "Events waiting for the disk.", kGauge,
-       static_cast<double>(s.queued_events), {}},
-      {"nearline_store_syncs_total", "Writes synced to disk.", kCounter,
-       static_cast<double>(s.syncs), {}},
-      {"nearline_store_sync_seconds_total", "Time spent in synced writes.",
-       kCounter, absl::ToDoubleSeconds(s.sync_time), {}},
-      {"nearline_store_failed_writes_total", "Writes that failed.", kCounter,
-       static_cast<double>(s.failed_writes), {}},
-      {"nearline_store_events", "Sequence of the newest event.", kGauge,
-       static_cast<double>(parts.store->sequence()), {}},
-      {"nearline_store_users", "Users known.", kGauge,
-       static_cast<double>(parts.store->users()), {}},
-      {"nearline_store_items", "Items in the catalogue.", kGauge,
-       static_cast<double>(parts.store->ReadCatalogue()->listed()), {}},
-      {"nearline_hot_profiles", "Profiles in memory.", kGauge,
-       static_cast<double>(s.profiles.profiles), {}},
-      {"nearline_hot_profile_bytes", "Memory of the profiles.", kGauge,
-       static_cast<double>(s.profiles.bytes), {}},
-      {"nearline_hot_profile_hits_total", "Profiles found in memory.", kCounter,
-       static_cast<double>(s.profiles.hits), {}},
-      {"nearline_hot_profile_misses_total", "Profiles read from the log.",
-       kCounter, static_cast<double>(s.profiles.misses), {}},
-      {"nearline_hot_profile_evictions_total", "Profiles pushed out.", kCounter,
-       static_cast<double>(s.profiles.evictions), {}},
-      {"nearline_training_runs_total", "Training runs, by outcome.", kCounter,
-       static_cast<double>(r.published), {{"outcome", "published"}}},
-      {"nearline_training_runs_total", "", kCounter,
-       static_cast<double>(r.rejected), {{"outcome", "rejected"}}},
-      {"nearline_training_runs_total", "", kCounter,
-       static_cast<double>(r.failed), {{"outcome", "failed"}}},
-      {"nearline_training_running", "1 while a run is under way.", kGauge,
-       parts.retrainer->RunningId().empty() ? 0.0 : 1.0, {}},
-      {"nearline_training_last_duration_seconds", "Of the last run.", kGauge,
-       absl::ToDoubleSeconds(r.last_duration), {}},
+      {"nearline_queued_requests",
+       "Recommend calls waiting for a batch.",
+       kGauge,
+       static_cast<double>(parts.batcher->queued()),
+       {}},
+      {"nearline_queued_events",
+       "Events waiting for the disk.",
+       kGauge,
+       static_cast<double>(s.queued_events),
+       {}},
+      {"nearline_store_syncs_total",
+       "Writes synced to disk.",
+       kCounter,
+       static_cast<double>(s.syncs),
+       {}},
+      {"nearline_store_sync_seconds_total",
+       "Time spent in synced writes.",
+       kCounter,
+       absl::ToDoubleSeconds(s.sync_time),
+       {}},
+      {"nearline_store_failed_writes_total",
+       "Writes that failed.",
+       kCounter,
+       static_cast<double>(s.failed_writes),
+       {}},
+      {"nearline_store_events",
+       "Sequence of the newest event.",
+       kGauge,
+       static_cast<double>(parts.store->sequence()),
+       {}},
+      {"nearline_store_users",
+       "Users known.",
+       kGauge,
+       static_cast<double>(parts.store->users()),
+       {}},
+      {"nearline_store_items",
+       "Items in the catalogue.",
+       kGauge,
+       static_cast<double>(parts.store->ReadCatalogue()->listed()),
+       {}},
+      {"nearline_hot_profiles",
+       "Profiles in memory.",
+       kGauge,
+       static_cast<double>(s.profiles.profiles),
+       {}},
+      {"nearline_hot_profile_bytes",
+       "Memory of the profiles.",
+       kGauge,
+       static_cast<double>(s.profiles.bytes),
+       {}},
+      {"nearline_hot_profile_hits_total",
+       "Profiles found in memory.",
+       kCounter,
+       static_cast<double>(s.profiles.hits),
+       {}},
+      {"nearline_hot_profile_misses_total",
+       "Profiles read from the log.",
+       kCounter,
+       static_cast<double>(s.profiles.misses),
+       {}},
+      {"nearline_hot_profile_evictions_total",
+       "Profiles pushed out.",
+       kCounter,
+       static_cast<double>(s.profiles.evictions),
+       {}},
+      {"nearline_training_runs_total",
+       "Training runs, by outcome.",
+       kCounter,
+       static_cast<double>(r.published),
+       {{"outcome", "published"}}},
+      {"nearline_training_runs_total",
+       "",
+       kCounter,
+       static_cast<double>(r.rejected),
+       {{"outcome", "rejected"}}},
+      {"nearline_training_runs_total",
+       "",
+       kCounter,
+       static_cast<double>(r.failed),
+       {{"outcome", "failed"}}},
+      {"nearline_training_running",
+       "1 while a run is under way.",
+       kGauge,
+       parts.retrainer->RunningId().empty() ? 0.0 : 1.0,
+       {}},
+      {"nearline_training_last_duration_seconds",
+       "Of the last run.",
+       kGauge,
+       absl::ToDoubleSeconds(r.last_duration),
+       {}},
   };
   const GenerationPtr g = parts.slot->Snapshot();
   out.push_back({"nearline_generation_in_service",
-                 "1 when a model serves, 0 when popular items do.", kGauge,
-                 g == nullptr ? 0.0 : 1.0, {}});
+                 "1 when a model serves, 0 when popular items do.",
+                 kGauge,
+                 g == nullptr ? 0.0 : 1.0,
+                 {}});
   if (g == nullptr) return out;
-  out.push_back(
-      {"nearline_generation_age_seconds", "Since the model was trained.",
-       kGauge,
-       absl::ToDoubleSeconds(
-           parts.clock->Now() -
-           absl::FromUnixMicros(g->manifest().created_micros)),
-       {}});
+  out.push_back({"nearline_generation_age_seconds",
+                 "Since the model was trained.",
+                 kGauge,
+                 absl::ToDoubleSeconds(
+                     parts.clock->Now() -
+                     absl::FromUnixMicros(g->manifest().created_micros)),
+                 {}});
   for (const auto& [name, value] : g->manifest().metrics) {
     if (!absl::StrContains(name, "@") || absl::StartsWith(name, "popularity")) {
       continue;
     }
     out.push_back({"nearline_generation_quality",
-                   "Holdout metrics of the model in service.", kGauge, value,
+                   "Holdout metrics of the model in service.",
+                   kGauge,
+                   value,
                    {{"metric", name}}});
   }
   return out;
@@ -114,8 +172,7 @@ struct Server::Impl {
 
 absl::Status Server::Impl::OpenParts() {
   RETURN_IF_ERROR(MakeDirs(config.data_dir));
-  ASSIGN_OR_RETURN(lock,
-                   FileLock::Acquire(JoinPath(config.data_dir, "LOCK")));
+  ASSIGN_OR_RETURN(lock, FileLock::Acquire(JoinPath(config.data_dir, "LOCK")));
   ASSIGN_OR_RETURN(const model::Device device,
                    model::OpenDevice(config.device));
   features::StoreOptions options = config.store;
@@ -146,9 +203,8 @@ absl::Status Server::Impl::OpenParts() {
       [this](std::vector<std::unique_ptr<RecommendJob>> batch, int queued) {
         pipeline->Run(std::move(batch), queued);
       });
-  retrainer = std::make_unique<Retrainer>(config, store.get(),
-                                          generations.get(), slot.get(),
-                                          Clock::Real());
+  retrainer = std::make_unique<Retrainer>(
+      config, store.get(), generations.get(), slot.get(), Clock::Real());
   parts = {.config = &config,
            .clock = Clock::Real(),
            .store = store.get(),
@@ -205,13 +261,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Config config) {
   RETURN_IF_ERROR(server->impl_->OpenParts());
   RETURN_IF_ERROR(server->impl_->Listen());
   const GenerationPtr generation = server->impl_->slot->Snapshot();
-  spdlog::info("nearline {} serves on {} (port {}), {}, {} kernels, log {} at "
-               "{}, generation {}",
-               kVersion, server->impl_->config.listen, server->impl_->port,
-               server->impl_->parts.device, model::KernelTarget(),
-               server->impl_->store->log_id(),
-               server->impl_->store->sequence(),
-               generation == nullptr ? "none" : generation->id());
+  spdlog::info(
+      "nearline {} serves on {} (port {}), {}, {} kernels, log {} at "
+      "{}, generation {}",
+      kVersion, server->impl_->config.listen, server->impl_->port,
+      server->impl_->parts.device, model::KernelTarget(),
+      server->impl_->store->log_id(), server->impl_->store->sequence(),
+      generation == nullptr ? "none" : generation->id());
   return server;
 }
 
@@ -222,8 +278,8 @@ Server::~Server() {
     }
     // Streams that follow a run end with it; then no call is left hanging.
     impl_->retrainer.reset();
-    impl_->grpc->Shutdown(absl::ToChronoTime(
-        absl::Now() + impl_->config.serving.drain));
+    impl_->grpc->Shutdown(
+        absl::ToChronoTime(absl::Now() + impl_->config.serving.drain));
     impl_->grpc.reset();
   }
   impl_->metrics.set_reader({});

@@ -18,7 +18,7 @@ class Server {
   // Drains: no new calls, those under way have serving.drain.
   ~Server();
 
-  int port() const;  // of gRPC
+  int port() const;            // of gRPC
   std::string Scrape() const;  // what Prometheus gets
 
  private:

@@ -1,5 +1,5 @@
-// The gRPC services: thin shells that parse, check, admit and answer. Methods are
-// raw, because packaged gRPC answers broken messages by itself otherwise.
+// The gRPC services: thin shells that parse, check, admit and answer. Methods
+// are raw, because packaged gRPC answers broken messages by itself otherwise.
 #ifndef NEARLINE_SERVER_SERVICES_H_
 #define NEARLINE_SERVER_SERVICES_H_
 

@@ -18,8 +18,8 @@ namespace nearline::server {
 class StreamWriter final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public std::enable_shared_from_this<StreamWriter> {
  public:
-  // `on_room` is called when everything queued has been written; `on_done` once,
-  // when the stream is over for whatever reason.
+  // `on_room` is called when everything queued has been written; `on_done`
+  // once, when the stream is over for whatever reason.
   struct Callbacks {
     std::function<void()> on_room;
     std::function<void()> on_done;

@@ -50,8 +50,8 @@ absl::StatusOr<features::Sequence> ReadConsistencyToken(
   features::Sequence sequence = 0;
   if (dash == absl::string_view::npos ||
       !absl::SimpleAtoi(token.substr(dash + 1), &sequence)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "after = ", Quoted(token), " is no consistency token"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("after = ", Quoted(token), " is no consistency token"));
   }
   if (token.substr(0, dash) != log_id) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -105,7 +105,8 @@ absl::StatusOr<PageToken> ReadPageToken(absl::string_view text,
         "page_token is of another request; repeat every field but count");
   }
   if (now - absl::FromUnixMicros(token.issued_micros) > ttl) {
-    return absl::AbortedError("page_token has expired; start again without one");
+    return absl::AbortedError(
+        "page_token has expired; start again without one");
   }
   return token;
 }

@@ -96,8 +96,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(code, message, wire.SerializeAsString());
 }
 
-absl::Status ParseMessage(const grpc::ByteBuffer& bytes,
-                          pb::Message* message) {
+absl::Status ParseMessage(const grpc::ByteBuffer& bytes, pb::Message* message) {
   grpc::ByteBuffer copy(bytes);  // shares the slices
   {
     grpc::ProtoBufferReader reader(&copy);

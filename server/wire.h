@@ -47,8 +47,8 @@ class UnaryCall {
       grpc::CallbackServerContext* context, const grpc::ByteBuffer* in,
       grpc::ByteBuffer* out, const std::function<void(Ptr)>& handler) {
     grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    auto call = std::make_shared<UnaryCall>(environment, method, context, out,
-                                            reactor);
+    auto call =
+        std::make_shared<UnaryCall>(environment, method, context, out, reactor);
     const absl::Status parsed = ParseMessage(*in, call->request_);
     if (parsed.ok()) {
       handler(std::move(call));

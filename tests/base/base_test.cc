@@ -88,8 +88,9 @@ TEST(File, ALockHasOneHolder) {
   const TempDir dir;
   const auto first = FileLock::Acquire(dir / "LOCK");
   ASSERT_THAT(first, IsOk());
-  EXPECT_THAT(FileLock::Acquire(dir / "LOCK"),
-              IsError(absl::StatusCode::kFailedPrecondition, "another process"));
+  EXPECT_THAT(
+      FileLock::Acquire(dir / "LOCK"),
+      IsError(absl::StatusCode::kFailedPrecondition, "another process"));
 }
 
 TEST(Delimited, ReadsEverySeparator) {

@@ -12,14 +12,15 @@ class CatalogueTest : public testing::Test {
   CatalogueTest() : catalogue_(2) {
     Put("b", {{"genres", std::vector<std::string>{"Drama", "War"}},
               {"year", 1995.0}});
-    Put("a", {{"genres", std::vector<std::string>{"Comedy"}}, {"year", 2001.0}});
+    Put("a",
+        {{"genres", std::vector<std::string>{"Comedy"}}, {"year", 2001.0}});
     Put("c", {{"language", std::string("de")}});
   }
   void Put(const std::string& id, Attributes attributes, bool listed = true) {
     const Ordinal known = catalogue_.Find(id);
-    catalogue_.Put(known == kNoOrdinal ? catalogue_.size() : known,
-                   {.id = id, .attributes = std::move(attributes),
-                    .listed = listed});
+    catalogue_.Put(
+        known == kNoOrdinal ? catalogue_.size() : known,
+        {.id = id, .attributes = std::move(attributes), .listed = listed});
   }
   std::vector<std::string> Ids(const Filter& filter) {
     std::vector<std::string> ids;
@@ -42,18 +43,21 @@ TEST_F(CatalogueTest, ListsInByteOrder) {
 TEST_F(CatalogueTest, FiltersByTextListAndRange) {
   EXPECT_THAT(Ids(Text("genres", "War")), ElementsAre("b"));
   EXPECT_THAT(Ids(Text("language", "de")), ElementsAre("c"));
-  EXPECT_THAT(Ids({.kind = Filter::Kind::kRange, .attribute = "year",
-                   .low = 1995, .high = 2000}),
+  EXPECT_THAT(Ids({.kind = Filter::Kind::kRange,
+                   .attribute = "year",
+                   .low = 1995,
+                   .high = 2000}),
               ElementsAre("b"));
 }
 
 TEST_F(CatalogueTest, CombinesFilters) {
-  EXPECT_THAT(Ids({.kind = Filter::Kind::kNot,
-                   .children = {Text("genres", "War")}}),
-              ElementsAre("a", "c"));
-  EXPECT_THAT(Ids({.kind = Filter::Kind::kAny,
-                   .children = {Text("genres", "War"), Text("language", "de")}}),
-              ElementsAre("b", "c"));
+  EXPECT_THAT(
+      Ids({.kind = Filter::Kind::kNot, .children = {Text("genres", "War")}}),
+      ElementsAre("a", "c"));
+  EXPECT_THAT(
+      Ids({.kind = Filter::Kind::kAny,
+           .children = {Text("genres", "War"), Text("language", "de")}}),
+      ElementsAre("b", "c"));
   EXPECT_THAT(Ids({.kind = Filter::Kind::kAll}), ElementsAre("b", "a", "c"));
   EXPECT_TRUE(Ids({.kind = Filter::Kind::kAny}).empty());
 }

@@ -47,9 +47,9 @@ TEST(EventTypes, WeighsByConfiguration) {
 }
 
 TEST(EventTypes, RefusesTwoOfAName) {
-  EXPECT_THAT(EventTypes::Create(
-                  std::vector<EventType>{{.name = "a"}, {.name = "a"}}),
-              IsError(absl::StatusCode::kInvalidArgument, "twice"));
+  EXPECT_THAT(
+      EventTypes::Create(std::vector<EventType>{{.name = "a"}, {.name = "a"}}),
+      IsError(absl::StatusCode::kInvalidArgument, "twice"));
 }
 
 TEST(Profile, CountsEveryViewOfTheSameItem) {
@@ -161,8 +161,8 @@ TEST(ProfileCache, ReadersAndTheWriterMayRace) {
                      [&](absl::string_view) { return WithEvents(committed); });
   std::thread writer([&] {
     for (int i = 0; i < 300; ++i) {
-      const Event event =
-          MakeEvent(static_cast<Ordinal>(i), static_cast<Sequence>(i) + 1, i, 2);
+      const Event event = MakeEvent(static_cast<Ordinal>(i),
+                                    static_cast<Sequence>(i) + 1, i, 2);
       const Event* const events[] = {&event};
       committed = i + 1;
       cache.Apply("u", events, types, {});

@@ -1,7 +1,7 @@
-#include "features/dataset.h"
-#include "features/generator.h"
 #include "base/file.h"
 #include "base/random.h"
+#include "features/dataset.h"
+#include "features/generator.h"
 #include "tests/features/store_fixture.h"
 #include "tests/testing.h"
 

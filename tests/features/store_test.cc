@@ -47,6 +47,16 @@ TEST_F(StoreTest, ARepeatCountsOnceAndGetsItsSequence) {
   EXPECT_EQ((*store_->GetProfile("ann"))->events(), 1);
 }
 
+TEST_F(StoreTest, ARepeatWithoutATimeIsARepeatWheneverItComes) {
+  NewEvent event = Like("ann", "heat", "id-1");
+  event.time_given = false;
+  ASSERT_THAT(AppendAll(store_.get(), {event}), IsOk());
+  event.time_micros += 1000;
+  const auto again = AppendAll(store_.get(), {event});
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->outcomes[0].duplicate);
+}
+
 TEST_F(StoreTest, ARepeatInsideOneBatchCountsOnce) {
   const NewEvent event = Like("ann", "heat", "id-1");
   const auto result = AppendAll(store_.get(), {event, event});
@@ -118,9 +128,10 @@ TEST_F(StoreTest, RetractionLeavesNoWeightAndTheIdStaysKnown) {
 }
 
 TEST_F(StoreTest, ARestartKeepsEverything) {
-  ASSERT_THAT(Do<Sequence>(store_.get(),
-                           UpsertItems{.items = {{"heat", {{"year", 1995.0}}}}}),
-              IsOk());
+  ASSERT_THAT(
+      Do<Sequence>(store_.get(),
+                   UpsertItems{.items = {{"heat", {{"year", 1995.0}}}}}),
+      IsOk());
   ASSERT_THAT(AppendAll(store_.get(), {Like("ann", "heat")}), IsOk());
   const std::string log = store_->log_id();
   Reopen();
@@ -167,9 +178,10 @@ TEST_F(StoreTest, DeleteUserLeavesNothingOnDiskEither) {
   }
   ASSERT_THAT(AppendAll(store, std::move(events)), IsOk());
   ASSERT_THAT(
-      Do<Sequence>(store, UpsertUsers{.users = {{"secret-ann",
-                                                 {{"note", std::string(
-                                                               "secret-note")}}}}}),
+      Do<Sequence>(
+          store,
+          UpsertUsers{.users = {{"secret-ann",
+                                 {{"note", std::string("secret-note")}}}}}),
       IsOk());
   EXPECT_TRUE(OnDisk(dir_.path(), "secret-"));
   const auto erased = Do<int64_t>(store, DeleteUser{.id = "secret-ann"});
@@ -214,10 +226,10 @@ TEST_F(StoreTest, UnknownItemsMayBeRefused) {
 }
 
 TEST_F(StoreTest, PopularItemsAreRankedWithTiesById) {
-  ASSERT_THAT(Do<Sequence>(store_.get(),
-                           UpsertItems{.items = {{"c", {}}, {"b", {}},
-                                                 {"a", {}}}}),
-              IsOk());
+  ASSERT_THAT(
+      Do<Sequence>(store_.get(),
+                   UpsertItems{.items = {{"c", {}}, {"b", {}}, {"a", {}}}}),
+      IsOk());
   ASSERT_THAT(AppendAll(store_.get(), {Like("ann", "c")}), IsOk());
   const auto ranking = store_->Popular();
   std::vector<std::string> ids;

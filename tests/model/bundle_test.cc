@@ -77,7 +77,8 @@ TEST_F(BundleTest, PruningKeepsTheNewestAndTheOneInService) {
   ASSERT_THAT(store_.SetCurrent("g-tiny-1"), IsOk());
   ASSERT_THAT(store_.Prune(2), IsOk());
   std::vector<std::string> ids;
-  for (const Manifest& m : *store_.List()) ids.push_back(m.id);
+  const std::vector<Manifest> listed = *store_.List();
+  for (const Manifest& m : listed) ids.push_back(m.id);
   EXPECT_THAT(ids, testing::ElementsAre("g-tiny-5", "g-tiny-4", "g-tiny-1"));
 }
 
@@ -96,17 +97,14 @@ TEST(Tensors, RefusesWhatDoesNotAddUp) {
   const auto one = [&](const std::string& e) { return R"({"a":)" + e + "}"; };
   EXPECT_THAT(Tensors::Parse(Safetensors(one(entry("F32", "[2]", "[0,8]")), 8)),
               IsOk());
-  for (const std::string& bad : {
-           one(entry("F16", "[2]", "[0,8]")),
-           one(entry("F32", "[3]", "[0,8]")),
-           one(entry("F32", "[2]", "[0,9]")),
-           one(entry("F32", "[2]", "[4,12]")),
-           one(entry("F32", "[-2]", "[0,8]")),
-           one(entry("F32", "[4611686018427387904,4]", "[0,8]")),
-           one(entry("F32", "[2]", "[8,0]")),
-           std::string("[]"), std::string("{"),
-           R"({"a":)" + entry("F32", "[2]", "[0,8]") + R"(,"b":)" +
-               entry("F32", "[1]", "[4,8]") + "}"}) {
+  for (const std::string& bad :
+       {one(entry("F16", "[2]", "[0,8]")), one(entry("F32", "[3]", "[0,8]")),
+        one(entry("F32", "[2]", "[0,9]")), one(entry("F32", "[2]", "[4,12]")),
+        one(entry("F32", "[-2]", "[0,8]")),
+        one(entry("F32", "[4611686018427387904,4]", "[0,8]")),
+        one(entry("F32", "[2]", "[8,0]")), std::string("[]"), std::string("{"),
+        R"({"a":)" + entry("F32", "[2]", "[0,8]") + R"(,"b":)" +
+            entry("F32", "[1]", "[4,8]") + "}"}) {
     EXPECT_THAT(Tensors::Parse(Safetensors(bad, 8)),
                 IsError(StatusCode::kDataLoss, ""))
         << bad;

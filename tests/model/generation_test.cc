@@ -20,11 +20,12 @@ class Obvious {
   explicit Obvious(const Bundle& bundle) : t_(bundle.tensors) {}
 
   double VaeScore(const History& history, Row item) const {
-    const auto h = Tanh(FirstLayer("mult-vae.item.encoder",
-                                   "mult-vae.encoder.bias", history));
+    const auto h = Tanh(
+        FirstLayer("mult-vae.item.encoder", "mult-vae.encoder.bias", history));
     const auto mu = Dense("mult-vae.mean", h);
     const auto q = Tanh(Dense("mult-vae.hidden", mu));
-    return Dot(q, "mult-vae.item.decoder", item) + At("mult-vae.item.bias", item);
+    return Dot(q, "mult-vae.item.decoder", item) +
+           At("mult-vae.item.bias", item);
   }
   double NeuMfScore(const History& history, Row item) const {
     const auto h =
@@ -124,8 +125,8 @@ TEST(Generation, RankedScoresEqualTheObviousNetwork) {
   ASSERT_EQ(lists[0].size(), 60u);
   const Obvious obvious(bundle);
   for (size_t i = 0; i < 40; ++i) {
-    EXPECT_NEAR(lists[0][i].score,
-                obvious.NeuMfScore(history, lists[0][i].row), 1e-4);
+    EXPECT_NEAR(lists[0][i].score, obvious.NeuMfScore(history, lists[0][i].row),
+                1e-4);
   }
   // Behind the shortlist comes the scan's order, with scores that never rise.
   for (size_t i = 1; i < 60; ++i) {
@@ -181,8 +182,9 @@ TEST(Generation, BindsByIdAndGivesNewItemsRows) {
 TEST(Generation, RefusesWrongShapesByName) {
   Bundle bundle = TinyBundle(20);
   bundle.tensors.Add("mult-vae.mean.bias", {3}, {1, 2, 3});
-  EXPECT_THAT(Generation::Create(bundle),
-              IsError(absl::StatusCode::kInvalidArgument, "mult-vae.mean.bias"));
+  EXPECT_THAT(
+      Generation::Create(bundle),
+      IsError(absl::StatusCode::kInvalidArgument, "mult-vae.mean.bias"));
   bundle = TinyBundle(20);
   bundle.items.pop_back();
   EXPECT_THAT(Generation::Create(bundle),
@@ -212,8 +214,8 @@ TEST(ItemFeatures, PredictRowsThatAreLinearInTheAttributes) {
       ItemFeatureMap::Fit(pointers, {.ridge = 0.01}, &tensors);
   const auto map = ItemFeatureMap::Load(description, {"m.item.t"}, &tensors);
   ASSERT_THAT(map, IsOk());
-  const auto row = map->Row("m.item.t",
-                            {{"genre", std::string("war")}, {"year", 1990.0}});
+  const auto row =
+      map->Row("m.item.t", {{"genre", std::string("war")}, {"year", 1990.0}});
   EXPECT_NEAR(row[0], 1.0, 0.02);
   EXPECT_NEAR(row[1], 0.6, 0.02);
   const auto unknown = map->Row("m.item.t", {{"colour", std::string("red")}});

@@ -45,8 +45,8 @@ TEST(Kernels, FindEveryIndexAbove) {
         expected.push_back(static_cast<uint32_t>(i));
       }
     }
-    found.resize(IndicesAbove(scores.data(), bias.data(), n, 0.3f,
-                              found.data()));
+    found.resize(
+        IndicesAbove(scores.data(), bias.data(), n, 0.3f, found.data()));
     EXPECT_EQ(found, expected);
   }
 }
@@ -65,8 +65,9 @@ TEST(PackedMatrix, MultipliesLikeThreeLoops) {
         for (int j = 0; j < n; ++j) {
           double sum = 0;
           for (int k = 0; k < d; ++k) {
-            sum += static_cast<double>(queries[static_cast<size_t>(i * d + k)]) *
-                   rows[static_cast<size_t>(j * d + k)];
+            sum +=
+                static_cast<double>(queries[static_cast<size_t>(i * d + k)]) *
+                rows[static_cast<size_t>(j * d + k)];
           }
           ASSERT_NEAR(out[static_cast<size_t>(i * n + j)], sum, 1e-3)
               << n << " " << m;
@@ -110,7 +111,8 @@ TEST(TopK, EqualsAFullSortUnderMasksAndTies) {
 }
 
 TEST(TopK, NeverKeepsNaN) {
-  const std::vector<float> scores = {std::numeric_limits<float>::quiet_NaN(), 1};
+  const std::vector<float> scores = {std::numeric_limits<float>::quiet_NaN(),
+                                     1};
   const std::vector<float> bias(2, 0.0f);
   const RowMask mask(2, true);
   TopK top(2, &mask);

@@ -50,10 +50,10 @@ inline Bundle TinyBundle(int items, uint64_t seed = 1, int hidden = 24,
   add("neumf.mlp.2.weight", {6, 12});
   add("neumf.mlp.2.bias", {6});
   add("neumf.mlp.last", {6});
-  bundle.manifest.parameters["item_features"] = ItemFeatureMap::Fit(
-      std::vector<const features::Attributes*>(static_cast<size_t>(items),
-                                               nullptr),
-      {}, &bundle.tensors);
+  bundle.manifest.parameters["item_features"] =
+      ItemFeatureMap::Fit(std::vector<const features::Attributes*>(
+                              static_cast<size_t>(items), nullptr),
+                          {}, &bundle.tensors);
   return bundle;
 }
 

@@ -19,15 +19,14 @@ TrainingSet TwoTastes() {
     auto* const to = u < 260 ? &set.train : &set.validation_input;
     std::vector<uint32_t> items;
     while (items.size() < 12) {
-      const auto item =
-          static_cast<uint32_t>(2 * random.Below(30) + static_cast<unsigned>(u % 2));
+      const auto item = static_cast<uint32_t>(2 * random.Below(30) +
+                                              static_cast<unsigned>(u % 2));
       if (std::find(items.begin(), items.end(), item) == items.end()) {
         items.push_back(item);
       }
     }
     for (size_t i = 0; i < items.size(); ++i) {
-      auto* const target =
-          u >= 260 && i >= 9 ? &set.validation_target : to;
+      auto* const target = u >= 260 && i >= 9 ? &set.validation_target : to;
       target->items.push_back(items[i]);
       target->weights.push_back(1);
     }
@@ -37,8 +36,9 @@ TrainingSet TwoTastes() {
   return set;
 }
 
-absl::StatusOr<std::shared_ptr<Generation>> Serve(
-    const std::string& model, Tensors tensors, const std::string& device) {
+absl::StatusOr<std::shared_ptr<Generation>> Serve(const std::string& model,
+                                                  Tensors tensors,
+                                                  const std::string& device) {
   Bundle bundle;
   bundle.manifest.id = "test";
   bundle.manifest.retriever = model;
@@ -47,9 +47,9 @@ absl::StatusOr<std::shared_ptr<Generation>> Serve(
     bundle.items.push_back(absl::StrFormat("i%03d", i));
   }
   bundle.tensors = std::move(tensors);
-  bundle.manifest.parameters["item_features"] = ItemFeatureMap::Fit(
-      std::vector<const features::Attributes*>(60, nullptr), {},
-      &bundle.tensors);
+  bundle.manifest.parameters["item_features"] =
+      ItemFeatureMap::Fit(std::vector<const features::Attributes*>(60, nullptr),
+                          {}, &bundle.tensors);
   const auto opened = OpenDevice(device);
   if (!opened.ok()) return opened.status();
   return Generation::Create(std::move(bundle), opened->scoring);
@@ -72,9 +72,8 @@ class TrainTest : public testing::TestWithParam<const char*> {
 TEST_P(TrainTest, LearnsTheTwoTastesAndServesThem) {
   const TrainingSet set = TwoTastes();
   double metric = 0;
-  TrainOptions options{.on_epoch = [&](const EpochReport& r) {
-    metric = r.metric;
-  }};
+  TrainOptions options{
+      .on_epoch = [&](const EpochReport& r) { metric = r.metric; }};
   const auto tensors = Train(GetParam(), set, Small(), options);
   ASSERT_THAT(tensors, IsOk());
   EXPECT_GT(metric, 0.35);

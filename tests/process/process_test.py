@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""Whole processes: start, feed, train, retrain and swap under load, kill -9, a
+killed trainer, a damaged bundle, export and import.
+
+usage: process_test.py BIN
+Needs nothing but Python's standard library.
+"""
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+BIN = pathlib.Path(sys.argv[1]).resolve()
+FAST = """
+training:
+  min_holdout_users: 20
+  parameters:
+    mult-vae: {hidden: 128, latent: 32, epochs: 15}
+    neumf: {factors: 64, layer1: 32, layer2: 8, gmf_epochs: 15, mlp_epochs: 4, joint_epochs: 1}
+store: {free_space_reserve_mb: 0}
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """A server process with a folder of its own; `start` may be called again."""
+
+    def __init__(self, folder, **environment):
+        self.folder = pathlib.Path(folder)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.config = self.folder / "nearline.yaml"
+        self.config.write_text(FAST)
+        self.environment = environment
+        self.process = None
+
+    def start(self):
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [BIN / "nearline-server", "--config", self.config], stderr=log,
+                env={**os.environ, "NEARLINE_LISTEN": self.address, "NEARLINE_METRICS_LISTEN": "",
+                     "NEARLINE_DATA_DIR": str(self.folder / "data"), **self.environment})
+        deadline = time.monotonic() + 60
+        while self.run("status", check=False).returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((self.folder / "server.log").read_text())
+        return self
+
+    def kill(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+        return self.process.wait(timeout=60)
+
+    def run(self, *words, check=True, timeout=600):
+        done = subprocess.run(
+            [BIN / "nearline", "--server", self.address, "--json", *map(str, words)],
+            capture_output=True, text=True, timeout=timeout)
+        if check and done.returncode != 0:
+            raise AssertionError(f"nearline {' '.join(map(str, words))}: {done.stderr}{done.stdout}")
+        return done
+
+    def ask(self, *words, **kw):
+        return json.loads(self.run(*words, **kw).stdout)
+
+
+class ProcessTest(unittest.TestCase):
+    def setUp(self):
+        self.temp = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self.temp.name)
+        self.server = Server(self.folder).start()
+
+    def tearDown(self):
+        if self.server.process.poll() is None:
+            self.server.kill()
+        self.temp.cleanup()
+
+    def fill(self, users=1200, items=300):
+        data = self.folder / "demo"
+        subprocess.run([BIN / "nearline-train", "generate", data, "--users", str(users), "--items",
+                        str(items), "--events-a-user", "40"], check=True)
+        return self.server.ask("import", data)
+
+    def test_the_main_job_swaps_under_load_without_a_failed_call(self):
+        filled = self.fill()
+        self.assertEqual(filled["users"], 1200)
+        self.assertEqual(self.server.ask("recommend", "user-00001")["served_by"], "SERVED_BY_POPULAR")
+        first = self.server.ask("retrain")
+        self.assertEqual(first["state"], "RUN_STATE_PUBLISHED", first)
+        self.assertGreater(first["candidate"]["ndcg@10"], first["candidate"]["popularity_ndcg@10"])
+
+        answer = self.server.ask("recommend", "user-00001")
+        self.assertEqual(answer["served_by"], "SERVED_BY_RANKED")
+        liked = answer["items"][0]["item"]
+        self.server.ask("feedback", "user-00001", liked)
+        self.assertNotIn(liked, [i["item"] for i in self.server.ask("recommend", "user-00001")["items"]])
+        self.server.ask("feedback", "newcomer", liked)
+        self.assertEqual(self.server.ask("recommend", "newcomer")["served_by"], "SERVED_BY_RANKED")
+
+        stop, rounds = threading.Event(), []
+
+        def load():
+            while not stop.is_set():
+                rounds.append(self.server.ask("bench", "--seconds", 0.5, "--repetitions", 1,
+                                              "--in-flight", 8))
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            second = self.server.ask("retrain", check=False)
+            self.server.ask("rollback", first["generation"])
+        finally:
+            stop.set()
+            thread.join()
+        self.assertIn(second["state"], ("RUN_STATE_PUBLISHED", "RUN_STATE_REJECTED"), second)
+        self.assertEqual(sum(r["errors"] for b in rounds for r in b["rounds"]), 0)
+        self.assertGreater(len(rounds), 0)
+
+        self.assertEqual(self.server.kill(signal.SIGTERM), 0)
+        self.server.start()
+        status = self.server.ask("status")
+        self.assertEqual(status["generation"], first["generation"])
+        self.assertEqual(status["sequence"], filled["events"] + 2)
+
+        # A damaged bundle is refused while the other serves.
+        if second["state"] == "RUN_STATE_PUBLISHED":
+            weights = self.folder / "data/generations" / second["generation"] / "weights.safetensors"
+            with open(weights, "r+b") as f:
+                f.seek(1000)
+                f.write(b"garbage")
+            refused = self.server.run("rollback", second["generation"], check=False)
+            self.assertNotEqual(refused.returncode, 0)
+            self.assertIn("SHA-256", refused.stderr)
+            self.assertEqual(self.server.ask("status")["generation"], first["generation"])
+
+    def test_kill_9_loses_and_doubles_nothing(self):
+        rng = random.Random(1)
+        acknowledged = set()
+        for round_ in range(20):
+            victims = []
+
+            def feed(worker):
+                for i in range(1000):
+                    name = f"e-{round_}-{worker}-{i}"
+                    done = self.server.run("feedback", "ann", name, "--event-id", name, "--timeout", 2,
+                                           check=False)
+                    if done.returncode != 0:
+                        return
+                    acknowledged.add(name)
+
+            for worker in range(2):
+                victims.append(threading.Thread(target=feed, args=(worker,)))
+                victims[-1].start()
+            before = len(acknowledged)
+            wanted = before + rng.randrange(1, 8)
+            while len(acknowledged) < wanted:
+                victims[0].join(0.002)
+            self.server.kill()
+            for v in victims:
+                v.join()
+            self.server.start()
+        # A repeat of everything that was acknowledged adds nothing.
+        for name in rng.sample(sorted(acknowledged), 10):
+            self.assertEqual(self.server.ask("feedback", "ann", name, "--event-id", name)["accepted"], 0)
+        out = self.folder / "export.jsonl"
+        self.server.run("export", out)
+        events = [json.loads(l)["event"]["event_id"] for l in out.read_text().splitlines() if '"event"' in l]
+        self.assertEqual(len(events), len(set(events)), "an event is there twice")
+        self.assertLessEqual(acknowledged, set(events), "an acknowledged event is gone")
+
+    def test_an_export_reads_back_to_the_same_state(self):
+        self.fill(100, 80)
+        out = self.folder / "export.jsonl"
+        self.server.run("export", out)
+        other = tempfile.TemporaryDirectory()
+        copy = Server(other.name).start()
+        try:
+            copy.ask("import", out)
+            again = copy.ask("import", out)
+            self.assertEqual(again["events"], 0)
+            back = self.folder / "back.jsonl"
+            copy.run("export", back)
+            self.assertEqual(sorted(out.read_text().splitlines()), sorted(back.read_text().splitlines()))
+        finally:
+            copy.kill()
+            other.cleanup()
+
+    def test_import_names_the_wrong_line(self):
+        bad = self.folder / "bad.tsv"
+        bad.write_text("user\titem\tvalue\nann\theat\t4\nann\tronin\tgreat\n")
+        done = self.server.run("import", bad, check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn('bad.tsv:3: value "great" is no number', done.stderr)
+
+    def trainer(self, script):
+        """Restarts the server with a shell script for a trainer."""
+        program = self.folder / "trainer"
+        program.write_text("#!/bin/sh\n" + script)
+        program.chmod(0o755)
+        self.server.kill(signal.SIGTERM)
+        self.server.environment = {"NEARLINE_TRAINING_PROGRAM": str(program),
+                                   "NEARLINE_TRAINING_HANG_CPU": "10s"}
+        self.server.start()
+        self.server.ask("feedback", "ann", "heat")
+
+    def test_a_trainer_that_dies_hangs_or_stalls_is_reported(self):
+        for script, words in (("kill -9 $$", "killed by signal 9"), ("exit 3", "exited with code 3"),
+                              ("while :; do :; done", "hung"),
+                              ("echo '{\"error\": \"out of memory\"}'; exit 1", "out of memory")):
+            with self.subTest(script):
+                self.trainer(script)
+                done = self.server.run("retrain", check=False)
+                self.assertNotEqual(done.returncode, 0)
+                self.assertIn(words, done.stdout + done.stderr)
+                self.assertEqual(self.server.ask("status")["run_id"], "")
+                self.assertEqual(list((self.folder / "data/checkpoints").glob("*")), [])
+
+    def test_a_file_size_limit_is_answered_and_recovered_from(self):
+        self.server.kill(signal.SIGTERM)
+        self.server.start()
+        subprocess.run(["prlimit", f"--pid={self.server.process.pid}", "--fsize=30000"], check=True)
+        failed = 0
+        for i in range(40):
+            lines = "".join(f"ann\titem-{i}-{n}\tlike\t0\t{1_700_000_000 + n}\n" for n in range(200))
+            path = self.folder / f"part-{i}.tsv"
+            path.write_text("user\titem\ttype\tvalue\ttime\n" + lines)
+            done = self.server.run("import", path, "--timeout", 3, check=False)
+            failed += done.returncode != 0
+        self.assertGreater(failed, 0, "the limit was never met")
+        subprocess.run(["prlimit", f"--pid={self.server.process.pid}", "--fsize=unlimited"], check=True)
+        for i in range(40):
+            self.server.ask("import", self.folder / f"part-{i}.tsv")
+        self.assertEqual(self.server.ask("status")["sequence"] >= 8000, True)
+        out = self.folder / "export.jsonl"
+        self.server.run("export", out)
+        ids = [json.loads(l)["event"]["event_id"] for l in out.read_text().splitlines() if '"event"' in l]
+        self.assertEqual(len(ids), 8000)
+        self.assertEqual(len(set(ids)), 8000)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

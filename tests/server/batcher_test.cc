@@ -19,9 +19,8 @@ std::unique_ptr<Job> MakeJob(int number) {
 
 TEST(Batcher, ALoneJobRunsAtOnceOnItsCallersThread) {
   int ran = 0;
-  Batcher<Job> batcher({}, [&](Batch batch, int) {
-    ran += static_cast<int>(batch.size());
-  });
+  Batcher<Job> batcher(
+      {}, [&](Batch batch, int) { ran += static_cast<int>(batch.size()); });
   EXPECT_THAT(batcher.Submit(MakeJob(1)), IsOk());
   EXPECT_EQ(ran, 1);
 }
@@ -33,15 +32,15 @@ TEST(Batcher, JobsThatComeWhileABatchRunsAreGathered) {
     batches.emplace_back();
     for (const auto& job : batch) batches.back().push_back(job->number);
     if (batches.size() == 1) {
-      for (int i = 2; i <= 6; ++i) EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
+      for (int i = 2; i <= 6; ++i)
+        EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
     }
   });
   self = &batcher;
   EXPECT_THAT(batcher.Submit(MakeJob(1)), IsOk());
-  EXPECT_THAT(batches,
-              testing::ElementsAre(testing::ElementsAre(1),
-                                   testing::ElementsAre(2, 3, 4),
-                                   testing::ElementsAre(5, 6)));
+  EXPECT_THAT(batches, testing::ElementsAre(testing::ElementsAre(1),
+                                            testing::ElementsAre(2, 3, 4),
+                                            testing::ElementsAre(5, 6)));
 }
 
 TEST(Batcher, AFullQueueRefusesAtOnce) {
@@ -61,10 +60,9 @@ TEST(Batcher, AFullQueueRefusesAtOnce) {
 
 TEST(Batcher, EveryJobOfManyThreadsIsRunOnce) {
   std::atomic<int> ran{0};
-  Batcher<Job> batcher({.max_batch = 4, .max_queued = 100000, .max_leaders = 2},
-                       [&](Batch batch, int) {
-                         ran += static_cast<int>(batch.size());
-                       });
+  Batcher<Job> batcher(
+      {.max_batch = 4, .max_queued = 100000, .max_leaders = 2},
+      [&](Batch batch, int) { ran += static_cast<int>(batch.size()); });
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {

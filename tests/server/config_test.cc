@@ -27,7 +27,8 @@ training:
     mult-vae: {epochs: 3}
 event_types:
   - {name: play, weight: 2, value: multiplies}
-)", "f");
+)",
+                                  "f");
   ASSERT_THAT(config, IsOk());
   EXPECT_EQ(config->serving.shortlist, 50);
   EXPECT_FALSE(config->serving.rank);

@@ -24,8 +24,8 @@ class PipelineTest : public testing::Test {
       items.push_back({absl::StrFormat("i%03d", i),
                        {{"half", std::string(i < 50 ? "low" : "high")}}});
     }
-    ASSERT_THAT(Do<features::Sequence>(
-                    store_.get(), features::UpsertItems{.items = items}),
+    ASSERT_THAT(Do<features::Sequence>(store_.get(),
+                                       features::UpsertItems{.items = items}),
                 IsOk());
     slot_ = std::make_unique<ModelSlot>(store_.get(), &generations_,
                                         model::CpuScoring, absl::Hours(1),
@@ -96,8 +96,7 @@ TEST_F(PipelineTest, ExactlyAsManyAsAreEligible) {
   for (const char* gone : {"i003", "i004", "i005"}) {
     EXPECT_FALSE(unique.contains(gone));
   }
-  const auto seen =
-      Ask({.user = "ann", .count = 1000, .include_seen = true});
+  const auto seen = Ask({.user = "ann", .count = 1000, .include_seen = true});
   EXPECT_EQ(seen->items.size(), 99u);  // but for the disliked one
 }
 
@@ -106,7 +105,8 @@ TEST_F(PipelineTest, RulesHoldWithAndWithoutAModel) {
     if (trained) Publish(1);
     Feed("ann", trained ? "i010" : "i011");
     const auto answer =
-        Ask({.user = "ann", .count = 1000,
+        Ask({.user = "ann",
+             .count = 1000,
              .candidates = {"i001", "i060", "i061", "nothing"},
              .exclude = {"i060"},
              .filter = features::Filter{.kind = features::Filter::Kind::kText,
@@ -155,18 +155,19 @@ TEST_F(PipelineTest, AListWhoseGenerationIsGoneIsAborted) {
   Feed("ann", "i003");
   const auto first = Ask({.user = "ann", .count = 5, .hash = 1});
   for (uint64_t seed = 2; seed <= 5; ++seed) Publish(seed);
-  EXPECT_THAT(Ask({.user = "ann", .count = 5,
-                   .page_token = first->next_page_token, .hash = 1}),
+  EXPECT_THAT(Ask({.user = "ann",
+                   .count = 5,
+                   .page_token = first->next_page_token,
+                   .hash = 1}),
               IsError(StatusCode::kAborted, "start again"));
 }
 
 TEST_F(PipelineTest, ANewItemCanBeRecommendedBeforeTheNextTraining) {
   Publish(1);
   Feed("ann", "i003");
-  ASSERT_THAT(
-      Do<features::Sequence>(store_.get(),
-                             features::UpsertItems{.items = {{"new", {}}}}),
-      IsOk());
+  ASSERT_THAT(Do<features::Sequence>(
+                  store_.get(), features::UpsertItems{.items = {{"new", {}}}}),
+              IsOk());
   const auto answer = Ask({.user = "ann", .count = 1000});
   EXPECT_THAT(answer->items, testing::Contains("new"));
   EXPECT_EQ(answer->items.size(), 100u);
@@ -236,7 +237,8 @@ TEST_F(PipelineTest, AnswersStayWholeWhileEverythingMoves) {
         ++answers;
         const bool good =
             a.ok() && a->items.size() == 20 && !a->generation.empty() &&
-            std::set<std::string>(a->items.begin(), a->items.end()).size() == 20;
+            std::set<std::string>(a->items.begin(), a->items.end()).size() ==
+                20;
         if (!good) ++wrong;
       };
       if (!batcher.Submit(std::move(job)).ok()) ++wrong;
@@ -246,11 +248,11 @@ TEST_F(PipelineTest, AnswersStayWholeWhileEverythingMoves) {
   for (uint64_t seed = 2; seed <= 6; ++seed) {
     Publish(seed);
     Feed("ann", absl::StrFormat("i%03d", seed));
-    ASSERT_THAT(Do<features::Sequence>(
-                    store_.get(),
-                    features::UpsertItems{
-                        .items = {{absl::StrCat("new", seed), {}}}}),
-                IsOk());
+    ASSERT_THAT(
+        Do<features::Sequence>(
+            store_.get(),
+            features::UpsertItems{.items = {{absl::StrCat("new", seed), {}}}}),
+        IsOk());
   }
   while (answers < 200) std::this_thread::yield();
   stop = true;

@@ -1,5 +1,5 @@
-// A server in the test process on a free port: each call, each limit at its edge
-// and one past it, broken and hostile requests.
+// A server in the test process on a free port: each call, each limit at its
+// edge and one past it, broken and hostile requests.
 #include "server/server.h"
 
 #include <grpcpp/generic/generic_stub.h>
@@ -81,9 +81,8 @@ class ServerTest : public testing::Test {
     const grpc::ByteBuffer request(&slice, 1);
     grpc::ByteBuffer response;
     grpc::Status status;
-    const auto call =
-        stub.PrepareUnaryCall(&context, "/nearline.v1." + method, request,
-                              &queue);
+    const auto call = stub.PrepareUnaryCall(&context, "/nearline.v1." + method,
+                                            request, &queue);
     call->StartCall();
     call->Finish(&response, &status, nullptr);
     void* tag = nullptr;
@@ -210,8 +209,9 @@ TEST_F(ServerTest, RecommendRefusesWhatMakesNoSense) {
   auto* const entry = request.mutable_history()->add_entries();
   entry->set_item("i001");
   entry->set_weight(0);
-  EXPECT_THAT(client_->Recommend(request),
-              IsError(StatusCode::kInvalidArgument, "history.entries[0].weight"));
+  EXPECT_THAT(
+      client_->Recommend(request),
+      IsError(StatusCode::kInvalidArgument, "history.entries[0].weight"));
 }
 
 TEST_F(ServerTest, BrokenBytesGetAClearAnswer) {
@@ -304,8 +304,7 @@ TEST_F(ServerTest, TheCatalogueCanBeWalkedAndChanged) {
   api::DeleteItemsRequest remove;
   remove.add_items("i007");
   EXPECT_EQ(client_->DeleteItems(remove)->deleted(), 1);
-  EXPECT_THAT(client_->GetItem("i007"),
-              IsError(StatusCode::kNotFound, "i007"));
+  EXPECT_THAT(client_->GetItem("i007"), IsError(StatusCode::kNotFound, "i007"));
   EXPECT_EQ(Ask("ann", 1000)->items_size(), 99);
 }
 

@@ -61,13 +61,14 @@ TEST_F(PageTokenTest, IsBoundToItsRequestItsCallAndItsTime) {
   const std::string text = WritePageToken(token_, "key");
   EXPECT_THAT(Read(text, 6),
               IsError(StatusCode::kInvalidArgument, "another request"));
-  EXPECT_THAT(ReadPageToken(text, "key", 5, now_ + absl::Hours(1),
-                            absl::Seconds(10)),
-              IsError(StatusCode::kAborted, "expired"));
+  EXPECT_THAT(
+      ReadPageToken(text, "key", 5, now_ + absl::Hours(1), absl::Seconds(10)),
+      IsError(StatusCode::kAborted, "expired"));
   EXPECT_THAT(Read(WriteListToken("items", "x", "key")),
               IsError(StatusCode::kInvalidArgument, "another call"));
-  EXPECT_THAT(ReadListToken(WriteListToken("items", "x", "key"), "users", "key"),
-              IsError(StatusCode::kInvalidArgument, "another call"));
+  EXPECT_THAT(
+      ReadListToken(WriteListToken("items", "x", "key"), "users", "key"),
+      IsError(StatusCode::kInvalidArgument, "another call"));
   EXPECT_EQ(*ReadListToken(WriteListToken("items", "x", "key"), "items", "key"),
             "x");
 }

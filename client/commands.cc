@@ -1,0 +1,528 @@
+#include "client/commands.h"
+
+#include <iostream>
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/progress.h"
+#include "base/text.h"
+#include "client/records.h"
+#include "client/table.h"
+
+namespace nearline::client {
+namespace {
+
+// Exit codes: 0 done, 1 failed, 2 wrong words, 3 no server.
+int Fail(const Session& session, const absl::Status& status) {
+  if (absl::IsUnavailable(status)) {
+    std::cerr << "nearline: no answer from " << session.options.address << ": "
+              << status.message()
+              << "\nIs the server running? Start nearline-server, or name "
+                 "another with --server.\n";
+    return 3;
+  }
+  std::cerr << "nearline: " << status.message() << "\n";
+  return absl::IsInvalidArgument(status) ? 2 : 1;
+}
+
+void PrintJson(const Json& json) { std::cout << json.dump(2) << "\n"; }
+
+// An item's title and genres, for people.
+std::pair<std::string, std::string> Describe(Client& client,
+                                             const std::string& id) {
+  const auto item = client.GetItem(id);
+  if (!item.ok()) return {};
+  std::string title, genres;
+  const auto& attributes = item->attributes();
+  if (const auto it = attributes.find("title"); it != attributes.end()) {
+    title = it->second.text();
+  }
+  if (const auto it = attributes.find("genres"); it != attributes.end()) {
+    genres = absl::StrJoin(it->second.texts().values(), ", ");
+  }
+  return {title, genres};
+}
+
+template <typename Items>
+void PrintItems(Session& session, const Items& items) {
+  Table table({"#", "item", "score", "title", "genres"});
+  int rank = 0;
+  for (const api::ScoredItem& item : items) {
+    const auto [title, genres] = Describe(*session.client, item.item());
+    table.Add({absl::StrCat(++rank), item.item(),
+               absl::StrFormat("%.3f", item.score()), title, genres});
+  }
+  std::cout << table.Render();
+}
+
+template <typename Items>
+Json ItemsToJson(const Items& items) {
+  Json out = Json::array();
+  for (const api::ScoredItem& item : items) {
+    out.push_back({{"item", item.item()}, {"score", item.score()}});
+  }
+  return out;
+}
+
+// attribute=value, attribute=a|b, attribute=low..high, with "!" before it: not.
+absl::StatusOr<api::Filter> ParseFilter(const std::string& text) {
+  const bool negated = absl::StartsWith(text, "!");
+  const std::string body = negated ? text.substr(1) : text;
+  const size_t equals = body.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--filter ", Quoted(text),
+                     ": expected attribute=value, attribute=a|b or "
+                     "attribute=low..high, with ! before it for not"));
+  }
+  const std::string name = body.substr(0, equals);
+  const std::string value = body.substr(equals + 1);
+  api::Filter filter;
+  const size_t dots = value.find("..");
+  if (dots != std::string::npos) {
+    double low = 0, high = 0;
+    auto* const range = filter.mutable_range();
+    range->set_attribute(name);
+    if (absl::SimpleAtod(value.substr(0, dots), &low)) range->set_min(low);
+    if (absl::SimpleAtod(value.substr(dots + 2), &high)) range->set_max(high);
+  } else {
+    auto* const any = filter.mutable_any_of();
+    any->set_attribute(name);
+    for (const auto part : absl::StrSplit(value, '|')) {
+      any->add_values(std::string(part));
+    }
+  }
+  if (!negated) return filter;
+  api::Filter inverse;
+  *inverse.mutable_not_() = std::move(filter);
+  return inverse;
+}
+
+void PrintRunFigures(const api::RunProgress& run) {
+  std::map<std::string, std::pair<std::string, std::string>> rows;
+  for (const auto& m : run.candidate()) {
+    rows[m.name()].first = absl::StrFormat("%.4f", m.value());
+  }
+  for (const auto& m : run.incumbent()) {
+    rows[m.name()].second = absl::StrFormat("%.4f", m.value());
+  }
+  Table table({"holdout", "candidate", "in service", "popularity"});
+  for (const auto& [name, values] : rows) {
+    if (!absl::StrContains(name, "@") || absl::StartsWith(name, "popularity")) {
+      continue;
+    }
+    const auto popularity = rows.find("popularity_" + name);
+    table.Add({name, values.first, values.second.empty() ? "-" : values.second,
+               popularity == rows.end() ? "-" : popularity->second.first});
+  }
+  std::cout << table.Render();
+}
+
+}  // namespace
+
+int Recommend(Session& session, const RecommendFlags& flags) {
+  api::RecommendRequest request;
+  if (flags.history.empty()) {
+    request.set_user(flags.user);
+  } else {
+    for (const std::string& item : flags.history) {
+      request.mutable_history()->add_entries()->set_item(item);
+    }
+  }
+  request.set_count(flags.count);
+  request.set_page_token(flags.page);
+  request.set_include_seen(flags.include_seen);
+  request.mutable_candidates()->Add(flags.candidates.begin(),
+                                    flags.candidates.end());
+  request.mutable_exclude()->Add(flags.exclude.begin(), flags.exclude.end());
+  for (const std::string& text : flags.filters) {
+    auto filter = ParseFilter(text);
+    if (!filter.ok()) return Fail(session, filter.status());
+    *request.mutable_filter()->mutable_all()->add_filters() =
+        *std::move(filter);
+  }
+  const auto response = session.client->Recommend(request);
+  if (!response.ok()) return Fail(session, response.status());
+  if (session.json) {
+    PrintJson({{"items", ItemsToJson(response->items())},
+               {"served_by", api::ServedBy_Name(response->served_by())},
+               {"degraded_reason", response->degraded_reason()},
+               {"generation", response->generation()},
+               {"request_id", response->request_id()},
+               {"consistency_token", response->consistency_token()},
+               {"next_page_token", response->next_page_token()}});
+    return 0;
+  }
+  PrintItems(session, response->items());
+  const std::map<int, std::string> how = {
+      {api::SERVED_BY_RANKED, "shortlisted and ranked"},
+      {api::SERVED_BY_SHORTLIST, "shortlisted"},
+      {api::SERVED_BY_POPULAR, "popular items"}};
+  std::cout << how.at(response->served_by());
+  if (!response->generation().empty()) {
+    std::cout << " by " << response->generation();
+  }
+  if (!response->degraded_reason().empty()) {
+    std::cout << " (" << response->degraded_reason() << ")";
+  }
+  std::cout << "\n";
+  return 0;
+}
+
+int Similar(Session& session, const std::string& item, int count) {
+  api::SimilarItemsRequest request;
+  request.set_item(item);
+  request.set_count(count);
+  const auto response = session.client->SimilarItems(request);
+  if (!response.ok()) return Fail(session, response.status());
+  if (session.json) {
+    PrintJson(ItemsToJson(response->items()));
+  } else {
+    PrintItems(session, response->items());
+  }
+  return 0;
+}
+
+int Feedback(Session& session, const FeedbackFlags& flags) {
+  if (flags.retract) {
+    api::RetractEventsRequest request;
+    auto* const ref = request.add_events();
+    ref->set_user(flags.user);
+    ref->set_event_id(flags.event_id);
+    const auto response = session.client->RetractEvents(request);
+    if (!response.ok()) return Fail(session, response.status());
+    std::cout << response->retracted() << " retracted\n";
+    return 0;
+  }
+  api::FeedbackRequest request;
+  for (const std::string& item : flags.items) {
+    api::Event* const event = request.add_events();
+    event->set_user(flags.user);
+    event->set_item(item);
+    event->set_type(flags.type);
+    event->set_value(flags.value);
+    event->set_event_id(flags.event_id);
+  }
+  const auto response = session.client->Feedback(std::move(request));
+  if (!response.ok()) return Fail(session, response.status());
+  if (session.json) {
+    PrintJson({{"accepted", response->accepted()},
+               {"duplicates", response->duplicates()},
+               {"consistency_token", response->consistency_token()}});
+  } else {
+    std::cout << response->accepted() << " recorded, " << response->duplicates()
+              << " known before\n";
+  }
+  return 0;
+}
+
+int Retrain(Session& session, bool cold, bool detach) {
+  api::RetrainRequest request;
+  request.set_cold(cold);
+  request.set_reason("command line");
+  const auto started = session.client->Retrain(request);
+  if (!started.ok()) return Fail(session, started.status());
+  if (detach) {
+    std::cout << started->run_id() << (started->joined() ? " (joined)" : "")
+              << "\n";
+    return 0;
+  }
+  ProgressBar bar("Training", session.json ? ProgressBar::Mode::kSilent
+                                           : ProgressBar::Mode::kAuto);
+  const auto end = session.client->WatchRun(
+      started->run_id(), [&](const api::RunProgress& run) {
+        std::string detail = run.phase();
+        if (run.epochs() > 0) {
+          absl::StrAppendFormat(&detail, ", epoch %d/%d, loss %.3f",
+                                run.epoch(), run.epochs(), run.loss());
+        }
+        bar.Update(run.share_done(), detail);
+      });
+  if (!end.ok()) return Fail(session, end.status());
+  bar.Finish(end->phase());
+  const bool good = end->state() == api::RUN_STATE_PUBLISHED;
+  if (session.json) {
+    Json out = {{"run_id", end->run_id()},
+                {"state", api::RunState_Name(end->state())},
+                {"generation", end->generation()},
+                {"message", end->message()}};
+    for (const auto& m : end->candidate())
+      out["candidate"][m.name()] = m.value();
+    for (const auto& m : end->incumbent())
+      out["incumbent"][m.name()] = m.value();
+    PrintJson(out);
+    return good ? 0 : 1;
+  }
+  if (end->state() == api::RUN_STATE_FAILED) {
+    return Fail(session, absl::AbortedError(end->message()));
+  }
+  PrintRunFigures(*end);
+  std::cout << end->generation() << ": " << end->message() << "\n"
+            << (good ? "It is in service now.\n"
+                     : "It is kept for inspection; the old one serves.\n");
+  return good ? 0 : 1;
+}
+
+int Models(Session& session) {
+  const auto response = session.client->ListGenerations();
+  if (!response.ok()) return Fail(session, response.status());
+  if (session.json) {
+    Json out = Json::array();
+    for (const api::Generation& g : response->generations()) {
+      Json metrics = Json::object();
+      for (const auto& m : g.metrics()) metrics[m.name()] = m.value();
+      out.push_back({{"id", g.id()},
+                     {"model", g.model()},
+                     {"in_service", g.in_service()},
+                     {"accepted", g.accepted()},
+                     {"decision", g.decision()},
+                     {"parent", g.parent()},
+                     {"metrics", metrics}});
+    }
+    PrintJson(out);
+    return 0;
+  }
+  Table table({"generation", "model", "items", "users", "", "decision"});
+  for (const api::Generation& g : response->generations()) {
+    table.Add({g.id(), g.model(), absl::StrCat(g.items()),
+               absl::StrCat(g.users()), g.in_service() ? "serves" : "",
+               g.decision()});
+  }
+  std::cout << table.Render();
+  return 0;
+}
+
+int ShowStatus(Session& session) {
+  const auto s = session.client->Status();
+  if (!s.ok()) return Fail(session, s.status());
+  if (session.json) {
+    PrintJson({{"version", s->version()},
+               {"sequence", s->sequence()},
+               {"users", s->users()},
+               {"items", s->items()},
+               {"generation", s->generation()},
+               {"device", s->device()},
+               {"hot_profiles", s->hot_profiles()},
+               {"hot_profile_bytes", s->hot_profile_bytes()},
+               {"queued_events", s->queued_events()},
+               {"run_id", s->run_id()},
+               {"metrics_address", s->metrics_address()}});
+    return 0;
+  }
+  Table table({"server", session.options.address});
+  table.Add({"version", s->version()});
+  table.Add({"up", ShortDuration(absl::Seconds(s->uptime().seconds()))});
+  table.Add({"events", WithThousands(static_cast<int64_t>(s->sequence()))});
+  table.Add({"users", WithThousands(s->users())});
+  table.Add({"items", WithThousands(s->items())});
+  table.Add({"generation", s->generation().empty() ? "none: popular items serve"
+                                                   : s->generation()});
+  table.Add({"device", s->device()});
+  table.Add({"hot profiles",
+             absl::StrFormat(
+                 "%d, %.1f MiB", s->hot_profiles(),
+                 static_cast<double>(s->hot_profile_bytes()) / (1 << 20))});
+  table.Add({"training", s->run_id().empty() ? "idle" : s->run_id()});
+  table.Add({"metrics", s->metrics_address().empty()
+                            ? "off"
+                            : "http://" + s->metrics_address() + "/metrics"});
+  std::cout << table.Render();
+  return 0;
+}
+
+int Items(Session& session, const std::string& get,
+          const std::vector<std::string>& remove, int count) {
+  if (!remove.empty()) {
+    api::DeleteItemsRequest request;
+    request.mutable_items()->Add(remove.begin(), remove.end());
+    const auto response = session.client->DeleteItems(request);
+    if (!response.ok()) return Fail(session, response.status());
+    std::cout << response->deleted() << " deleted\n";
+    return 0;
+  }
+  if (!get.empty()) {
+    const auto item = session.client->GetItem(get);
+    if (!item.ok()) return Fail(session, item.status());
+    PrintJson(ToJson(*item));
+    return 0;
+  }
+  api::ListItemsRequest request;
+  request.set_count(count);
+  const auto response = session.client->ListItems(request);
+  if (!response.ok()) return Fail(session, response.status());
+  Json out = Json::array();
+  Table table({"item", "title"});
+  for (const api::Item& item : response->items()) {
+    out.push_back(ToJson(item));
+    const auto it = item.attributes().find("title");
+    table.Add(
+        {item.id(), it == item.attributes().end() ? "" : it->second.text()});
+  }
+  if (session.json) {
+    PrintJson(out);
+  } else {
+    std::cout << table.Render();
+  }
+  return 0;
+}
+
+int Users(Session& session, const std::string& get, const std::string& history,
+          const std::string& remove, int count) {
+  if (!remove.empty()) {
+    const auto response = session.client->DeleteUser(remove);
+    if (!response.ok()) return Fail(session, response.status());
+    std::cout << "erased, with " << response->events() << " events\n";
+    return 0;
+  }
+  if (!get.empty()) {
+    const auto user = session.client->GetUser(get);
+    if (!user.ok()) return Fail(session, user.status());
+    PrintJson(ToJson(*user));
+    return 0;
+  }
+  if (!history.empty()) {
+    api::GetHistoryRequest request;
+    request.set_user(history);
+    request.set_count(count);
+    const auto response = session.client->GetHistory(request);
+    if (!response.ok()) return Fail(session, response.status());
+    Json out = Json::array();
+    Table table({"time", "type", "item", "value", "title"});
+    for (const api::Event& event : response->events()) {
+      const Json json = ToJson(event);
+      out.push_back(json);
+      table.Add({json["time"].get<std::string>().substr(0, 19), event.type(),
+                 event.item(), absl::StrFormat("%g", event.value()),
+                 Describe(*session.client, event.item()).first});
+    }
+    if (session.json) {
+      PrintJson(out);
+    } else {
+      std::cout << table.Render();
+    }
+    return 0;
+  }
+  api::ListUsersRequest request;
+  request.set_count(count);
+  const auto response = session.client->ListUsers(request);
+  if (!response.ok()) return Fail(session, response.status());
+  Json out = Json::array();
+  for (const api::User& user : response->users()) out.push_back(ToJson(user));
+  if (session.json) {
+    PrintJson(out);
+  } else {
+    for (const api::User& user : response->users()) {
+      std::cout << user.id() << "\n";
+    }
+  }
+  return 0;
+}
+
+int ImportCommand(Session& session, ImportOptions options,
+                  const std::string& columns) {
+  for (const auto pair : absl::StrSplit(columns, ',', absl::SkipEmpty())) {
+    const std::vector<std::string> parts = absl::StrSplit(pair, '=');
+    if (parts.size() != 2) {
+      return Fail(session, absl::InvalidArgumentError(absl::StrCat(
+                               "--columns ", Quoted(columns),
+                               ": expected field=column,field=column")));
+    }
+    options.columns[parts[0]] = parts[1];
+  }
+  const auto result = Import(session.client.get(), options);
+  if (!result.ok()) return Fail(session, result.status());
+  if (session.json) {
+    PrintJson({{"items", result->items},
+               {"users", result->users},
+               {"events", result->events},
+               {"duplicates", result->duplicates}});
+    return 0;
+  }
+  std::cout << WithThousands(result->items) << " items, "
+            << WithThousands(result->users) << " users, "
+            << WithThousands(result->events) << " events";
+  if (result->duplicates > 0) {
+    std::cout << " (" << WithThousands(result->duplicates)
+              << " were there before)";
+  }
+  std::cout << "\n";
+  return 0;
+}
+
+int BenchCommand(Session& session, BenchOptions options) {
+  options.address = session.options.address;
+  const auto report = RunBench(options);
+  if (!report.ok()) return Fail(session, report.status());
+  Table table(
+      {"call", "calls/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "errors"});
+  Json out = Json::array();
+  const auto add = [&](const std::string& name, const BenchFigures& f) {
+    table.Add({name, absl::StrFormat("%.0f", f.calls_a_second),
+               absl::StrFormat("%.2f", f.p50_ms),
+               absl::StrFormat("%.2f", f.p90_ms),
+               absl::StrFormat("%.2f", f.p99_ms),
+               absl::StrFormat("%.2f", f.max_ms), absl::StrCat(f.errors)});
+    out.push_back({{"call", name},
+                   {"calls_per_second", f.calls_a_second},
+                   {"p50_ms", f.p50_ms},
+                   {"p90_ms", f.p90_ms},
+                   {"p99_ms", f.p99_ms},
+                   {"max_ms", f.max_ms},
+                   {"errors", f.errors}});
+  };
+  for (size_t i = 0; i < report->empty.size(); ++i) {
+    add("empty", report->empty[i]);
+    add(options.what, report->measured[i]);
+  }
+  if (session.json) {
+    PrintJson({{"rounds", out},
+               {"ratio_median", report->ratio_median},
+               {"ratio_low", report->ratio_low},
+               {"ratio_high", report->ratio_high}});
+    return 0;
+  }
+  std::cout << table.Render()
+            << absl::StrFormat(
+                   "throughput against the empty call: %.2f (%.2f to %.2f)\n",
+                   report->ratio_median, report->ratio_low, report->ratio_high);
+  return 0;
+}
+
+// Completes commands, then their options, as `nearline --help` lists them.
+void PrintCompletion() {
+  std::cout << R"(_nearline() {
+  local current=${COMP_WORDS[COMP_CWORD]} words
+  if [ "$COMP_CWORD" = 1 ]; then
+    words="recommend similar feedback retrain import export items users models rollback bench status completion --server --json --help"
+  else
+    words=$(nearline "${COMP_WORDS[1]}" --help 2>/dev/null | grep -oE -- '--[a-z-]+' | sort -u)
+  fi
+  COMPREPLY=($(compgen -W "$words" -f -- "$current"))
+}
+complete -F _nearline nearline
+)";
+}
+
+int ExportCommand(Session& session, const std::string& path) {
+  const auto result = ExportTo(session.client.get(), path, session.json);
+  if (!result.ok()) return Fail(session, result.status());
+  std::cout << WithThousands(result->items) << " items, "
+            << WithThousands(result->users) << " users, "
+            << WithThousands(result->events) << " events\n";
+  return 0;
+}
+
+int Rollback(Session& session, const std::string& generation) {
+  const auto response = session.client->Rollback(generation);
+  if (!response.ok()) return Fail(session, response.status());
+  std::cout << response->generation() << " is in service; before it was "
+            << response->previous() << "\n";
+  return 0;
+}
+
+}  // namespace nearline::client

@@ -1,0 +1,426 @@
+#include "features/staged_write.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/hash.h"
+#include "base/text.h"
+#include "base/varint.h"
+
+namespace nearline::features {
+
+absl::StatusOr<Ordinal> StagedWrite::FindUser(const std::string& id) {
+  const auto it = users_.find(id);
+  if (it != users_.end()) return it->second;
+  ASSIGN_OR_RETURN(const Ordinal user, store_.FindUser(id));
+  users_[id] = user;
+  return user;
+}
+
+absl::StatusOr<Ordinal> StagedWrite::FindOrAddUser(const std::string& id) {
+  ASSIGN_OR_RETURN(Ordinal user, FindUser(id));
+  if (user != kNoOrdinal) return user;
+  user = next_user_++;
+  ++users_added_;
+  users_[id] = user;
+  batch_.Put(table(kUserIds), store_.UserIdKey(id), OrdinalKey(user));
+  batch_.Put(table(kUsers), OrdinalKey(user), EncodeUser({.id = id}));
+  return user;
+}
+
+Ordinal StagedWrite::FindItem(const std::string& id) const {
+  const auto it = new_items_.find(id);
+  return it != new_items_.end() ? it->second : store_.catalogue_->Find(id);
+}
+
+ItemRecord& StagedWrite::EditItem(Ordinal item) {
+  const auto [it, added] = items_.try_emplace(item);
+  if (added && item < store_.catalogue_->size()) {
+    it->second = (*store_.catalogue_)[item];
+  }
+  return it->second;
+}
+
+Ordinal StagedWrite::FindOrAddItem(const std::string& id) {
+  Ordinal item = FindItem(id);
+  if (item != kNoOrdinal) return item;
+  item = store_.catalogue_->size() + static_cast<Ordinal>(new_items_.size());
+  new_items_[id] = item;
+  EditItem(item).id = id;
+  return item;
+}
+
+void StagedWrite::AddToCount(Ordinal item, double share) {
+  const auto [it, added] = counts_.try_emplace(item, 0.0);
+  if (added) it->second = (*store_.counts_)[item];
+  it->second = std::max(0.0, it->second + share);
+}
+
+absl::StatusOr<std::optional<EventIdRecord>> StagedWrite::FindEventId(
+    const std::string& key) {
+  std::optional<EventIdRecord> record;
+  if (const auto it = event_ids_.find(key); it != event_ids_.end()) {
+    record = it->second;
+  } else {
+    const Database::Pin pin(store_.database_.get());
+    auto value = pin.Get(kEventIds, key);
+    if (absl::IsNotFound(value.status())) return record;
+    RETURN_IF_ERROR(value.status());
+    ASSIGN_OR_RETURN(record, DecodeEventId(*value));
+  }
+  const absl::Duration window = store_.options_.database.event_id_window;
+  if (!record->permanent &&
+      absl::FromUnixMicros(record->time_micros) + window < now_) {
+    record.reset();
+  }
+  return record;
+}
+
+absl::StatusOr<std::optional<EventIdRecord>> StagedWrite::FindEventIdOf(
+    const std::string& user, const std::string& event_id) {
+  ASSIGN_OR_RETURN(const Ordinal ordinal, FindUser(user));
+  if (ordinal == kNoOrdinal || event_id.empty()) {
+    return std::optional<EventIdRecord>();
+  }
+  return FindEventId(EventIdKey(ordinal, HashOf(event_id)));
+}
+
+// Decides what becomes of an event, staging nothing. The outcome's status is a
+// refusal; the function's is trouble with the store.
+absl::StatusOr<EventOutcome> StagedWrite::Examine(const NewEvent& event,
+                                                  bool historical) {
+  const EventTypes& types = store_.event_types();
+  EventOutcome outcome;
+  if (types.Find(event.type) < 0) {
+    outcome.status = absl::InvalidArgumentError(
+        absl::StrCat("type = ", Quoted(event.type),
+                     " is not a configured event type (", types.names(), ")"));
+    return outcome;
+  }
+  ASSIGN_OR_RETURN(const std::optional<EventIdRecord> known,
+                   FindEventIdOf(event.user, event.event_id));
+  if (known.has_value()) {
+    outcome.sequence = known->sequence;
+    outcome.duplicate = known->payload_hash == PayloadHash(event);
+    if (!outcome.duplicate) {
+      outcome.status = absl::AlreadyExistsError(
+          absl::StrCat("event_id = ", Quoted(event.event_id), " of user ",
+                       Quoted(event.user), " is sequence ", known->sequence,
+                       " with another content; use a new id for a new event"));
+    }
+    return outcome;
+  }
+  const absl::Duration window = store_.options_.database.event_id_window;
+  const absl::Time oldest = now_ - window;
+  if (!historical && absl::FromUnixMicros(event.time_micros) < oldest) {
+    outcome.status = absl::FailedPreconditionError(absl::StrCat(
+        "time = ",
+        absl::FormatTime(absl::FromUnixMicros(event.time_micros),
+                         absl::UTCTimeZone()),
+        " is older than the event id window of ", absl::FormatDuration(window),
+        ", so a repeat could count twice; send old events as historical"));
+    return outcome;
+  }
+  if (store_.options_.reject_unknown_items) {
+    const Ordinal item = FindItem(event.item);
+    const bool listed =
+        item != kNoOrdinal &&
+        (items_.contains(item) ? items_.at(item).listed
+                               : (*store_.catalogue_)[item].listed);
+    if (!listed) {
+      outcome.status = absl::NotFoundError(absl::StrCat(
+          "item = ", Quoted(event.item),
+          " is not in the catalogue; add it with UpsertItems first"));
+    }
+  }
+  return outcome;
+}
+
+absl::Status StagedWrite::StageEvent(NewEvent& in, bool historical,
+                                     EventOutcome* outcome) {
+  ASSIGN_OR_RETURN(const Ordinal user, FindOrAddUser(in.user));
+  const std::string id_key =
+      in.event_id.empty() ? "" : EventIdKey(user, HashOf(in.event_id));
+  if (!id_key.empty()) {
+    // A repeat inside this very batch, which Examine could not see.
+    if (const auto it = event_ids_.find(id_key); it != event_ids_.end()) {
+      outcome->sequence = it->second.sequence;
+      outcome->duplicate = true;
+      return absl::OkStatus();
+    }
+  }
+  Event event;
+  event.user = user;
+  event.item = FindOrAddItem(in.item);
+  event.sequence = ++sequence_;
+  event.type = static_cast<uint8_t>(store_.event_types().Find(in.type));
+  event.value = in.value;
+  event.time_micros = in.time_micros;
+  event.event_id = in.event_id;
+  event.request_id = in.request_id;
+  event.position = in.position;
+  event.context = in.context;
+  outcome->sequence = event.sequence;
+
+  batch_.Put(table(kEvents), EventKey(user, event.sequence),
+             EncodeEvent(event));
+  batch_.Put(table(kSequences), SequenceKey(event.sequence), OrdinalKey(user));
+  if (!id_key.empty()) {
+    const EventIdRecord record{.sequence = event.sequence,
+                               .payload_hash = PayloadHash(in),
+                               .time_micros = absl::ToUnixMicros(now_),
+                               .permanent = historical};
+    event_ids_[id_key] = record;
+    batch_.Put(table(kEventIds), id_key, EncodeEventId(record));
+  }
+  const double weight = store_.event_types().Weight(event.type, event.value);
+  if (weight > 0) {
+    AddToCount(event.item, store_.counts_->Share(weight, event.time_micros));
+  }
+  const size_t enough = static_cast<size_t>(store_.options_.established_after);
+  const auto staged = items_.find(event.item);
+  const ItemRecord& item = staged != items_.end()
+                               ? staged->second
+                               : (*store_.catalogue_)[event.item];
+  if (!item.listed && item.seen_by.size() < enough &&
+      std::find(item.seen_by.begin(), item.seen_by.end(), user) ==
+          item.seen_by.end()) {
+    EditItem(event.item).seen_by.push_back(user);
+  }
+  events_.push_back({std::move(in.user), std::move(event)});
+  return absl::OkStatus();
+}
+
+void StagedWrite::Stage(Append& m) {
+  AppendResult result;
+  result.outcomes.resize(m.events.size());
+  // Two events of one batch with one id: the same content is a repeat, another
+  // is refused here, where the first has no sequence yet.
+  absl::flat_hash_map<std::pair<std::string, std::string>, uint64_t> in_batch;
+  for (size_t i = 0; i < m.events.size(); ++i) {
+    const NewEvent& event = m.events[i];
+    absl::StatusOr<EventOutcome> outcome = Examine(event, m.historical);
+    if (!outcome.ok()) return Fail(m.done, outcome.status());
+    if (outcome->status.ok() && !event.event_id.empty()) {
+      const uint64_t hash = PayloadHash(event);
+      const auto [it, first] =
+          in_batch.try_emplace({event.user, event.event_id}, hash);
+      if (!first && it->second != hash) {
+        outcome->status = absl::AlreadyExistsError(
+            absl::StrCat("event_id = ", Quoted(event.event_id),
+                         " stands twice in the batch with different contents"));
+      }
+    }
+    if (!outcome->status.ok() && !m.each) {
+      // The messages begin with the field.
+      return Fail(m.done,
+                  absl::Status(outcome->status.code(),
+                               absl::StrCat("events[", i, "].",
+                                            outcome->status.message())));
+    }
+    result.outcomes[i] = *std::move(outcome);
+  }
+  for (size_t i = 0; i < m.events.size(); ++i) {
+    EventOutcome& outcome = result.outcomes[i];
+    if (!outcome.status.ok() || outcome.duplicate) continue;
+    const absl::Status status = StageEvent(m.events[i], m.historical, &outcome);
+    if (!status.ok()) return Poison(m.done, status);
+  }
+  result.sequence = sequence_;
+  WhenDurable(std::move(m.done), std::move(result));
+}
+
+void StagedWrite::EraseEvent(const Event& event) {
+  batch_.Delete(table(kEvents), EventKey(event.user, event.sequence));
+  batch_.Delete(table(kSequences), SequenceKey(event.sequence));
+  const double weight = store_.event_types().Weight(event.type, event.value);
+  if (weight > 0) {
+    AddToCount(event.item, -store_.counts_->Share(weight, event.time_micros));
+  }
+}
+
+void StagedWrite::Stage(Retract& m) {
+  RetractResult result;
+  for (const Retract::Ref& ref : m.refs) {
+    absl::StatusOr<std::optional<EventIdRecord>> record =
+        FindEventIdOf(ref.user, ref.event_id);
+    if (!record.ok()) return Poison(m.done, record.status());
+    if (!record->has_value() || (*record)->retracted) continue;
+    const Ordinal user = users_[ref.user];
+    const Sequence sequence = (*record)->sequence;
+    Event event;
+    const auto staged = std::find_if(
+        events_.begin(), events_.end(),
+        [&](const StagedEvent& e) { return e.event.sequence == sequence; });
+    if (staged != events_.end()) {
+      event = staged->event;
+    } else {
+      const Database::Pin pin(store_.database_.get());
+      const std::string key = EventKey(user, sequence);
+      const auto value = pin.Get(kEvents, key);
+      if (!value.ok()) continue;
+      const auto decoded = DecodeEventRow(key, *value);
+      if (!decoded.ok()) return Poison(m.done, decoded.status());
+      event = *decoded;
+    }
+    EraseEvent(event);
+    EventIdRecord kept = **record;
+    kept.retracted = true;
+    const std::string key = EventIdKey(user, HashOf(ref.event_id));
+    event_ids_[key] = kept;
+    batch_.Put(table(kEventIds), key, EncodeEventId(kept));
+    stale_users_.push_back(ref.user);
+    ++result.retracted;
+  }
+  result.sequence = sequence_;
+  WhenDurable(std::move(m.done), std::move(result));
+}
+
+void StagedWrite::Stage(UpsertItems& m) {
+  for (Item& in : m.items) {
+    ItemRecord& item = EditItem(FindOrAddItem(in.id));
+    item.attributes = std::move(in.attributes);
+    item.listed = true;
+    item.deleted = false;
+    item.seen_by.clear();
+  }
+  WhenDurable(std::move(m.done), Sequence{sequence_});
+}
+
+void StagedWrite::Stage(DeleteItems& m) {
+  int64_t deleted = 0;
+  for (const std::string& id : m.ids) {
+    const Ordinal ordinal = FindItem(id);
+    if (ordinal == kNoOrdinal) continue;
+    ItemRecord& item = EditItem(ordinal);
+    if (item.deleted) continue;
+    if (item.listed) ++deleted;
+    item.deleted = true;
+    item.listed = false;
+    item.attributes.clear();
+  }
+  WhenDurable(std::move(m.done), int64_t{deleted});
+}
+
+void StagedWrite::Stage(UpsertUsers& m) {
+  for (User& user : m.users) {
+    const absl::StatusOr<Ordinal> ordinal = FindOrAddUser(user.id);
+    if (!ordinal.ok()) return Poison(m.done, ordinal.status());
+    batch_.Put(table(kUsers), OrdinalKey(*ordinal), EncodeUser(user));
+    stale_users_.push_back(std::move(user.id));
+  }
+  WhenDurable(std::move(m.done), Sequence{sequence_});
+}
+
+absl::StatusOr<int64_t> StagedWrite::EraseUser(const std::string& id) {
+  ASSIGN_OR_RETURN(const Ordinal user, FindUser(id));
+  if (user == kNoOrdinal) {
+    return absl::NotFoundError(absl::StrCat("no user ", Quoted(id)));
+  }
+  int64_t erased = 0;
+  Sequence after = 0;
+  while (true) {
+    ASSIGN_OR_RETURN(const std::vector<Event> events,
+                     store_.ReadEvents(user, after, 10'000));
+    for (const Event& event : events) {
+      if (event.user != user) break;
+      EraseEvent(event);
+      if (event.item < store_.catalogue_->size()) {
+        const std::vector<Ordinal>& seen =
+            (*store_.catalogue_)[event.item].seen_by;
+        if (std::find(seen.begin(), seen.end(), user) != seen.end()) {
+          std::erase(EditItem(event.item).seen_by, user);
+        }
+      }
+      after = event.sequence;
+      ++erased;
+    }
+    if (events.empty() || events.back().user != user) break;
+  }
+  batch_.DeleteRange(table(kEvents), OrdinalKey(user), OrdinalKey(user + 1));
+  batch_.DeleteRange(table(kEventIds), OrdinalKey(user), OrdinalKey(user + 1));
+  batch_.Delete(table(kUsers), OrdinalKey(user));
+  batch_.Delete(table(kUserIds), store_.UserIdKey(id));
+  users_[id] = kNoOrdinal;
+  stale_users_.push_back(id);
+  --users_added_;
+  return erased;
+}
+
+void StagedWrite::Stage(DeleteUser& m) {
+  absl::StatusOr<int64_t> erased = EraseUser(m.id);
+  if (absl::IsNotFound(erased.status())) return Fail(m.done, erased.status());
+  if (!erased.ok()) return Poison(m.done, erased.status());
+  finish_.push_back([this, m = std::move(m),
+                     erased = *erased](const absl::Status& status) mutable {
+    if (!status.ok()) return Fail(m.done, status);
+    MutexLock lock(&store_.janitor_mu_);
+    store_.erasures_.push_back({std::move(m), erased});
+    store_.janitor_cv_.Signal();
+  });
+}
+
+void StagedWrite::StageMeta() {
+  for (const auto& [ordinal, item] : items_) {
+    batch_.Put(table(kItems), OrdinalKey(ordinal), EncodeItem(item));
+  }
+  for (const auto& [ordinal, count] : counts_) {
+    std::string value;
+    PutRaw(&value, count);
+    batch_.Put(table(kCounts), OrdinalKey(ordinal), value);
+  }
+  if (sequence_ != store_.sequence_) {
+    batch_.Put(table(kMeta), "next_sequence", std::to_string(sequence_ + 1));
+  }
+  if (next_user_ != store_.next_user_) {
+    batch_.Put(table(kMeta), "next_user", std::to_string(next_user_));
+  }
+}
+
+absl::Status StagedWrite::Commit() {
+  RETURN_IF_ERROR(poison_);
+  StageMeta();
+  if (batch_.Count() > 0) RETURN_IF_ERROR(store_.database_->Write(&batch_));
+  Publish();
+  return absl::OkStatus();
+}
+
+void StagedWrite::Publish() {
+  std::vector<Ordinal> changed;
+  {
+    WriterLock lock(&store_.memory_mu_);
+    for (auto& [ordinal, item] : items_) {
+      store_.catalogue_->Put(ordinal, std::move(item));
+      changed.push_back(ordinal);
+    }
+    for (const auto& [ordinal, count] : counts_) {
+      store_.counts_->Set(ordinal, count);
+    }
+  }
+  absl::flat_hash_map<absl::string_view, std::vector<const Event*>> by_user;
+  for (const StagedEvent& e : events_) {
+    by_user[e.user_id].push_back(&e.event);
+  }
+  for (const auto& [user, events] : by_user) {
+    store_.profiles_->Apply(user, events, store_.event_types(),
+                            store_.profile_options());
+  }
+  for (const std::string& user : stale_users_) {
+    store_.profiles_->Invalidate(user);
+  }
+  store_.next_user_ = next_user_;
+  store_.users_ += users_added_;
+  store_.sequence_ = sequence_;
+  std::function<void(const std::vector<Ordinal>&)> on_items;
+  if (!changed.empty()) {
+    MutexLock lock(&store_.queue_mu_);
+    on_items = store_.on_items_;
+  }
+  if (on_items) on_items(changed);
+}
+
+void StagedWrite::Finish(const absl::Status& status) {
+  for (const auto& finish : finish_) finish(status);
+}
+
+}  // namespace nearline::features
