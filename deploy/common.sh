@@ -33,14 +33,15 @@ install_packages() {
   rm -f "$log"
 }
 
-# build PRESET: configures and compiles. Quiet when all goes well.
+# build PRESET [TARGET ...]: configures and compiles. Quiet when all goes well.
 build() {
   local preset=$1 log
+  shift
   log=$(mktemp)
   say "Building ($preset; the first time takes some minutes)"
   (cd "$ROOT" && cmake --preset "$preset") >"$log" 2>&1 ||
     { cat "$log" >&2; die "cmake could not configure (above)"; }
-  (cd "$ROOT" && NINJA_STATUS='[%f/%t] ' cmake --build --preset "$preset") 2>&1 | tee "$log" | progress ||
+  (cd "$ROOT" && NINJA_STATUS='[%f/%t] ' cmake --build --preset "$preset" ${1+--target "$@"}) 2>&1 | tee "$log" | progress ||
     { grep -A20 -E 'FAILED|error:' "$log" | head -60 >&2; die "the build failed (above)"; }
   rm -f "$log"
 }
