@@ -228,7 +228,7 @@ class ProcessTest(unittest.TestCase):
     def test_a_file_size_limit_is_answered_and_recovered_from(self):
         self.server.kill(signal.SIGTERM)
         self.server.start()
-        subprocess.run(["prlimit", f"--pid={self.server.process.pid}", "--fsize=30000"], check=True)
+        subprocess.run(["prlimit", f"--pid={self.server.process.pid}", "--fsize=30000:"], check=True)
         failed = 0
         for i in range(40):
             lines = "".join(f"ann\titem-{i}-{n}\tlike\t0\t{1_700_000_000 + n}\n" for n in range(200))
@@ -237,7 +237,7 @@ class ProcessTest(unittest.TestCase):
             done = self.server.run("import", path, "--timeout", 3, check=False)
             failed += done.returncode != 0
         self.assertGreater(failed, 0, "the limit was never met")
-        subprocess.run(["prlimit", f"--pid={self.server.process.pid}", "--fsize=unlimited"], check=True)
+        subprocess.run(["prlimit", f"--pid={self.server.process.pid}", "--fsize=unlimited:"], check=True)
         for i in range(40):
             self.server.ask("import", self.folder / f"part-{i}.tsv")
         self.assertEqual(self.server.ask("status")["sequence"] >= 8000, True)
