@@ -196,7 +196,11 @@ int Feedback(Session& session, const FeedbackFlags& flags) {
     ref->set_event_id(flags.event_id);
     const auto response = session.client->RetractEvents(request);
     if (!response.ok()) return Fail(session, response.status());
-    std::cout << response->retracted() << " retracted\n";
+    if (session.json) {
+      PrintJson({{"retracted", response->retracted()}});
+    } else {
+      std::cout << response->retracted() << " retracted\n";
+    }
     return 0;
   }
   api::FeedbackRequest request;
@@ -342,7 +346,11 @@ int Items(Session& session, const std::string& get,
     request.mutable_items()->Add(remove.begin(), remove.end());
     const auto response = session.client->DeleteItems(request);
     if (!response.ok()) return Fail(session, response.status());
-    std::cout << response->deleted() << " deleted\n";
+    if (session.json) {
+      PrintJson({{"deleted", response->deleted()}});
+    } else {
+      std::cout << response->deleted() << " deleted\n";
+    }
     return 0;
   }
   if (!get.empty()) {
@@ -376,7 +384,11 @@ int Users(Session& session, const std::string& get, const std::string& history,
   if (!remove.empty()) {
     const auto response = session.client->DeleteUser(remove);
     if (!response.ok()) return Fail(session, response.status());
-    std::cout << "erased, with " << response->events() << " events\n";
+    if (session.json) {
+      PrintJson({{"events", response->events()}});
+    } else {
+      std::cout << "erased, with " << response->events() << " events\n";
+    }
     return 0;
   }
   if (!get.empty()) {
@@ -511,6 +523,12 @@ complete -F _nearline nearline
 int ExportCommand(Session& session, const std::string& path) {
   const auto result = ExportTo(session.client.get(), path, session.json);
   if (!result.ok()) return Fail(session, result.status());
+  if (session.json) {
+    PrintJson({{"items", result->items},
+               {"users", result->users},
+               {"events", result->events}});
+    return 0;
+  }
   std::cout << WithThousands(result->items) << " items, "
             << WithThousands(result->users) << " users, "
             << WithThousands(result->events) << " events\n";
@@ -520,6 +538,11 @@ int ExportCommand(Session& session, const std::string& path) {
 int Rollback(Session& session, const std::string& generation) {
   const auto response = session.client->Rollback(generation);
   if (!response.ok()) return Fail(session, response.status());
+  if (session.json) {
+    PrintJson({{"generation", response->generation()},
+               {"previous", response->previous()}});
+    return 0;
+  }
   std::cout << response->generation() << " is in service; before it was "
             << response->previous() << "\n";
   return 0;
