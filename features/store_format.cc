@@ -8,9 +8,10 @@ namespace nearline::features {
 namespace {
 
 absl::Status Corrupt(absl::string_view what) {
-  return absl::DataLossError(absl::StrCat(
-      "the store holds a damaged ", what,
-      "; check it with 'nearline-server --offline check' or restore a backup"));
+  return absl::DataLossError(
+      absl::StrCat("the store holds a damaged ", what,
+                   "; put back a copy of the data folder, or import an export "
+                   "into a new one"));
 }
 
 uint64_t ZigZag(int64_t v) {
