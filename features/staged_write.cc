@@ -411,12 +411,9 @@ void StagedWrite::Publish() {
   store_.next_user_ = next_user_;
   store_.users_ += users_added_;
   store_.sequence_ = sequence_;
-  std::function<void(const std::vector<Ordinal>&)> on_items;
-  if (!changed.empty()) {
-    MutexLock lock(&store_.queue_mu_);
-    on_items = store_.on_items_;
-  }
-  if (on_items) on_items(changed);
+  if (changed.empty()) return;
+  MutexLock lock(&store_.on_items_mu_);
+  if (store_.on_items_) store_.on_items_(changed);
 }
 
 void StagedWrite::Finish(const absl::Status& status) {

@@ -188,8 +188,9 @@ class Store {
   Stats stats() const;
 
   // Called on the writer's thread after items changed, with their ordinals.
+  // After it returns, the callback before is not running any more.
   void set_on_items(std::function<void(const std::vector<Ordinal>&)> f) {
-    MutexLock lock(&queue_mu_);
+    MutexLock lock(&on_items_mu_);
     on_items_ = std::move(f);
   }
 
@@ -235,8 +236,10 @@ class Store {
   int64_t queued_events_ ABSL_GUARDED_BY(queue_mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(queue_mu_) = false;
   Stats stats_ ABSL_GUARDED_BY(queue_mu_);
+
+  Mutex on_items_mu_;  // held while the callback runs
   std::function<void(const std::vector<Ordinal>&)> on_items_
-      ABSL_GUARDED_BY(queue_mu_);
+      ABSL_GUARDED_BY(on_items_mu_);
 
   // Rewriting files takes long, so erasures are finished off the writer.
   struct Erasure {

@@ -203,8 +203,10 @@ void Generation::BindLocked(const features::Catalogue& catalogue,
                             Ordinal item) {
   const auto trained = row_of_id_.find(catalogue[item].id);
   if (trained != row_of_id_.end()) {
+    if (row_of_[item] == trained->second) return;
     row_of_.Set(item, trained->second);
     ordinal_of_.Set(trained->second, item);
+    bindings_.fetch_add(1, std::memory_order_release);
     return;
   }
   if (!catalogue.IsServable(item)) return;
@@ -224,6 +226,7 @@ void Generation::BindLocked(const features::Catalogue& catalogue,
   rows_.store(row + 1, std::memory_order_release);
   row_of_.Set(item, row);
   if (before != kNoRow) ordinal_of_.Set(before, kNoOrdinal);
+  bindings_.fetch_add(1, std::memory_order_release);
 }
 
 History Generation::HistoryOf(const features::Profile& profile,

@@ -79,6 +79,10 @@ class Generation {
   // Rows that can be read now; grows as items are bound.
   uint32_t rows() const { return rows_.load(std::memory_order_acquire); }
   uint32_t base_rows() const { return base_rows_; }
+  // Changes whenever an item is connected to another row.
+  uint64_t bindings() const {
+    return bindings_.load(std::memory_order_acquire);
+  }
   // kNoRow for an item that the generation cannot score.
   Row RowOf(features::Ordinal item) const { return row_of_[item]; }
   // kNoOrdinal for a row whose item the local store does not know.
@@ -108,6 +112,7 @@ class Generation {
   Scoring scoring_;
   const ItemTable* vectors_ = nullptr;  // what Similar compares
   std::atomic<uint32_t> rows_{0};
+  std::atomic<uint64_t> bindings_{0};
   NumberMap row_of_;
   NumberMap ordinal_of_;
 

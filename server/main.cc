@@ -1,5 +1,6 @@
 // nearline-server: serves; trains in a child process.
 #include <signal.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <CLI/CLI.hpp>
@@ -7,18 +8,36 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "base/text.h"
 #include "server/config.h"
 #include "server/server.h"
 
 namespace nearline::server {
 namespace {
 
+// The message as a JSON string, whatever it holds.
+class JsonMessage final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&,
+              spdlog::memory_buf_t& out) override {
+    const std::string text =
+        Json(std::string(message.payload.begin(), message.payload.end()))
+            .dump(-1, ' ', false, Json::error_handler_t::replace);
+    out.append(text.data(), text.data() + text.size());
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<JsonMessage>();
+  }
+};
+
 void SetUpLog(const Config::Log& log) {
   auto logger = spdlog::stderr_logger_mt("nearline");
-  logger->set_pattern(
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<JsonMessage>('*').set_pattern(
       log.format == "json"
-          ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})"
+          ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":%*})"
           : "%Y-%m-%d %H:%M:%S.%e %^%-7l%$ %v");
+  logger->set_formatter(std::move(formatter));
   logger->set_level(spdlog::level::from_str(log.level));
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));

@@ -177,6 +177,8 @@ absl::Status Metrics::Expose(const std::string& address) {
                    ". Set metrics_listen to a free host:port, or to \"\""));
 }
 
+void Metrics::StopExposing() { http_.reset(); }
+
 void Metrics::set_reader(Reader reader) { readings_->set(std::move(reader)); }
 
 Metrics::Method& Metrics::MethodOf(const std::string& name) {

@@ -40,6 +40,8 @@ class Metrics {
   // the address. (prometheus-cpp's own exposer cannot start its threads in a
   // process with as much thread-local storage as LibTorch brings.)
   absl::Status Expose(const std::string& address);
+  // Ends that; no scrape is under way after it.
+  void StopExposing();
   void set_reader(Reader reader);
 
   void OnRpc(const std::string& method, int code, absl::Duration took);

@@ -90,10 +90,11 @@ absl::Status Pipeline::Prepare(Work* work) {
 
 std::shared_ptr<const model::RowMask> Pipeline::BaseMask(
     const model::Generation& generation, const features::Catalogue& catalogue) {
+  // Read first: a binding that comes while the mask is made outdates it.
+  const uint64_t bindings = generation.bindings();
   MutexLock lock(&mask_mu_);
   if (mask_ != nullptr && mask_generation_ == generation.id() &&
-      mask_version_ == catalogue.version() &&
-      mask_->rows() == generation.rows()) {
+      mask_version_ == catalogue.version() && mask_bindings_ == bindings) {
     return mask_;
   }
   auto mask = std::make_shared<model::RowMask>(generation.rows());
@@ -103,6 +104,7 @@ std::shared_ptr<const model::RowMask> Pipeline::BaseMask(
   }
   mask_generation_ = generation.id();
   mask_version_ = catalogue.version();
+  mask_bindings_ = bindings;
   mask_ = mask;
   return mask;
 }

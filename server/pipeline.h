@@ -117,7 +117,8 @@ class Pipeline {
   // The servable rows of the last generation asked for.
   Mutex mask_mu_;
   std::string mask_generation_ ABSL_GUARDED_BY(mask_mu_);
-  uint64_t mask_version_ ABSL_GUARDED_BY(mask_mu_) = 0;
+  uint64_t mask_version_ ABSL_GUARDED_BY(mask_mu_) = 0;   // of the catalogue
+  uint64_t mask_bindings_ ABSL_GUARDED_BY(mask_mu_) = 0;  // of the generation
   std::shared_ptr<const model::RowMask> mask_ ABSL_GUARDED_BY(mask_mu_);
 };
 

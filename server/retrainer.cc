@@ -49,13 +49,15 @@ Retrainer::Retrainer(const Config& config, features::Store* store,
   thread_ = std::thread([this] { Loop(); });
 }
 
-Retrainer::~Retrainer() {
-  stopping_ = true;
+Retrainer::~Retrainer() { Stop(); }
+
+void Retrainer::Stop() {
   {
     MutexLock lock(&mu_);
+    stopping_ = true;
     cv_.SignalAll();
   }
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 std::string Retrainer::Enqueue(bool cold, const std::string& reason) {
@@ -77,6 +79,7 @@ std::string Retrainer::Enqueue(bool cold, const std::string& reason) {
 absl::StatusOr<Retrainer::Started> Retrainer::Start(bool cold,
                                                     const std::string& reason) {
   MutexLock lock(&mu_);
+  if (stopping_) return absl::UnavailableError("the server is stopping");
   if (running_.empty()) return Started{Enqueue(cold, reason), false};
   if (config_.training.second_request == "join") return Started{running_, true};
   return absl::FailedPreconditionError(

@@ -49,15 +49,17 @@ class Retrainer {
   Retrainer(const Config& config, features::Store* store,
             model::GenerationStore* generations, ModelSlot* slot,
             const Clock* clock);
-  // Stops a run under way.
   ~Retrainer();
+
+  // Ends a run under way and starts no other; its watchers hear of the end.
+  void Stop();
 
   struct Started {
     std::string run_id;
     bool joined = false;
   };
   // Errors: FAILED_PRECONDITION when a run is under way and the configuration
-  // refuses a second request.
+  // refuses a second request; UNAVAILABLE after Stop.
   absl::StatusOr<Started> Start(bool cold, const std::string& reason);
 
   // The run's state now and at every change, until `Unwatch`. An empty id is

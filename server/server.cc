@@ -277,12 +277,12 @@ Server::~Server() {
       health->SetServingStatus(false);
     }
     // Streams that follow a run end with it; then no call is left hanging.
-    impl_->retrainer.reset();
+    impl_->retrainer->Stop();
     impl_->grpc->Shutdown(
         absl::ToChronoTime(absl::Now() + impl_->config.serving.drain));
     impl_->grpc.reset();
   }
-  impl_->metrics.set_reader({});
+  impl_->metrics.StopExposing();
 }
 
 int Server::port() const { return impl_->port; }

@@ -225,6 +225,17 @@ class ProcessTest(unittest.TestCase):
                 self.assertEqual(self.server.ask("status")["run_id"], "")
                 self.assertEqual(list((self.folder / "data/checkpoints").glob("*")), [])
 
+    def test_json_logs_are_json_whatever_they_say(self):
+        self.server.kill(signal.SIGTERM)
+        (self.folder / "server.log").unlink()
+        self.server.environment = {"NEARLINE_LOG_FORMAT": "json",
+                                   "NEARLINE_TRAINING_PROGRAM": '/no "such" program'}
+        self.server.start()
+        self.server.run("retrain", check=False)
+        self.assertEqual(self.server.kill(signal.SIGTERM), 0)
+        lines = [json.loads(l) for l in (self.folder / "server.log").read_text().splitlines()]
+        self.assertTrue(any("failed" in l["message"] for l in lines), lines)
+
     def test_a_file_size_limit_is_answered_and_recovered_from(self):
         self.server.kill(signal.SIGTERM)
         self.server.start()
