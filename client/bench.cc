@@ -1,5 +1,7 @@
 #include "client/bench.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -90,7 +92,8 @@ class Loop {
     for (const auto& of_slot : latencies_) {
       all.insert(all.end(), of_slot.begin(), of_slot.end());
     }
-    BenchFigures figures{.errors = errors_};
+    BenchFigures figures{.calls = static_cast<int64_t>(all.size()),
+                         .errors = errors_};
     if (all.empty()) return figures;
     std::sort(all.begin(), all.end());
     const auto at = [&](double share) {
@@ -114,6 +117,17 @@ class Loop {
   int active_ ABSL_GUARDED_BY(mu_);
   std::vector<std::vector<float>> latencies_;  // by slot
 };
+
+BenchReport::Ratio Spread(std::vector<double> ratios) {
+  std::sort(ratios.begin(), ratios.end());
+  return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
+}
+
+absl::Duration OwnProcessorTime() {
+  timespec time;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return absl::DurationFromTimespec(time);
+}
 
 // A call in flight with its messages.
 template <typename Request, typename Response>
@@ -151,23 +165,45 @@ class Bench {
     };
     Loop::Run(options_.in_flight, 1.0, measured);  // warm-up
     BenchReport report;
-    std::vector<double> ratios;
+    std::vector<double> throughput, processor;
     for (int i = 0; i < options_.repetitions; ++i) {
-      report.empty.push_back(
-          Loop::Run(options_.in_flight, options_.seconds, empty));
-      report.measured.push_back(
-          Loop::Run(options_.in_flight, options_.seconds, measured));
-      ratios.push_back(report.measured.back().calls_a_second /
-                       report.empty.back().calls_a_second);
+      ASSIGN_OR_RETURN(const BenchFigures base, Round(empty));
+      ASSIGN_OR_RETURN(const BenchFigures figures, Round(measured));
+      throughput.push_back(figures.calls_a_second / base.calls_a_second);
+      processor.push_back(base.processor_us / figures.processor_us);
+      report.empty.push_back(base);
+      report.measured.push_back(figures);
     }
-    std::sort(ratios.begin(), ratios.end());
-    report.ratio_median = ratios[ratios.size() / 2];
-    report.ratio_low = ratios.front();
-    report.ratio_high = ratios.back();
+    report.throughput = Spread(std::move(throughput));
+    report.processor = Spread(std::move(processor));
     return report;
   }
 
  private:
+  // Errors: UNAVAILABLE when no call was answered.
+  absl::StatusOr<BenchFigures> Round(const Loop::Send& send) {
+    ASSIGN_OR_RETURN(const absl::Duration before, ProcessorTime());
+    BenchFigures figures =
+        Loop::Run(options_.in_flight, options_.seconds, send);
+    ASSIGN_OR_RETURN(const absl::Duration after, ProcessorTime());
+    if (figures.calls == 0) {
+      return absl::UnavailableError(
+          "no call was answered; take more --seconds");
+    }
+    figures.processor_us = absl::ToDoubleMicroseconds(after - before) /
+                           static_cast<double>(figures.calls);
+    return figures;
+  }
+
+  absl::StatusOr<absl::Duration> ProcessorTime() {
+    grpc::ClientContext context;
+    api::StatusResponse status;
+    RETURN_IF_ERROR(FromGrpc(stubs_[0].admin->Status(&context, {}, &status)));
+    const auto& server = status.processor_time();
+    return OwnProcessorTime() + absl::Seconds(server.seconds()) +
+           absl::Nanoseconds(server.nanos());
+  }
+
   Stubs& StubsOf(int slot) {
     return stubs_[static_cast<size_t>(slot) % stubs_.size()];
   }

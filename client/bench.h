@@ -21,16 +21,24 @@ struct BenchOptions {
 };
 
 struct BenchFigures {
-  double calls_a_second = 0;
-  double p50_ms = 0, p90_ms = 0, p99_ms = 0, max_ms = 0;
+  int64_t calls = 0;
   int64_t errors = 0;
+  double calls_a_second = 0;
+  // Processor time a call, of this process and of the server: what tells the
+  // truth on a machine that is shared with others.
+  double processor_us = 0;
+  double p50_ms = 0, p90_ms = 0, p99_ms = 0, max_ms = 0;
 };
 
 struct BenchReport {
   // One a repetition, in turn: first the empty call, then the measured one.
   std::vector<BenchFigures> empty, measured;
-  double ratio_median = 0;  // of throughputs, repetition by repetition
-  double ratio_low = 0, ratio_high = 0;
+  // Repetition by repetition: the measured call's throughput over the empty
+  // call's, and the empty call's processor time over the measured one's.
+  struct Ratio {
+    double median = 0, low = 0, high = 0;
+  };
+  Ratio throughput, processor;
 };
 
 // A closed loop of calls over a few connections, in turn with empty calls over

@@ -2,6 +2,7 @@
 
 #include <iostream>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -310,17 +311,19 @@ int BenchCommand(Session& session, BenchOptions options) {
   options.address = session.options.address;
   const auto report = RunBench(options);
   if (!report.ok()) return Fail(session, report.status());
-  Table table(
-      {"call", "calls/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "errors"});
+  Table table({"call", "calls/s", "cpu us", "p50 ms", "p90 ms", "p99 ms",
+               "max ms", "errors"});
   Json out = Json::array();
   const auto add = [&](const std::string& name, const BenchFigures& f) {
     table.Add({name, absl::StrFormat("%.0f", f.calls_a_second),
+               absl::StrFormat("%.0f", f.processor_us),
                absl::StrFormat("%.2f", f.p50_ms),
                absl::StrFormat("%.2f", f.p90_ms),
                absl::StrFormat("%.2f", f.p99_ms),
                absl::StrFormat("%.2f", f.max_ms), absl::StrCat(f.errors)});
     out.push_back({{"call", name},
                    {"calls_per_second", f.calls_a_second},
+                   {"processor_us", f.processor_us},
                    {"p50_ms", f.p50_ms},
                    {"p90_ms", f.p90_ms},
                    {"p99_ms", f.p99_ms},
@@ -331,17 +334,23 @@ int BenchCommand(Session& session, BenchOptions options) {
     add("empty", report->empty[i]);
     add(options.what, report->measured[i]);
   }
+  const auto& [throughput, processor] =
+      std::tie(report->throughput, report->processor);
   if (session.json) {
+    const auto spread = [](const BenchReport::Ratio& r) {
+      return Json{{"median", r.median}, {"low", r.low}, {"high", r.high}};
+    };
     PrintJson({{"rounds", out},
-               {"ratio_median", report->ratio_median},
-               {"ratio_low", report->ratio_low},
-               {"ratio_high", report->ratio_high}});
+               {"throughput_ratio", spread(throughput)},
+               {"processor_ratio", spread(processor)}});
     return 0;
   }
   std::cout << table.Render()
             << absl::StrFormat(
-                   "throughput against the empty call: %.2f (%.2f to %.2f)\n",
-                   report->ratio_median, report->ratio_low, report->ratio_high);
+                   "against the empty call: %.2f of its throughput (%.2f to "
+                   "%.2f), %.2f by processor time (%.2f to %.2f)\n",
+                   throughput.median, throughput.low, throughput.high,
+                   processor.median, processor.low, processor.high);
   return 0;
 }
 

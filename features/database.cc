@@ -127,7 +127,12 @@ absl::Status Database::OpenLocked() {
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
   for (int t = 0; t < kTables; ++t) {
     rocksdb::ColumnFamilyOptions own = family;
-    if (t == kEventIds) own.compaction_filter = expiry_.get();
+    if (t == kEventIds) {
+      own.compaction_filter = expiry_.get();
+      // Nearly every look-up is for an id that is not there.
+      own.memtable_whole_key_filtering = true;
+      own.memtable_prefix_bloom_size_ratio = 0.05;
+    }
     families.emplace_back(kTableNames[t], own);
   }
 
@@ -167,9 +172,12 @@ absl::StatusOr<std::string> Database::Pin::Get(Table table,
                                                absl::string_view key) const {
   RETURN_IF_ERROR(ok());
   std::string value;
-  RETURN_IF_ERROR(FromRocks(
-      db->Get(rocksdb::ReadOptions(), (*tables)[table], ToSlice(key), &value),
-      absl::StrCat("reading ", kTableNames[table])));
+  const rocksdb::Status status =
+      db->Get(rocksdb::ReadOptions(), (*tables)[table], ToSlice(key), &value);
+  if (status.IsNotFound()) return absl::NotFoundError("no such row");
+  if (!status.ok()) {
+    return FromRocks(status, absl::StrCat("reading ", kTableNames[table]));
+  }
   return value;
 }
 

@@ -1,6 +1,7 @@
 #include "features/staged_write.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "base/hash.h"
@@ -76,39 +77,38 @@ absl::StatusOr<std::optional<EventIdRecord>> StagedWrite::FindEventId(
   return record;
 }
 
-absl::StatusOr<std::optional<EventIdRecord>> StagedWrite::FindEventIdOf(
-    const std::string& user, const std::string& event_id) {
-  ASSIGN_OR_RETURN(const Ordinal ordinal, FindUser(user));
-  if (ordinal == kNoOrdinal || event_id.empty()) {
-    return std::optional<EventIdRecord>();
-  }
-  return FindEventId(EventIdKey(ordinal, HashOf(event_id)));
-}
-
 // Decides what becomes of an event, staging nothing. The outcome's status is a
 // refusal; the function's is trouble with the store.
-absl::StatusOr<EventOutcome> StagedWrite::Examine(const NewEvent& event,
-                                                  bool historical) {
+absl::StatusOr<StagedWrite::Examined> StagedWrite::Examine(
+    const NewEvent& event, bool historical) {
   const EventTypes& types = store_.event_types();
-  EventOutcome outcome;
+  Examined examined;
+  EventOutcome& outcome = examined.outcome;
   if (types.Find(event.type) < 0) {
     outcome.status = absl::InvalidArgumentError(
         absl::StrCat("type = ", Quoted(event.type),
                      " is not a configured event type (", types.names(), ")"));
-    return outcome;
+    return examined;
   }
-  ASSIGN_OR_RETURN(const std::optional<EventIdRecord> known,
-                   FindEventIdOf(event.user, event.event_id));
+  std::optional<EventIdRecord> known;
+  if (!event.event_id.empty()) {
+    examined.id = HashOf(event.event_id);
+    examined.payload = PayloadHash(event);
+    ASSIGN_OR_RETURN(const Ordinal user, FindUser(event.user));
+    if (user != kNoOrdinal) {
+      ASSIGN_OR_RETURN(known, FindEventId(EventIdKey(user, examined.id)));
+    }
+  }
   if (known.has_value()) {
     outcome.sequence = known->sequence;
-    outcome.duplicate = known->payload_hash == PayloadHash(event);
+    outcome.duplicate = known->payload_hash == examined.payload;
     if (!outcome.duplicate) {
       outcome.status = absl::AlreadyExistsError(
           absl::StrCat("event_id = ", Quoted(event.event_id), " of user ",
                        Quoted(event.user), " is sequence ", known->sequence,
                        " with another content; use a new id for a new event"));
     }
-    return outcome;
+    return examined;
   }
   const absl::Duration window = store_.options_.database.event_id_window;
   const absl::Time oldest = now_ - window;
@@ -119,7 +119,7 @@ absl::StatusOr<EventOutcome> StagedWrite::Examine(const NewEvent& event,
                          absl::UTCTimeZone()),
         " is older than the event id window of ", absl::FormatDuration(window),
         ", so a repeat could count twice; send old events as historical"));
-    return outcome;
+    return examined;
   }
   if (store_.options_.reject_unknown_items) {
     const Ordinal item = FindItem(event.item);
@@ -133,14 +133,15 @@ absl::StatusOr<EventOutcome> StagedWrite::Examine(const NewEvent& event,
           " is not in the catalogue; add it with UpsertItems first"));
     }
   }
-  return outcome;
+  return examined;
 }
 
 absl::Status StagedWrite::StageEvent(NewEvent& in, bool historical,
-                                     EventOutcome* outcome) {
+                                     Examined* examined) {
+  EventOutcome* const outcome = &examined->outcome;
   ASSIGN_OR_RETURN(const Ordinal user, FindOrAddUser(in.user));
   const std::string id_key =
-      in.event_id.empty() ? "" : EventIdKey(user, HashOf(in.event_id));
+      in.event_id.empty() ? "" : EventIdKey(user, examined->id);
   if (!id_key.empty()) {
     // A repeat inside this very batch, which Examine could not see.
     if (const auto it = event_ids_.find(id_key); it != event_ids_.end()) {
@@ -167,11 +168,10 @@ absl::Status StagedWrite::StageEvent(NewEvent& in, bool historical,
   batch_.Put(table(kSequences), SequenceKey(event.sequence), OrdinalKey(user));
   if (!id_key.empty()) {
     const EventIdRecord record{.sequence = event.sequence,
-                               .payload_hash = PayloadHash(in),
+                               .payload_hash = examined->payload,
                                .time_micros = absl::ToUnixMicros(now_),
                                .permanent = historical};
     event_ids_[id_key] = record;
-    batch_.Put(table(kEventIds), id_key, EncodeEventId(record));
   }
   const double weight = store_.event_types().Weight(event.type, event.value);
   if (weight > 0) {
@@ -192,39 +192,44 @@ absl::Status StagedWrite::StageEvent(NewEvent& in, bool historical,
 }
 
 void StagedWrite::Stage(Append& m) {
-  AppendResult result;
-  result.outcomes.resize(m.events.size());
+  std::vector<Examined> examined(m.events.size());
   // Two events of one batch with one id: the same content is a repeat, another
   // is refused here, where the first has no sequence yet.
-  absl::flat_hash_map<std::pair<std::string, std::string>, uint64_t> in_batch;
+  absl::flat_hash_map<std::tuple<absl::string_view, uint64_t, uint64_t>,
+                      uint64_t>
+      in_batch;
   for (size_t i = 0; i < m.events.size(); ++i) {
     const NewEvent& event = m.events[i];
-    absl::StatusOr<EventOutcome> outcome = Examine(event, m.historical);
-    if (!outcome.ok()) return Fail(m.done, outcome.status());
-    if (outcome->status.ok() && !event.event_id.empty()) {
-      const uint64_t hash = PayloadHash(event);
-      const auto [it, first] =
-          in_batch.try_emplace({event.user, event.event_id}, hash);
-      if (!first && it->second != hash) {
-        outcome->status = absl::AlreadyExistsError(
+    absl::StatusOr<Examined> one = Examine(event, m.historical);
+    if (!one.ok()) return Fail(m.done, one.status());
+    absl::Status& status = one->outcome.status;
+    if (status.ok() && !event.event_id.empty()) {
+      const auto [it, first] = in_batch.try_emplace(
+          {event.user, one->id.high, one->id.low}, one->payload);
+      if (!first && it->second != one->payload) {
+        status = absl::AlreadyExistsError(
             absl::StrCat("event_id = ", Quoted(event.event_id),
                          " stands twice in the batch with different contents"));
       }
     }
-    if (!outcome->status.ok() && !m.each) {
+    if (!status.ok() && !m.each) {
       // The messages begin with the field.
       return Fail(m.done,
-                  absl::Status(outcome->status.code(),
-                               absl::StrCat("events[", i, "].",
-                                            outcome->status.message())));
+                  absl::Status(status.code(), absl::StrCat("events[", i, "].",
+                                                           status.message())));
     }
-    result.outcomes[i] = *std::move(outcome);
+    examined[i] = *std::move(one);
   }
+  AppendResult result;
+  result.outcomes.reserve(m.events.size());
   for (size_t i = 0; i < m.events.size(); ++i) {
-    EventOutcome& outcome = result.outcomes[i];
-    if (!outcome.status.ok() || outcome.duplicate) continue;
-    const absl::Status status = StageEvent(m.events[i], m.historical, &outcome);
-    if (!status.ok()) return Poison(m.done, status);
+    EventOutcome& outcome = examined[i].outcome;
+    if (outcome.status.ok() && !outcome.duplicate) {
+      const absl::Status status =
+          StageEvent(m.events[i], m.historical, &examined[i]);
+      if (!status.ok()) return Poison(m.done, status);
+    }
+    result.outcomes.push_back(std::move(outcome));
   }
   result.sequence = sequence_;
   WhenDurable(std::move(m.done), std::move(result));
@@ -242,11 +247,15 @@ void StagedWrite::EraseEvent(const Event& event) {
 void StagedWrite::Stage(Retract& m) {
   RetractResult result;
   for (const Retract::Ref& ref : m.refs) {
-    absl::StatusOr<std::optional<EventIdRecord>> record =
-        FindEventIdOf(ref.user, ref.event_id);
+    const absl::StatusOr<Ordinal> found = FindUser(ref.user);
+    if (!found.ok()) return Poison(m.done, found.status());
+    const Ordinal user = *found;
+    if (user == kNoOrdinal) continue;
+    const std::string id_key = EventIdKey(user, HashOf(ref.event_id));
+    const absl::StatusOr<std::optional<EventIdRecord>> record =
+        FindEventId(id_key);
     if (!record.ok()) return Poison(m.done, record.status());
     if (!record->has_value() || (*record)->retracted) continue;
-    const Ordinal user = users_[ref.user];
     const Sequence sequence = (*record)->sequence;
     Event event;
     const auto staged = std::find_if(
@@ -266,9 +275,7 @@ void StagedWrite::Stage(Retract& m) {
     EraseEvent(event);
     EventIdRecord kept = **record;
     kept.retracted = true;
-    const std::string key = EventIdKey(user, HashOf(ref.event_id));
-    event_ids_[key] = kept;
-    batch_.Put(table(kEventIds), key, EncodeEventId(kept));
+    event_ids_[id_key] = kept;
     stale_users_.push_back(ref.user);
     ++result.retracted;
   }
@@ -360,7 +367,17 @@ void StagedWrite::Stage(DeleteUser& m) {
   });
 }
 
-void StagedWrite::StageMeta() {
+void StagedWrite::StageTables() {
+  // In order: RocksDB puts a key beside the one before faster than elsewhere.
+  std::vector<const std::pair<const std::string, EventIdRecord>*> ids;
+  ids.reserve(event_ids_.size());
+  for (const auto& entry : event_ids_) ids.push_back(&entry);
+  std::sort(ids.begin(), ids.end(), [](const auto* a, const auto* b) {
+    return a->first < b->first;
+  });
+  for (const auto* id : ids) {
+    batch_.Put(table(kEventIds), id->first, EncodeEventId(id->second));
+  }
   for (const auto& [ordinal, item] : items_) {
     batch_.Put(table(kItems), OrdinalKey(ordinal), EncodeItem(item));
   }
@@ -379,7 +396,7 @@ void StagedWrite::StageMeta() {
 
 absl::Status StagedWrite::Commit() {
   RETURN_IF_ERROR(poison_);
-  StageMeta();
+  StageTables();
   if (batch_.Count() > 0) RETURN_IF_ERROR(store_.database_->Write(&batch_));
   Publish();
   return absl::OkStatus();

@@ -55,14 +55,18 @@ class StagedWrite {
   void AddToCount(Ordinal item, double share);
   absl::StatusOr<std::optional<EventIdRecord>> FindEventId(
       const std::string& key);
-  absl::StatusOr<std::optional<EventIdRecord>> FindEventIdOf(
-      const std::string& user, const std::string& event_id);
-  absl::StatusOr<EventOutcome> Examine(const NewEvent& event, bool historical);
-  absl::Status StageEvent(NewEvent& event, bool historical,
-                          EventOutcome* outcome);
+  // What is known of an event before anything is staged. Its hashes are made
+  // once, and only when it has an event id.
+  struct Examined {
+    EventOutcome outcome;
+    Hash128 id;
+    uint64_t payload = 0;
+  };
+  absl::StatusOr<Examined> Examine(const NewEvent& event, bool historical);
+  absl::Status StageEvent(NewEvent& event, bool historical, Examined* examined);
   void EraseEvent(const Event& event);
   absl::StatusOr<int64_t> EraseUser(const std::string& id);
-  void StageMeta();
+  void StageTables();
   void Publish();
 
   // Calls `done` once the write is known to be durable, or with its error.
@@ -100,7 +104,7 @@ class StagedWrite {
   absl::flat_hash_map<std::string, Ordinal> users_;  // kNoOrdinal: none
   absl::flat_hash_map<std::string, Ordinal> new_items_;
   std::map<Ordinal, ItemRecord> items_;
-  std::map<Ordinal, double> counts_;
+  absl::flat_hash_map<Ordinal, double> counts_;
   absl::flat_hash_map<std::string, EventIdRecord> event_ids_;
   std::vector<std::string> stale_users_;  // whose profiles must be read again
   int64_t users_added_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "model/kernels.h"
 
@@ -9,15 +10,19 @@ namespace nearline::model {
 
 void HistoryLayer::Apply(const History& history, float* out) const {
   const size_t d = bias_.size();
-  std::fill_n(out, d, 0.0f);
   double squares = 0;
   for (const float w : history.weights) squares += static_cast<double>(w) * w;
-  if (squares > 0) {
-    const auto scale = static_cast<float>(1.0 / std::sqrt(squares));
-    for (size_t i = 0; i < history.rows.size(); ++i) {
-      AddScaled(table_[history.rows[i]], history.weights[i] * scale, d, out);
-    }
+  const auto scale =
+      static_cast<float>(squares > 0 ? 1.0 / std::sqrt(squares) : 0.0);
+  thread_local std::vector<const float*> rows;
+  thread_local std::vector<float> weights;
+  rows.clear();
+  weights.clear();
+  for (size_t i = 0; i < history.rows.size(); ++i) {
+    rows.push_back(table_[history.rows[i]]);
+    weights.push_back(history.weights[i] * scale);
   }
+  SumScaled(rows.data(), weights.data(), rows.size(), d, out);
   AddBiasTanh(bias_.data(), d, out);
 }
 
@@ -110,13 +115,37 @@ absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
       new MatrixScanner(rows, bias, std::move(matrix)));
 }
 
+MatrixScanner::~MatrixScanner() {
+  for (TailBlock* block = tail_; block != nullptr;) {
+    delete std::exchange(block, block->next.load());
+  }
+}
+
+void MatrixScanner::Extend(Row rows) {
+  for (; packed_ + kTailBlock <= rows; packed_ += kTailBlock) {
+    std::vector<float> values, bias;
+    for (Row row = packed_; row < packed_ + kTailBlock; ++row) {
+      values.insert(values.end(), rows_[row], rows_[row] + rows_.dim());
+      bias.push_back(*bias_[row]);
+    }
+    absl::StatusOr<PackedMatrix> matrix =
+        PackedMatrix::Create(values.data(), static_cast<int>(kTailBlock),
+                             static_cast<int>(rows_.dim()));
+    if (!matrix.ok()) return;  // they are scanned row by row
+    last_->store(new TailBlock{*std::move(matrix), std::move(bias)},
+                 std::memory_order_release);
+    last_ = &last_->load()->next;
+  }
+}
+
 absl::Status MatrixScanner::Scan(
     absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
     absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
   const size_t d = rows_.dim();
   thread_local std::vector<float> scores;
-  scores.resize(static_cast<size_t>(PackedMatrix::kMaxBatch) *
-                static_cast<size_t>(matrix_.stride()));
+  scores.resize(
+      static_cast<size_t>(PackedMatrix::kMaxBatch) *
+      std::max<size_t>(static_cast<size_t>(matrix_.stride()), kTailBlock));
   best->clear();
   for (size_t first = 0; first < masks.size();
        first += PackedMatrix::kMaxBatch) {
@@ -138,15 +167,33 @@ absl::Status MatrixScanner::Scan(
                    static_cast<size_t>(matrix_.BlockRows(b)), start);
       }
     }
+    Row rows = 0;
     for (size_t i = 0; i < m; ++i) {
-      const float* query = queries.data() + (first + i) * d;
-      const auto rows = static_cast<Row>(masks[first + i]->rows());
-      for (auto row = static_cast<Row>(rows_.base_rows()); row < rows; ++row) {
-        const float score = Dot(query, rows_[row], d);
+      rows = std::max(rows, static_cast<Row>(masks[first + i]->rows()));
+    }
+    auto row = static_cast<Row>(rows_.base_rows());
+    for (const TailBlock* block = tail_.load(std::memory_order_acquire);
+         block != nullptr && row + kTailBlock <= rows; row += kTailBlock) {
+      block->matrix.MultiplyBlock(queries.data() + first * d,
+                                  static_cast<int>(m), 0, scores.data());
+      for (size_t i = 0; i < m; ++i) {
+        const auto end = static_cast<Row>(masks[first + i]->rows());
+        top[i].Add(
+            scores.data() + i * static_cast<size_t>(block->matrix.stride()),
+            block->bias.data(), std::min(kTailBlock, end - std::min(end, row)),
+            row);
+      }
+      block = block->next.load(std::memory_order_acquire);
+    }
+    for (; row < rows; ++row) {
+      for (size_t i = 0; i < m; ++i) {
+        if (row >= masks[first + i]->rows()) continue;
+        const float score =
+            Dot(queries.data() + (first + i) * d, rows_[row], d);
         top[i].Add(&score, bias_[row], 1, row);
       }
-      best->push_back(top[i].Take());
     }
+    for (TopK& list : top) best->push_back(list.Take());
   }
   return absl::OkStatus();
 }

@@ -2,6 +2,7 @@
 #ifndef NEARLINE_MODEL_CPU_SCORING_H_
 #define NEARLINE_MODEL_CPU_SCORING_H_
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -115,9 +116,11 @@ class NeuMfRanker final : public Ranker {
 };
 
 // The matrix product over all items in blocks that stay in cache, top-k fused
-// into it, then the tail row by row.
+// into it; then the tail in small blocks, and what fills none row by row.
 class MatrixScanner final : public Scanner {
  public:
+  static constexpr Row kTailBlock = 128;
+
   // The tables outlive this: rows [N, D] and bias [N, 1].
   static absl::StatusOr<std::unique_ptr<MatrixScanner>> Create(
       const ItemTable* rows, const ItemTable* bias);
@@ -125,14 +128,30 @@ class MatrixScanner final : public Scanner {
                     absl::Span<const RowMask* const> masks,
                     absl::Span<const int> ks,
                     std::vector<std::vector<ScoredRow>>* best) const override;
+  void Extend(Row rows) override;
+  ~MatrixScanner() override;
 
  private:
+  // kTailBlock rows of the tail, and the block behind them.
+  struct TailBlock {
+    PackedMatrix matrix;
+    std::vector<float> bias;
+    std::atomic<TailBlock*> next = nullptr;
+  };
+
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
                 PackedMatrix matrix)
-      : rows_(*rows), bias_(*bias), matrix_(std::move(matrix)) {}
+      : rows_(*rows),
+        bias_(*bias),
+        matrix_(std::move(matrix)),
+        packed_(static_cast<Row>(rows->base_rows())) {}
   const ItemTable& rows_;
   const ItemTable& bias_;
   const PackedMatrix matrix_;
+  std::atomic<TailBlock*> tail_ = nullptr;
+  // The extending thread's: where the next block goes, and its first row.
+  std::atomic<TailBlock*>* last_ = &tail_;
+  Row packed_;
 };
 
 }  // namespace nearline::model

@@ -190,6 +190,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
 void Generation::Bind(const features::Catalogue& catalogue, Ordinal item) {
   MutexLock lock(&mu_);
   BindLocked(catalogue, item);
+  scoring_.scanner->Extend(rows());
 }
 
 void Generation::BindAll(const features::Catalogue& catalogue) {
@@ -197,6 +198,7 @@ void Generation::BindAll(const features::Catalogue& catalogue) {
   for (Ordinal item = 0; item < catalogue.size(); ++item) {
     BindLocked(catalogue, item);
   }
+  scoring_.scanner->Extend(rows());
 }
 
 void Generation::BindLocked(const features::Catalogue& catalogue,

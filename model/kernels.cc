@@ -27,6 +27,40 @@ void AddScaledImpl(const float* row, float weight, size_t n, float* out) {
   for (; i < n; ++i) out[i] += weight * row[i];
 }
 
+// A strip of the sum stays in registers while the rows pass by.
+void SumScaledImpl(const float* const* rows, const float* weights, size_t m,
+                   size_t n, float* out) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+    for (size_t j = 0; j < m; ++j) {
+      const auto w = hn::Set(d, weights[j]);
+      const float* row = rows[j] + i;
+      s0 = hn::MulAdd(w, hn::LoadU(d, row), s0);
+      s1 = hn::MulAdd(w, hn::LoadU(d, row + lanes), s1);
+      s2 = hn::MulAdd(w, hn::LoadU(d, row + 2 * lanes), s2);
+      s3 = hn::MulAdd(w, hn::LoadU(d, row + 3 * lanes), s3);
+    }
+    hn::StoreU(s0, d, out + i);
+    hn::StoreU(s1, d, out + i + lanes);
+    hn::StoreU(s2, d, out + i + 2 * lanes);
+    hn::StoreU(s3, d, out + i + 3 * lanes);
+  }
+  for (; i + lanes <= n; i += lanes) {
+    auto sum = hn::Zero(d);
+    for (size_t j = 0; j < m; ++j) {
+      sum = hn::MulAdd(hn::Set(d, weights[j]), hn::LoadU(d, rows[j] + i), sum);
+    }
+    hn::StoreU(sum, d, out + i);
+  }
+  for (; i < n; ++i) {
+    out[i] = 0;
+    for (size_t j = 0; j < m; ++j) out[i] += weights[j] * rows[j][i];
+  }
+}
+
 float DotImpl(const float* a, const float* b, size_t n) {
   const D d;
   const size_t lanes = hn::Lanes(d);
@@ -117,6 +151,7 @@ HWY_AFTER_NAMESPACE();
 namespace nearline::model {
 
 HWY_EXPORT(AddScaledImpl);
+HWY_EXPORT(SumScaledImpl);
 HWY_EXPORT(DotImpl);
 HWY_EXPORT(AddBiasTanhImpl);
 HWY_EXPORT(AddReluImpl);
@@ -125,6 +160,10 @@ HWY_EXPORT(TargetImpl);
 
 void AddScaled(const float* row, float weight, size_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(AddScaledImpl)(row, weight, n, out);
+}
+void SumScaled(const float* const* rows, const float* weights, size_t m,
+               size_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(SumScaledImpl)(rows, weights, m, n, out);
 }
 float Dot(const float* a, const float* b, size_t n) {
   return HWY_DYNAMIC_DISPATCH(DotImpl)(a, b, n);

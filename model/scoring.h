@@ -1,5 +1,5 @@
-// The three slots of a served model. Implementations are immutable and
-// thread-safe; one set runs on the CPU, one on LibTorch devices.
+// The three slots of a served model. Implementations are thread-safe; one set
+// runs on the CPU, one on LibTorch devices.
 #ifndef NEARLINE_MODEL_SCORING_H_
 #define NEARLINE_MODEL_SCORING_H_
 
@@ -35,6 +35,9 @@ class Scanner {
       absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
       absl::Span<const int> ks,
       std::vector<std::vector<ScoredRow>>* best) const = 0;
+  // Rows below `rows` are there for good; a scanner may lay them out for speed.
+  // Called by one thread at a time, beside scans.
+  virtual void Extend(Row /*rows*/) {}
 };
 
 class Ranker {

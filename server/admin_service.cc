@@ -158,6 +158,10 @@ class Service final : public Base {
     const absl::Time now = parts_.clock->Now();
     out->set_version(kVersion);
     SetDuration(now - parts_.started, out->mutable_uptime());
+    timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    SetDuration(absl::DurationFromTimespec(used),
+                out->mutable_processor_time());
     out->set_log_id(parts_.store->log_id());
     out->set_sequence(parts_.store->sequence());
     out->set_users(parts_.store->users());

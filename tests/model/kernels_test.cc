@@ -1,9 +1,11 @@
 #include "model/kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "base/random.h"
+#include "model/cpu_scoring.h"
 #include "model/packed_matrix.h"
 #include "model/top_k.h"
 #include "tests/testing.h"
@@ -33,6 +35,25 @@ TEST(Kernels, AgreeWithPlainLoopsAtEveryLength) {
       dot += static_cast<double>(a[i]) * b[i];
     }
     EXPECT_NEAR(Dot(a.data(), b.data(), n), dot, 1e-4);
+  }
+}
+
+TEST(Kernels, SumRowsLikeTwoLoops) {
+  for (const size_t n : {1u, 15u, 64u, 65u, 200u}) {
+    for (const size_t m : {0u, 1u, 7u}) {
+      const auto table = RandomFloats(n * m, 1), weights = RandomFloats(m, 2);
+      std::vector<const float*> rows;
+      for (size_t j = 0; j < m; ++j) rows.push_back(table.data() + j * n);
+      std::vector<float> out(n, 7.0f);
+      SumScaled(rows.data(), weights.data(), m, n, out.data());
+      for (size_t i = 0; i < n; ++i) {
+        double sum = 0;
+        for (size_t j = 0; j < m; ++j) {
+          sum += static_cast<double>(weights[j]) * rows[j][i];
+        }
+        EXPECT_NEAR(out[i], sum, 1e-5);
+      }
+    }
   }
 }
 
@@ -123,6 +144,49 @@ TEST(TopK, NeverKeepsNaN) {
 TEST(RowMask, FullMasksHaveNoBitBeyondTheEnd) {
   EXPECT_EQ(RowMask(70, true).Count(), 70);
   EXPECT_EQ(RowMask(64, true).Count(), 64);
+}
+
+TEST(MatrixScanner, ScansTheTailAsTheBase) {
+  constexpr size_t kDim = 24, kBase = 50, kAll = 400;
+  const auto values = RandomFloats(kAll * kDim, 1);
+  const auto biases = RandomFloats(kAll, 2);
+  ItemTable rows({values.begin(), values.begin() + kBase * kDim}, kDim);
+  ItemTable bias({biases.begin(), biases.begin() + kBase}, 1);
+  auto scanner = MatrixScanner::Create(&rows, &bias);
+  ASSERT_THAT(scanner, IsOk());
+  for (size_t row = kBase; row < kAll; ++row) {
+    rows.SetTail(row - kBase, values.data() + row * kDim);
+    bias.SetTail(row - kBase, &biases[row]);
+    (*scanner)->Extend(static_cast<Row>(row + 1));
+  }
+  // Masks made before and after blocks were laid out.
+  const std::vector<size_t> ends = {kBase, 177, 178, 300, kAll};
+  const auto queries = RandomFloats(ends.size() * kDim, 3);
+  std::vector<RowMask> masks;
+  for (const size_t end : ends) masks.emplace_back(end, true);
+  masks.back().Clear(399);
+  std::vector<const RowMask*> pointers;
+  for (const RowMask& mask : masks) pointers.push_back(&mask);
+  const std::vector<int> ks(ends.size(), 30);
+  std::vector<std::vector<ScoredRow>> best;
+  ASSERT_THAT((*scanner)->Scan(queries, pointers, ks, &best), IsOk());
+  for (size_t i = 0; i < ends.size(); ++i) {
+    std::vector<ScoredRow> all;
+    for (Row row = 0; row < masks[i].rows(); ++row) {
+      if (!masks[i][row]) continue;
+      float score = biases[row];
+      for (size_t j = 0; j < kDim; ++j) {
+        score += queries[i * kDim + j] * values[row * kDim + j];
+      }
+      all.push_back({score, row});
+    }
+    std::sort(all.begin(), all.end());
+    ASSERT_EQ(best[i].size(), 30u);
+    for (size_t j = 0; j < 30; ++j) {
+      EXPECT_EQ(best[i][j].row, all[j].row) << i << " " << j;
+      EXPECT_NEAR(best[i][j].score, all[j].score, 1e-4);
+    }
+  }
 }
 
 }  // namespace
