@@ -1,8 +1,9 @@
 #include "base/hash.h"
 
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
+#include <openssl/params.h>
 #include <openssl/rand.h>
 
 #include <cstdlib>
@@ -12,6 +13,52 @@
 #include "base/file.h"
 
 namespace nearline {
+
+namespace {
+
+// HMAC-SHA-256 with the key of the last call laid out: a thread has one key,
+// and laying it out costs more than a short message.
+class KeyedMac {
+ public:
+  KeyedMac() {
+    EVP_MAC* const method = EVP_MAC_fetch(nullptr, "HMAC", nullptr);
+    context_ = method == nullptr ? nullptr : EVP_MAC_CTX_new(method);
+    EVP_MAC_free(method);
+    if (context_ == nullptr) std::abort();  // see Sha256
+  }
+  ~KeyedMac() { EVP_MAC_CTX_free(context_); }
+
+  std::string Of(absl::string_view key, absl::string_view data) {
+    bool good = true;
+    if (key == key_ && !key.empty()) {
+      good = EVP_MAC_init(context_, nullptr, 0, nullptr) == 1;
+    } else {
+      char digest[] = "SHA256";
+      const OSSL_PARAM parameters[] = {
+          OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+          OSSL_PARAM_construct_end()};
+      good = EVP_MAC_init(context_, Bytes(key), key.size(), parameters) == 1;
+      key_ = std::string(key);
+    }
+    std::string out(EVP_MAX_MD_SIZE, '\0');
+    size_t size = 0;
+    good = good && EVP_MAC_update(context_, Bytes(data), data.size()) == 1 &&
+           EVP_MAC_final(context_, reinterpret_cast<unsigned char*>(out.data()),
+                         &size, out.size()) == 1;
+    if (!good) std::abort();
+    out.resize(size);
+    return out;
+  }
+
+ private:
+  static const unsigned char* Bytes(absl::string_view text) {
+    return reinterpret_cast<const unsigned char*>(text.data());
+  }
+  EVP_MAC_CTX* context_;
+  std::string key_;
+};
+
+}  // namespace
 
 Digest Sha256(absl::string_view data) {
   // Looked up once: SHA256() does it on every call, which costs as much again.
@@ -35,12 +82,8 @@ absl::StatusOr<std::string> Sha256OfFile(const std::string& path) {
 }
 
 std::string ShortMac(absl::string_view key, absl::string_view data) {
-  unsigned char out[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
-       reinterpret_cast<const unsigned char*>(data.data()), data.size(), out,
-       &size);
-  return std::string(reinterpret_cast<const char*>(out), 16);
+  thread_local KeyedMac mac;
+  return mac.Of(key, data).substr(0, 16);
 }
 
 bool EqualInConstantTime(absl::string_view a, absl::string_view b) {

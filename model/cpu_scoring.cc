@@ -106,13 +106,14 @@ absl::Status NeuMfRanker::Score(const History& history,
 }
 
 absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
-    const ItemTable* rows, const ItemTable* bias) {
+    const ItemTable* rows, const ItemTable* bias,
+    PackedMatrix::Precision precision) {
   ASSIGN_OR_RETURN(PackedMatrix matrix,
-                   PackedMatrix::Create(rows->base().data(),
-                                        static_cast<int>(rows->base_rows()),
-                                        static_cast<int>(rows->dim())));
+                   PackedMatrix::Create(
+                       rows->base().data(), static_cast<int>(rows->base_rows()),
+                       static_cast<int>(rows->dim()), precision));
   return std::unique_ptr<MatrixScanner>(
-      new MatrixScanner(rows, bias, std::move(matrix)));
+      new MatrixScanner(rows, bias, precision, std::move(matrix)));
 }
 
 MatrixScanner::~MatrixScanner() {
@@ -130,7 +131,7 @@ void MatrixScanner::Extend(Row rows) {
     }
     absl::StatusOr<PackedMatrix> matrix =
         PackedMatrix::Create(values.data(), static_cast<int>(kTailBlock),
-                             static_cast<int>(rows_.dim()));
+                             static_cast<int>(rows_.dim()), precision_);
     if (!matrix.ok()) return;  // they are scanned row by row
     last_->store(new TailBlock{*std::move(matrix), std::move(bias)},
                  std::memory_order_release);
@@ -141,61 +142,108 @@ void MatrixScanner::Extend(Row rows) {
 absl::Status MatrixScanner::Scan(
     absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
     absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
-  const size_t d = rows_.dim();
-  thread_local std::vector<float> scores;
-  scores.resize(
-      static_cast<size_t>(PackedMatrix::kMaxBatch) *
-      std::max<size_t>(static_cast<size_t>(matrix_.stride()), kTailBlock));
   best->clear();
+  const size_t d = rows_.dim();
   for (size_t first = 0; first < masks.size();
        first += PackedMatrix::kMaxBatch) {
     const size_t m =
         std::min<size_t>(PackedMatrix::kMaxBatch, masks.size() - first);
-    std::vector<TopK> top;
-    top.reserve(m);
-    for (size_t i = 0; i < m; ++i) {
-      top.emplace_back(ks[first + i], masks[first + i]);
-    }
-    for (int b = 0; b < matrix_.blocks(); ++b) {
-      matrix_.MultiplyBlock(queries.data() + first * d, static_cast<int>(m), b,
-                            scores.data());
-      const Row start =
-          static_cast<Row>(b) * static_cast<Row>(matrix_.stride());
-      for (size_t i = 0; i < m; ++i) {
-        top[i].Add(scores.data() + i * static_cast<size_t>(matrix_.stride()),
-                   bias_.base().data() + start,
-                   static_cast<size_t>(matrix_.BlockRows(b)), start);
-      }
-    }
-    Row rows = 0;
-    for (size_t i = 0; i < m; ++i) {
-      rows = std::max(rows, static_cast<Row>(masks[first + i]->rows()));
-    }
-    auto row = static_cast<Row>(rows_.base_rows());
-    for (const TailBlock* block = tail_.load(std::memory_order_acquire);
-         block != nullptr && row + kTailBlock <= rows; row += kTailBlock) {
-      block->matrix.MultiplyBlock(queries.data() + first * d,
-                                  static_cast<int>(m), 0, scores.data());
-      for (size_t i = 0; i < m; ++i) {
-        const auto end = static_cast<Row>(masks[first + i]->rows());
-        top[i].Add(
-            scores.data() + i * static_cast<size_t>(block->matrix.stride()),
-            block->bias.data(), std::min(kTailBlock, end - std::min(end, row)),
-            row);
-      }
-      block = block->next.load(std::memory_order_acquire);
-    }
-    for (; row < rows; ++row) {
-      for (size_t i = 0; i < m; ++i) {
-        if (row >= masks[first + i]->rows()) continue;
-        const float score =
-            Dot(queries.data() + (first + i) * d, rows_[row], d);
-        top[i].Add(&score, bias_[row], 1, row);
-      }
-    }
-    for (TopK& list : top) best->push_back(list.Take());
+    ScanBatch(queries.data() + first * d, masks.subspan(first, m),
+              ks.subspan(first, m), best);
   }
   return absl::OkStatus();
+}
+
+void MatrixScanner::ScanBatch(const float* queries,
+                              absl::Span<const RowMask* const> masks,
+                              absl::Span<const int> ks,
+                              std::vector<std::vector<ScoredRow>>* best) const {
+  const size_t m = masks.size();
+  thread_local PackedMatrix::Queries prepared;
+  matrix_.Prepare(queries, static_cast<int>(m), &prepared);
+  // Blocks that come meanwhile are left to the next scan.
+  std::vector<const TailBlock*> tail;
+  for (const TailBlock* block = tail_.load(std::memory_order_acquire);
+       block != nullptr; block = block->next.load(std::memory_order_acquire)) {
+    tail.push_back(block);
+  }
+  std::vector<TopK> top;
+  top.reserve(m);
+  for (size_t i = 0; i < m; ++i) {
+    float bound = matrix_.ErrorBound(prepared, static_cast<int>(i));
+    for (const TailBlock* block : tail) {
+      bound = std::max(bound,
+                       block->matrix.ErrorBound(prepared, static_cast<int>(i)));
+    }
+    top.emplace_back(ks[i], masks[i], 2 * bound);
+  }
+  ScanBase(prepared, &top);
+  ScanTail(queries, prepared, tail, masks, &top);
+  for (size_t i = 0; i < m; ++i) {
+    best->push_back(Rescore(queries + i * rows_.dim(), ks[i], top[i].Take()));
+  }
+}
+
+void MatrixScanner::ScanBase(const PackedMatrix::Queries& queries,
+                             std::vector<TopK>* top) const {
+  thread_local std::vector<float> scores;
+  const auto stride = static_cast<size_t>(matrix_.stride());
+  scores.resize(PackedMatrix::kMaxBatch * stride);
+  for (int b = 0; b < matrix_.blocks(); ++b) {
+    matrix_.MultiplyBlock(queries, b, scores.data());
+    const Row start = static_cast<Row>(b) * static_cast<Row>(stride);
+    for (size_t i = 0; i < top->size(); ++i) {
+      (*top)[i].Add(scores.data() + i * stride, bias_.base().data() + start,
+                    static_cast<size_t>(matrix_.BlockRows(b)), start);
+    }
+  }
+}
+
+void MatrixScanner::ScanTail(const float* queries,
+                             const PackedMatrix::Queries& prepared,
+                             absl::Span<const TailBlock* const> tail,
+                             absl::Span<const RowMask* const> masks,
+                             std::vector<TopK>* top) const {
+  thread_local std::vector<float> scores;
+  scores.resize(static_cast<size_t>(PackedMatrix::kMaxBatch) * kTailBlock);
+  size_t rows = 0;
+  for (const RowMask* mask : masks) rows = std::max(rows, mask->rows());
+  auto row = static_cast<Row>(rows_.base_rows());
+  for (const TailBlock* block : tail) {
+    if (row + kTailBlock > rows) break;
+    block->matrix.MultiplyBlock(prepared, 0, scores.data());
+    for (size_t i = 0; i < masks.size(); ++i) {
+      // A mask may be older than the block.
+      const auto end = static_cast<Row>(masks[i]->rows());
+      (*top)[i].Add(scores.data() + i * kTailBlock, block->bias.data(),
+                    std::min(kTailBlock, end - std::min(end, row)), row);
+    }
+    row += kTailBlock;
+  }
+  for (; row < rows; ++row) {
+    for (size_t i = 0; i < masks.size(); ++i) {
+      if (row >= masks[i]->rows()) continue;
+      const float score =
+          Dot(queries + i * rows_.dim(), rows_[row], rows_.dim());
+      (*top)[i].Add(&score, bias_[row], 1, row);
+    }
+  }
+}
+
+// What a row scores then depends on nothing but the query and the row: not on
+// precision, on who shares the batch, or on where the row lies.
+std::vector<ScoredRow> MatrixScanner::Rescore(
+    const float* query, int k, std::vector<ScoredRow> candidates) const {
+  for (ScoredRow& c : candidates) {
+    c.score = Dot(query, rows_[c.row], rows_.dim()) + *bias_[c.row];
+  }
+  std::erase_if(candidates,
+                [](const ScoredRow& c) { return std::isnan(c.score); });
+  std::sort(candidates.begin(), candidates.end());
+  if (candidates.size() > static_cast<size_t>(k)) {
+    candidates.resize(static_cast<size_t>(k));
+  }
+  return candidates;
 }
 
 }  // namespace nearline::model

@@ -116,14 +116,16 @@ class NeuMfRanker final : public Ranker {
 };
 
 // The matrix product over all items in blocks that stay in cache, top-k fused
-// into it; then the tail in small blocks, and what fills none row by row.
+// into it; then the tail in small blocks, and what fills none row by row. All
+// that is within the product's error of the k-th is scored again in float32.
 class MatrixScanner final : public Scanner {
  public:
-  static constexpr Row kTailBlock = 128;
+  static constexpr Row kTailBlock = 32;
 
   // The tables outlive this: rows [N, D] and bias [N, 1].
   static absl::StatusOr<std::unique_ptr<MatrixScanner>> Create(
-      const ItemTable* rows, const ItemTable* bias);
+      const ItemTable* rows, const ItemTable* bias,
+      PackedMatrix::Precision precision = PackedMatrix::Fastest());
   absl::Status Scan(absl::Span<const float> queries,
                     absl::Span<const RowMask* const> masks,
                     absl::Span<const int> ks,
@@ -139,14 +141,29 @@ class MatrixScanner final : public Scanner {
     std::atomic<TailBlock*> next = nullptr;
   };
 
+  // At most kMaxBatch queries; appends to `best`.
+  void ScanBatch(const float* queries, absl::Span<const RowMask* const> masks,
+                 absl::Span<const int> ks,
+                 std::vector<std::vector<ScoredRow>>* best) const;
+  void ScanBase(const PackedMatrix::Queries& queries,
+                std::vector<TopK>* top) const;
+  void ScanTail(const float* queries, const PackedMatrix::Queries& prepared,
+                absl::Span<const TailBlock* const> tail,
+                absl::Span<const RowMask* const> masks,
+                std::vector<TopK>* top) const;
+  std::vector<ScoredRow> Rescore(const float* query, int k,
+                                 std::vector<ScoredRow> candidates) const;
+
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
-                PackedMatrix matrix)
+                PackedMatrix::Precision precision, PackedMatrix matrix)
       : rows_(*rows),
         bias_(*bias),
+        precision_(precision),
         matrix_(std::move(matrix)),
         packed_(static_cast<Row>(rows->base_rows())) {}
   const ItemTable& rows_;
   const ItemTable& bias_;
+  const PackedMatrix::Precision precision_;
   const PackedMatrix matrix_;
   std::atomic<TailBlock*> tail_ = nullptr;
   // The extending thread's: where the next block goes, and its first row.

@@ -17,6 +17,7 @@
 #include "model/bundle.h"
 #include "model/item_features.h"
 #include "model/item_table.h"
+#include "model/query_cache.h"
 #include "model/scoring.h"
 
 namespace nearline::model {
@@ -76,6 +77,12 @@ class Generation {
   const Scanner& scanner() const { return *scoring_.scanner; }
   const Ranker* ranker() const { return scoring_.ranker.get(); }
 
+  // Keeps query vectors, in `bytes` of memory, from now on. Before sharing.
+  void KeepQueries(int64_t bytes) {
+    queries_ = std::make_unique<QueryCache>(bytes, encoder().dim());
+  }
+  QueryCache* queries() const { return queries_.get(); }  // may be null
+
   // Rows that can be read now; grows as items are bound.
   uint32_t rows() const { return rows_.load(std::memory_order_acquire); }
   uint32_t base_rows() const { return base_rows_; }
@@ -110,6 +117,7 @@ class Generation {
   uint32_t base_rows_ = 0;
   ItemTables tables_;
   Scoring scoring_;
+  std::unique_ptr<QueryCache> queries_;
   const ItemTable* vectors_ = nullptr;  // what Similar compares
   std::atomic<uint32_t> rows_{0};
   std::atomic<uint64_t> bindings_{0};

@@ -1,23 +1,34 @@
 #ifndef NEARLINE_MODEL_PACKED_MATRIX_H_
 #define NEARLINE_MODEL_PACKED_MATRIX_H_
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/status.h"
 
 namespace nearline::model {
 
-// A constant float32 matrix [n, d], laid out once for fast products by oneDNN.
-// Products run on the calling thread alone. Immutable, thread-safe.
+// A constant matrix [n, d], laid out once for fast products by oneDNN. Products
+// run on the calling thread alone. Immutable, thread-safe.
 class PackedMatrix {
  public:
+  enum class Precision {
+    kFloat32,
+    kBfloat16,  // rows and queries rounded, sums in float32
+  };
+  // kBfloat16 where the processor multiplies it faster.
+  static Precision Fastest();
+
   // The rows of one block stay in the second-level cache with a batch's scores.
   static constexpr int kBlockRows = 512;
   // More queries are done in rounds of this many.
   static constexpr int kMaxBatch = 32;
 
-  // Copies `rows`, row-major [n, d]; n, d > 0.
-  static absl::StatusOr<PackedMatrix> Create(const float* rows, int n, int d);
+  // Copies `rows`, row-major float32 [n, d]; n, d > 0.
+  static absl::StatusOr<PackedMatrix> Create(
+      const float* rows, int n, int d,
+      Precision precision = Precision::kFloat32);
   PackedMatrix(PackedMatrix&&) noexcept;
   PackedMatrix& operator=(PackedMatrix&&) noexcept;
   ~PackedMatrix();
@@ -25,15 +36,30 @@ class PackedMatrix {
   int rows() const;
   int dim() const;
   int blocks() const;
-  // Rows of block b: kBlockRows, fewer in the last.
+  // Rows of block b: stride(), or fewer in the last.
   int BlockRows(int b) const;
   // Floats from one query's scores to the next in Multiply's `out`.
   int stride() const;
 
-  // out[i * stride() + j] = queries[i] . row[b * kBlockRows + j] for m <=
-  // kMaxBatch queries, row-major [m, d]. `out` has room for kMaxBatch *
-  // stride() floats; what lies beyond BlockRows(b) is undefined.
-  void MultiplyBlock(const float* queries, int m, int b, float* out) const;
+  // Queries as products read them: rounded, and padded to a size that oneDNN
+  // was prepared for. Good for every matrix of the same d and precision.
+  struct Queries {
+    int m = 0;
+    std::vector<float> values;
+    std::vector<uint16_t> rounded;
+    // Of each query: its length, and that of what rounding took from it.
+    std::vector<float> norms, lost;
+  };
+  // 0 < m <= kMaxBatch queries, row-major [m, d].
+  void Prepare(const float* queries, int m, Queries* out) const;
+
+  // out[i * stride() + j] = queries[i] . row[b * stride() + j]. `out` has
+  // room for kMaxBatch * stride() floats; what lies beyond BlockRows(b) is
+  // undefined.
+  void MultiplyBlock(const Queries& queries, int b, float* out) const;
+
+  // Most by which MultiplyBlock can differ from the exact product of query i.
+  float ErrorBound(const Queries& queries, int i) const;
 
   // out = queries * rows^T, [m, n], any m.
   void Multiply(const float* queries, int m, float* out) const;

@@ -28,6 +28,35 @@ absl::Status Rerank(const Ranker& ranker, const History& history,
   return absl::OkStatus();
 }
 
+// Query vectors [queries.size(), D]; those that the generation keeps are not
+// computed again.
+absl::Status Encode(const Generation& generation,
+                    absl::Span<const Query> queries,
+                    std::vector<float>* vectors) {
+  QueryCache* const cache = generation.queries();
+  const auto d = static_cast<size_t>(generation.encoder().dim());
+  vectors->resize(queries.size() * d);
+  std::vector<const History*> missing;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < queries.size(); ++i) {
+    const History& history = *queries[i].history;
+    if (cache != nullptr && cache->Find(history, vectors->data() + i * d)) {
+      continue;
+    }
+    missing.push_back(&history);
+    places.push_back(i);
+  }
+  if (missing.empty()) return absl::OkStatus();
+  thread_local std::vector<float> computed;
+  RETURN_IF_ERROR(generation.encoder().Encode(missing, &computed));
+  for (size_t i = 0; i < missing.size(); ++i) {
+    const float* const vector = computed.data() + i * d;
+    std::copy(vector, vector + d, vectors->data() + places[i] * d);
+    if (cache != nullptr) cache->Put(*missing[i], vector);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Recommend(const Generation& generation,
@@ -36,18 +65,16 @@ absl::Status Recommend(const Generation& generation,
                        std::vector<std::vector<ScoredRow>>* answers,
                        StageTimes* times) {
   const Ranker* ranker = options.rank ? generation.ranker() : nullptr;
-  std::vector<const History*> histories;
   std::vector<const RowMask*> masks;
   std::vector<int> ks;
   for (const Query& query : queries) {
-    histories.push_back(query.history);
     masks.push_back(query.mask);
     ks.push_back(ranker == nullptr ? query.count
                                    : std::max(query.count, options.shortlist));
   }
   const absl::Time start = absl::Now();
   thread_local std::vector<float> vectors;
-  RETURN_IF_ERROR(generation.encoder().Encode(histories, &vectors));
+  RETURN_IF_ERROR(Encode(generation, queries, &vectors));
   const absl::Time encoded = absl::Now();
   RETURN_IF_ERROR(generation.scanner().Scan(vectors, masks, ks, answers));
   const absl::Time scanned = absl::Now();

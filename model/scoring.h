@@ -15,6 +15,7 @@ namespace nearline::model {
 struct History {
   std::vector<Row> rows;
   std::vector<float> weights;
+  friend bool operator==(const History&, const History&) = default;
 };
 
 class Encoder {

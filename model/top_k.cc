@@ -7,9 +7,12 @@
 
 namespace nearline::model {
 
-TopK::TopK(int k, const RowMask* mask)
-    : k_(static_cast<size_t>(k)), mask_(mask) {
-  best_.reserve(2 * k_ + 64);
+TopK::TopK(int k, const RowMask* mask, float slack)
+    : k_(static_cast<size_t>(k)),
+      mask_(mask),
+      slack_(slack),
+      limit_(2 * k_ + 64) {
+  best_.reserve(limit_);
 }
 
 void TopK::Add(const float* scores, const float* bias, size_t n, Row first) {
@@ -24,7 +27,7 @@ void TopK::Add(const float* scores, const float* bias, size_t n, Row first) {
       const Row row = first + static_cast<Row>(at);
       if (!(*mask_)[row]) continue;
       best_.push_back({scores[at] + bias[at], row});
-      if (best_.size() >= 2 * k_ + 64) Shrink();
+      if (best_.size() >= limit_) Shrink();
     }
   }
 }
@@ -34,11 +37,18 @@ void TopK::Shrink() {
   std::nth_element(best_.begin(),
                    best_.begin() + static_cast<std::ptrdiff_t>(k_) - 1,
                    best_.end());
-  best_.resize(k_);
   // Just below the k-th, so that a lower row with the same score still comes
   // in.
-  threshold_ = std::nextafter(best_[k_ - 1].score,
+  threshold_ = std::nextafter(best_[k_ - 1].score - slack_,
                               -std::numeric_limits<float>::infinity());
+  const auto kth = best_.begin() + static_cast<std::ptrdiff_t>(k_);
+  const auto end =
+      slack_ == 0 ? kth
+                  : std::partition(kth, best_.end(), [&](const ScoredRow& r) {
+                      return r.score > threshold_;
+                    });
+  best_.erase(end, best_.end());
+  limit_ = std::max(limit_, 2 * best_.size());
 }
 
 std::vector<ScoredRow> TopK::Take() {

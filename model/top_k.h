@@ -50,16 +50,17 @@ class RowMask {
   size_t rows_ = 0;
 };
 
-// Keeps the k best eligible rows of what it is shown, in any order of blocks.
+// Keeps the k best eligible rows of what it is shown, in any order of blocks;
+// and with a slack every row whose score is within it of the k-th.
 class TopK {
  public:
   // `mask` covers every row shown, and outlives this.
-  TopK(int k, const RowMask* mask);
+  TopK(int k, const RowMask* mask, float slack = 0);
 
   // Rows first .. first + n with score scores[i] + bias[i]. NaN is never kept.
   void Add(const float* scores, const float* bias, size_t n, Row first);
 
-  // At most k, best first.
+  // Best first. At most k without a slack.
   std::vector<ScoredRow> Take();
 
  private:
@@ -67,9 +68,11 @@ class TopK {
 
   const size_t k_;
   const RowMask* mask_;
+  const float slack_;
+  size_t limit_;  // of best_, before it is shrunk
   // Nothing at or below it can be among the k best, unless ties are still open.
   float threshold_ = -std::numeric_limits<float>::infinity();
-  std::vector<ScoredRow> best_;  // unordered, up to 2 k + 64
+  std::vector<ScoredRow> best_;  // unordered
 };
 
 }  // namespace nearline::model

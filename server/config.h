@@ -39,6 +39,7 @@ struct Config {
     int max_queued = 1000;
     int max_batch = 32;
     int leaders = 0;  // 0: half of the processors
+    int64_t query_cache_mb = 16;
     absl::Duration page_ttl = absl::Hours(1);
     absl::Duration drain = absl::Seconds(20);
   } serving;

@@ -10,12 +10,12 @@ namespace nearline::server {
 
 ModelSlot::ModelSlot(features::Store* store,
                      model::GenerationStore* generations,
-                     model::ScoringFactory factory, absl::Duration keep_retired,
+                     model::ScoringFactory factory, ModelSlotOptions options,
                      const Clock* clock)
     : store_(*store),
       generations_(*generations),
       factory_(std::move(factory)),
-      keep_retired_(keep_retired),
+      options_(options),
       clock_(*clock) {
   store_.set_on_items([this](const std::vector<features::Ordinal>& items) {
     std::shared_ptr<model::Generation> current;
@@ -58,6 +58,9 @@ absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
     return absl::DataLossError(
         absl::StrCat("generation ", id, ": ", generation.status().message()));
   }
+  if (options_.query_cache_bytes > 0) {
+    (*generation)->KeepQueries(options_.query_cache_bytes);
+  }
   (*generation)->BindAll(*store_.ReadCatalogue());
   WarmUp(**generation);
   return generation;
@@ -90,7 +93,7 @@ void ModelSlot::Swap(std::shared_ptr<model::Generation> next) {
   {
     MutexLock lock(&mu_);
     if (current_ != nullptr) {
-      retired_.push_back({std::move(current_), now + keep_retired_});
+      retired_.push_back({std::move(current_), now + options_.keep_retired});
     }
     current_ = std::move(next);
     since_ = now;

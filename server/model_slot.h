@@ -16,13 +16,18 @@ namespace nearline::server {
 
 using GenerationPtr = std::shared_ptr<const model::Generation>;
 
+struct ModelSlotOptions {
+  absl::Duration keep_retired = absl::Hours(1);
+  int64_t query_cache_bytes = 16 << 20;  // 0: no query vector is kept
+};
+
 // The generation in service, swappable under traffic, and those lately retired,
 // so that lists begun on them can be continued. Thread-safe.
 class ModelSlot {
  public:
   // All outlive this.
   ModelSlot(features::Store* store, model::GenerationStore* generations,
-            model::ScoringFactory factory, absl::Duration keep_retired,
+            model::ScoringFactory factory, ModelSlotOptions options,
             const Clock* clock);
   ~ModelSlot();
 
@@ -54,7 +59,7 @@ class ModelSlot {
   features::Store& store_;
   model::GenerationStore& generations_;
   const model::ScoringFactory factory_;
-  const absl::Duration keep_retired_;
+  const ModelSlotOptions options_;
   const Clock& clock_;
   mutable Mutex mu_;
   std::shared_ptr<model::Generation> current_ ABSL_GUARDED_BY(mu_);

@@ -184,9 +184,12 @@ absl::Status Server::Impl::OpenParts() {
   ASSIGN_OR_RETURN(store, features::Store::Open(std::move(options)));
   generations = std::make_unique<model::LocalGenerationStore>(
       JoinPath(config.data_dir, "generations"));
-  slot = std::make_unique<ModelSlot>(store.get(), generations.get(),
-                                     device.scoring, config.serving.page_ttl,
-                                     Clock::Real());
+  const ModelSlotOptions slot_options = {
+      .keep_retired = config.serving.page_ttl,
+      .query_cache_bytes = config.serving.query_cache_mb << 20};
+  slot =
+      std::make_unique<ModelSlot>(store.get(), generations.get(),
+                                  device.scoring, slot_options, Clock::Real());
   RETURN_IF_ERROR(slot->LoadCurrent());
   PipelineOptions pipeline_options;
   pipeline_options.recommend = {.shortlist = config.serving.shortlist,

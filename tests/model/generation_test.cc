@@ -222,5 +222,48 @@ TEST(ItemFeatures, PredictRowsThatAreLinearInTheAttributes) {
   EXPECT_NEAR(unknown[0], 0.0, 0.02);
 }
 
+TEST(QueryCache, FindsOnlyTheWholeHistory) {
+  QueryCache cache(1 << 20, 2);
+  const History history{{1, 5}, {1.0f, 2.0f}};
+  const float query[] = {3, 4};
+  float found[2] = {};
+  EXPECT_FALSE(cache.Find(history, found));
+  cache.Put(history, query);
+  EXPECT_TRUE(cache.Find(history, found));
+  EXPECT_THAT(found, testing::ElementsAre(3, 4));
+  EXPECT_FALSE(cache.Find({{1, 5}, {1.0f, 2.5f}}, found));
+  EXPECT_FALSE(cache.Find({{5, 1}, {1.0f, 2.0f}}, found));
+  EXPECT_FALSE(cache.Find({{1}, {1.0f}}, found));
+}
+
+TEST(QueryCache, LastHistoryOfAPlaceStays) {
+  QueryCache cache(1, 1);  // one place
+  const float one = 1, two = 2;
+  float found = 0;
+  cache.Put({{1}, {1.0f}}, &one);
+  cache.Put({{2}, {1.0f}}, &two);
+  EXPECT_FALSE(cache.Find({{1}, {1.0f}}, &found));
+  EXPECT_TRUE(cache.Find({{2}, {1.0f}}, &found));
+  EXPECT_EQ(found, 2);
+}
+
+TEST(Generation, AnswersAlikeWithAndWithoutKeptQueries) {
+  auto plain = Generation::Create(TinyBundle(50));
+  auto kept = Generation::Create(TinyBundle(50));
+  ASSERT_THAT(plain, IsOk());
+  (*kept)->KeepQueries(1 << 20);
+  const RowMask mask(50, true);
+  const History a{{1, 2}, {1, 1}}, b{{7}, {1}}, c{{9, 3}, {0.5f, 1}};
+  for (const auto& histories :
+       {std::vector{a, b}, std::vector{b, c, a}, std::vector{c}}) {
+    std::vector<Query> queries;
+    for (const History& h : histories) queries.push_back({&h, &mask, 10});
+    std::vector<std::vector<ScoredRow>> expected, got;
+    ASSERT_THAT(Recommend(**plain, queries, {}, &expected), IsOk());
+    ASSERT_THAT(Recommend(**kept, queries, {}, &got), IsOk());
+    EXPECT_EQ(got, expected);
+  }
+}
+
 }  // namespace
 }  // namespace nearline::model

@@ -146,13 +146,16 @@ TEST(RowMask, FullMasksHaveNoBitBeyondTheEnd) {
   EXPECT_EQ(RowMask(64, true).Count(), 64);
 }
 
-TEST(MatrixScanner, ScansTheTailAsTheBase) {
+class MatrixScannerTest
+    : public testing::TestWithParam<PackedMatrix::Precision> {};
+
+TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
   constexpr size_t kDim = 24, kBase = 50, kAll = 400;
   const auto values = RandomFloats(kAll * kDim, 1);
   const auto biases = RandomFloats(kAll, 2);
   ItemTable rows({values.begin(), values.begin() + kBase * kDim}, kDim);
   ItemTable bias({biases.begin(), biases.begin() + kBase}, 1);
-  auto scanner = MatrixScanner::Create(&rows, &bias);
+  auto scanner = MatrixScanner::Create(&rows, &bias, GetParam());
   ASSERT_THAT(scanner, IsOk());
   for (size_t row = kBase; row < kAll; ++row) {
     rows.SetTail(row - kBase, values.data() + row * kDim);
@@ -174,19 +177,59 @@ TEST(MatrixScanner, ScansTheTailAsTheBase) {
     std::vector<ScoredRow> all;
     for (Row row = 0; row < masks[i].rows(); ++row) {
       if (!masks[i][row]) continue;
-      float score = biases[row];
-      for (size_t j = 0; j < kDim; ++j) {
-        score += queries[i * kDim + j] * values[row * kDim + j];
-      }
+      const float score = biases[row] + Dot(queries.data() + i * kDim,
+                                            values.data() + row * kDim, kDim);
       all.push_back({score, row});
     }
     std::sort(all.begin(), all.end());
-    ASSERT_EQ(best[i].size(), 30u);
-    for (size_t j = 0; j < 30; ++j) {
-      EXPECT_EQ(best[i][j].row, all[j].row) << i << " " << j;
-      EXPECT_NEAR(best[i][j].score, all[j].score, 1e-4);
+    all.resize(30);
+    EXPECT_EQ(best[i], all) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, MatrixScannerTest,
+                         testing::Values(PackedMatrix::Precision::kFloat32,
+                                         PackedMatrix::Precision::kBfloat16));
+
+TEST(PackedMatrix, ErrsByLessThanItsBound) {
+  for (const auto precision : {PackedMatrix::Precision::kFloat32,
+                               PackedMatrix::Precision::kBfloat16}) {
+    constexpr int kRows = 200, kDim = 300, kQueries = 5;
+    const auto rows = RandomFloats(kRows * kDim, 1);
+    const auto values = RandomFloats(kQueries * kDim, 2);
+    const auto matrix =
+        PackedMatrix::Create(rows.data(), kRows, kDim, precision);
+    ASSERT_THAT(matrix, IsOk());
+    PackedMatrix::Queries queries;
+    matrix->Prepare(values.data(), kQueries, &queries);
+    std::vector<float> out(
+        static_cast<size_t>(PackedMatrix::kMaxBatch * matrix->stride()));
+    matrix->MultiplyBlock(queries, 0, out.data());
+    for (int i = 0; i < kQueries; ++i) {
+      for (int j = 0; j < kRows; ++j) {
+        double exact = 0;
+        for (int k = 0; k < kDim; ++k) {
+          exact +=
+              static_cast<double>(values[static_cast<size_t>(i * kDim + k)]) *
+              rows[static_cast<size_t>(j * kDim + k)];
+        }
+        EXPECT_LE(std::abs(out[static_cast<size_t>(i * matrix->stride() + j)] -
+                           exact),
+                  matrix->ErrorBound(queries, i));
+      }
     }
   }
+}
+
+TEST(TopK, KeepsAllWithinTheSlack) {
+  const std::vector<float> scores = {5, 1, 4.5, 3, 4, 2.9f};
+  const std::vector<float> bias(6, 0.0f);
+  const RowMask mask(6, true);
+  TopK top(2, &mask, 1.5f);  // the second is 4.5
+  top.Add(scores.data(), bias.data(), 6, 0);
+  EXPECT_THAT(top.Take(),
+              testing::ElementsAre(ScoredRow{5, 0}, ScoredRow{4.5, 2},
+                                   ScoredRow{4, 4}, ScoredRow{3, 3}));
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ class PipelineTest : public testing::Test {
                                        features::UpsertItems{.items = items}),
                 IsOk());
     slot_ = std::make_unique<ModelSlot>(store_.get(), &generations_,
-                                        model::CpuScoring, absl::Hours(1),
+                                        model::CpuScoring, ModelSlotOptions{},
                                         Clock::Real());
     pipeline_ = std::make_unique<Pipeline>(store_.get(), slot_.get(),
                                            PipelineOptions{}, Clock::Real());
@@ -193,7 +193,7 @@ TEST_F(PipelineTest, ARestartServesTheGenerationThatWasInService) {
   Publish(1);
   Publish(2);
   ModelSlot restarted(store_.get(), &generations_, model::CpuScoring,
-                      absl::Hours(1), Clock::Real());
+                      ModelSlotOptions{}, Clock::Real());
   ASSERT_THAT(restarted.LoadCurrent(), IsOk());
   EXPECT_EQ(restarted.Snapshot()->id(), "g-tiny-2");
 }
@@ -222,8 +222,9 @@ TEST_F(PipelineTest, ConsistencyTokensAreChecked) {
 TEST_F(PipelineTest, AnswersStayWholeWhileEverythingMoves) {
   Publish(1);
   Feed("ann", "i000");
-  Batcher<RecommendJob> batcher(
-      {.max_batch = 8, .max_queued = 100000, .max_leaders = 2},
+  std::optional<Batcher<RecommendJob>> batcher;
+  batcher.emplace(
+      BatcherOptions{.max_batch = 8, .max_queued = 100000, .max_leaders = 2},
       [&](std::vector<std::unique_ptr<RecommendJob>> batch, int queued) {
         pipeline_->Run(std::move(batch), queued);
       });
@@ -241,7 +242,7 @@ TEST_F(PipelineTest, AnswersStayWholeWhileEverythingMoves) {
                 20;
         if (!good) ++wrong;
       };
-      if (!batcher.Submit(std::move(job)).ok()) ++wrong;
+      if (!batcher->Submit(std::move(job)).ok()) ++wrong;
     }
   };
   std::thread one(ask), two(ask);
@@ -258,6 +259,7 @@ TEST_F(PipelineTest, AnswersStayWholeWhileEverythingMoves) {
   stop = true;
   one.join();
   two.join();
+  batcher.reset();  // runs what is queued
   EXPECT_EQ(wrong, 0);
 }
 
