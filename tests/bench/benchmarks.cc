@@ -3,10 +3,14 @@
 // Shapes are MovieLens 1M's. Compare within one run only.
 #include <benchmark/benchmark.h>
 
+#include <future>
 #include <vector>
 
 #include "base/random.h"
+#include "base/varint.h"
+#include "features/store_format.h"
 #include "model/cpu_scoring.h"
+#include "tests/features/store_fixture.h"
 
 namespace nearline {
 namespace {
@@ -50,6 +54,99 @@ void BM_Product(benchmark::State& state) {
 BENCHMARK(BM_Product)
     ->ArgNames({"bf16", "batch", "hot"})
     ->ArgsProduct({{0, 1}, {1, 32}, {0, 1}});
+
+// The scan with its masks, top-k and exact scores.
+void BM_Scan(benchmark::State& state) {
+  const auto precision = static_cast<PackedMatrix::Precision>(state.range(0));
+  const int m = static_cast<int>(state.range(1));
+  const model::ItemTable rows(RandomFloats(size_t{kItems} * kDim, 1), kDim);
+  const model::ItemTable bias(RandomFloats(kItems, 3), 1);
+  const auto values =
+      RandomFloats(static_cast<size_t>(m) * static_cast<size_t>(kDim), 2);
+  const auto scanner = *model::MatrixScanner::Create(&rows, &bias, precision);
+  const model::RowMask mask(kItems, true);
+  const std::vector<const model::RowMask*> masks(static_cast<size_t>(m), &mask);
+  const std::vector<int> ks(static_cast<size_t>(m), 11);
+  std::vector<std::vector<model::ScoredRow>> best;
+  for (auto _ : state) {
+    if (!scanner->Scan(values, masks, ks, &best).ok()) std::abort();
+  }
+  ByQuery(state, m);
+}
+BENCHMARK(BM_Scan)->ArgNames({"bf16", "batch"})->ArgsProduct({{0, 1}, {1, 32}});
+
+constexpr int kEvents = 100, kUsers = 1000, kCatalogue = 3000;
+
+void ByEvent(benchmark::State& state) {
+  state.SetItemsProcessed(state.iterations() * kEvents);
+}
+
+// What Feedback does after parsing, one call of a hundred events at a time.
+void BM_DurableFeedback(benchmark::State& state) {
+  const TempDir dir;
+  const auto store = features::OpenStore(dir.path());
+  std::vector<features::Item> items;
+  for (int i = 0; i < kCatalogue; ++i)
+    items.push_back({absl::StrCat("i", i), {}});
+  if (!features::Do<features::Sequence>(
+           store.get(), features::UpsertItems{.items = std::move(items)})
+           .ok()) {
+    std::abort();
+  }
+  Random random(1);
+  for (auto _ : state) {
+    std::vector<features::NewEvent> events;
+    for (int i = 0; i < kEvents; ++i) {
+      events.push_back(
+          features::Like(absl::StrCat("u", random.Below(kUsers)),
+                         absl::StrCat("i", random.Below(kCatalogue)),
+                         absl::StrCat(random.Next())));
+    }
+    if (!features::AppendAll(store.get(), std::move(events)).ok()) std::abort();
+  }
+  ByEvent(state);
+}
+BENCHMARK(BM_DurableFeedback)->UseRealTime();
+
+// RocksDB alone with the same rows, tables, options and syncs.
+void BM_BareRocksDb(benchmark::State& state) {
+  const TempDir dir;
+  const auto options = features::TestOptions(dir.path()).database;
+  const auto database = *features::Database::Open(options);
+  Random random(1);
+  features::Sequence sequence = 0;
+  for (auto _ : state) {
+    rocksdb::WriteBatch batch;
+    for (int i = 0; i < kEvents; ++i) {
+      features::Event event;
+      event.user = static_cast<features::Ordinal>(random.Below(kUsers));
+      event.item = static_cast<features::Ordinal>(random.Below(kCatalogue));
+      event.sequence = ++sequence;
+      event.time_micros = absl::GetCurrentTimeNanos() / 1000;
+      event.event_id = absl::StrCat(random.Next());
+      batch.Put(database->table(features::kEvents),
+                features::EventKey(event.user, event.sequence),
+                features::EncodeEvent(event));
+      batch.Put(database->table(features::kSequences),
+                features::SequenceKey(event.sequence),
+                features::OrdinalKey(event.user));
+      batch.Put(database->table(features::kEventIds),
+                features::EventIdKey(event.user, {random.Next(), 0}),
+                features::EncodeEventId({.sequence = event.sequence,
+                                         .payload_hash = random.Next(),
+                                         .time_micros = event.time_micros}));
+      std::string count;
+      PutRaw(&count, 1.0);
+      batch.Put(database->table(features::kCounts),
+                features::OrdinalKey(event.item), count);
+    }
+    batch.Put(database->table(features::kMeta), "next_sequence",
+              std::to_string(sequence));
+    if (!database->Write(&batch).ok()) std::abort();
+  }
+  ByEvent(state);
+}
+BENCHMARK(BM_BareRocksDb)->UseRealTime();
 
 }  // namespace
 }  // namespace nearline
