@@ -42,7 +42,7 @@ nearline() { printf '\n%s$ nearline %s%s\n' "$DIM" "$*" "$PLAIN"; "$BIN/nearline
 if [ -z "$data" ]; then
   say "Making up a film service: 3,000 users, 2,000 films"
   data=$work/data
-  "$BIN/nearline-train" generate "$data"
+  "$BIN/nearline-train" generate "$data" --end "$(date +%s)"
 fi
 
 say "Starting the server"

@@ -29,7 +29,6 @@ constexpr std::array<const char*, 24> kSecond = {
     "Theory",  "Machine", "Island",  "Promise", "Circus",  "Signal",
     "Voyage",  "Lantern", "Horizon", "Castle",  "Echo",    "Canvas"};
 constexpr int64_t kYear = int64_t{365} * 24 * 3600;
-constexpr int64_t kEnd = 1735689600;  // 2025-01-01, so that runs repeat
 
 using Taste = std::array<double, kGenres.size()>;
 
@@ -131,13 +130,14 @@ class Generator {
       const double many =
           options_.events_a_user * std::exp(0.8 * random_.Normal() - 0.32);
       const int events = std::clamp(static_cast<int>(many), 3, 600);
-      const int64_t joined = kEnd - kYear +
+      const int64_t joined = options_.end_seconds - kYear +
                              static_cast<int64_t>(random_.Uniform() * 0.9 *
                                                   static_cast<double>(kYear));
       std::vector<int64_t> times;
       for (int e = 0; e < events; ++e) {
-        times.push_back(joined + static_cast<int64_t>(random_.Below(
-                                     static_cast<uint64_t>(kEnd - joined))));
+        times.push_back(
+            joined + static_cast<int64_t>(random_.Below(static_cast<uint64_t>(
+                         options_.end_seconds - joined))));
       }
       std::sort(times.begin(), times.end());
       std::set<size_t> watched;

@@ -13,6 +13,9 @@ struct GeneratorOptions {
   int items = 2000;
   int events_a_user = 40;  // on average; skewed
   uint64_t seed = 1;
+  // Of the year that the events cover, in Unix seconds: 2025-01-01, so that
+  // runs repeat.
+  int64_t end_seconds = 1'735'689'600;
 };
 
 // Writes a made-up film service to a folder, for demos and tests: items.jsonl

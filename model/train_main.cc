@@ -162,6 +162,11 @@ int Main(int argc, char** argv) {
   generate->add_option("--events-a-user", demo.events_a_user)
       ->check(CLI::Range(3, 500));
   generate->add_option("--seed", demo.seed);
+  generate
+      ->add_option("--end", demo.end_seconds,
+                   "of the year the events cover, in Unix seconds")
+      ->check(CLI::Range(int64_t{100'000'000}, int64_t{10'000'000'000}))
+      ->capture_default_str();
 
   CLI11_PARSE(app, argc, argv);
   if (run->parsed()) return RunJob(job);

@@ -12,6 +12,7 @@
 
 #include <cstring>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -126,8 +127,16 @@ std::string DescribeEnd(int status, const std::string& error_file) {
     how = absl::StrCat("exited with code ", WEXITSTATUS(status));
     if (WEXITSTATUS(status) == 127) how += ": the program could not be started";
   }
-  return absl::StrCat("the trainer ", how, "; its messages are in ",
-                      error_file);
+  // The last line usually says why.
+  const absl::StatusOr<std::string> messages = ReadFile(error_file);
+  std::string last;
+  if (messages.ok()) {
+    const absl::string_view text =
+        absl::StripTrailingAsciiWhitespace(*messages);
+    last = std::string(text.substr(text.rfind('\n') + 1).substr(0, 500));
+  }
+  return absl::StrCat("the trainer ", how, last.empty() ? "" : ": ", last,
+                      "; its messages are in ", error_file);
 }
 
 }  // namespace

@@ -57,7 +57,24 @@ void Retrainer::Stop() {
     stopping_ = true;
     cv_.SignalAll();
   }
-  if (thread_.joinable()) thread_.join();
+  if (!thread_.joinable()) return;
+  thread_.join();
+  // What was asked for and never begun.
+  std::deque<Order> orders;
+  {
+    MutexLock lock(&mu_);
+    orders.swap(orders_);
+    running_.clear();
+    stats_.failed += static_cast<int64_t>(orders.size());
+  }
+  for (const Order& order : orders) {
+    Update(order.id, [&](RunStatus* run) {
+      run->phase = "done";
+      run->ended = clock_.Now();
+      run->state = RunStatus::State::kFailed;
+      run->message = "the server stopped before the run began";
+    });
+  }
 }
 
 std::string Retrainer::Enqueue(bool cold, const std::string& reason) {

@@ -1,0 +1,108 @@
+#include "server/retrainer.h"
+
+#include <fstream>
+#include <thread>
+
+#include "tests/features/store_fixture.h"
+#include "tests/testing.h"
+
+namespace nearline::server {
+namespace {
+
+// A supervisor whose trainer is a shell script.
+class RetrainerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    store_ = features::OpenStore(dir_.path());
+    slot_ = std::make_unique<ModelSlot>(store_.get(), &generations_,
+                                        model::CpuScoring, ModelSlotOptions{},
+                                        &clock_);
+    config_.data_dir = dir_.path();
+  }
+  void Supervise(const std::string& script) {
+    const std::string path = dir_ / "trainer";
+    std::ofstream(path) << "#!/bin/sh\n" << script << "\n";
+    std::filesystem::permissions(path, std::filesystem::perms::owner_all);
+    config_.training.program = path;
+    retrainer_ = std::make_unique<Retrainer>(
+        config_, store_.get(), &generations_, slot_.get(), &clock_);
+  }
+  void Feed(int events) {
+    for (int i = 0; i < events; ++i) {
+      ASSERT_THAT(
+          features::AppendAll(store_.get(), {features::Like("ann", "heat")}),
+          IsOk());
+    }
+  }
+  // Waits for the end of `runs` runs, all of which fail.
+  RunStatus LastOf(int64_t runs) {
+    while (retrainer_->stats().failed < runs) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    RunStatus last;
+    do {
+      const auto watch = retrainer_->Watch(
+          "", [&](const RunStatus& status) { last = status; });
+      EXPECT_THAT(watch, IsOk());
+      retrainer_->Unwatch(*watch);
+    } while (!last.done());
+    return last;
+  }
+
+  const TempDir dir_;
+  ManualClock clock_{absl::Now()};
+  Config config_;
+  std::unique_ptr<features::Store> store_;
+  model::LocalGenerationStore generations_{dir_ / "generations"};
+  std::unique_ptr<ModelSlot> slot_;
+  std::unique_ptr<Retrainer> retrainer_;
+};
+
+TEST_F(RetrainerTest, StartsAfterSoManyEvents) {
+  config_.training.every_events = 3;
+  Supervise("exit 3");
+  Feed(2);
+  EXPECT_EQ(retrainer_->stats().failed, 0);
+  Feed(1);
+  const RunStatus run = LastOf(1);
+  EXPECT_EQ(run.state, RunStatus::State::kFailed);
+  Feed(3);
+  EXPECT_NE(LastOf(2).id, run.id);
+}
+
+TEST_F(RetrainerTest, StartsWhenTheIntervalHasPassed) {
+  config_.training.interval = absl::Hours(1);
+  Supervise("exit 3");
+  EXPECT_EQ(retrainer_->RunningId(), "");
+  clock_.Advance(absl::Hours(1));
+  EXPECT_EQ(LastOf(1).state, RunStatus::State::kFailed);
+}
+
+TEST_F(RetrainerTest, ATrainerOutOfMemoryIsReported) {
+  config_.training.memory_mb = 256;
+  Supervise("exec python3 -c 'held = bytearray(1 << 30)'");
+  ASSERT_THAT(retrainer_->Start(false, "test"), IsOk());
+  const RunStatus run = LastOf(1);
+  EXPECT_EQ(run.state, RunStatus::State::kFailed);
+  EXPECT_THAT(run.message, testing::HasSubstr("MemoryError"));
+}
+
+TEST_F(RetrainerTest, ASecondRequestJoinsOrIsRefused) {
+  Supervise("sleep 600");
+  const auto first = retrainer_->Start(false, "test");
+  const auto second = retrainer_->Start(false, "test");
+  ASSERT_THAT(second, IsOk());
+  EXPECT_TRUE(second->joined);
+  EXPECT_EQ(second->run_id, first->run_id);
+  config_.training.second_request = "refuse";
+  EXPECT_THAT(
+      retrainer_->Start(false, "test").status(),
+      IsError(absl::StatusCode::kFailedPrecondition, first->run_id.c_str()));
+  retrainer_->Stop();
+  EXPECT_EQ(LastOf(1).state, RunStatus::State::kFailed);
+  EXPECT_THAT(retrainer_->Start(false, "test").status(),
+              IsError(absl::StatusCode::kUnavailable, "stopping"));
+}
+
+}  // namespace
+}  // namespace nearline::server
