@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/hash.h"
 #include "model/train.h"
@@ -240,7 +241,7 @@ class Run {
   // The holdout's metrics as the generation would serve it.
   absl::StatusOr<CaseMetrics> EvaluateOne(Bundle bundle,
                                           const std::string& phase, double from,
-                                          double to) {
+                                          double to, bool rank = true) {
     ASSIGN_OR_RETURN(const auto generation,
                      Generation::Create(std::move(bundle)));
     std::vector<Case> cases;
@@ -251,7 +252,8 @@ class Run {
                       job_.profile.max_weight);
     }
     return Evaluate(
-        *generation, cases, metrics_, {.shortlist = job_.shortlist},
+        *generation, cases, metrics_,
+        {.shortlist = job_.shortlist, .rank = rank},
         [&](double share) { Report(phase, from + (to - from) * share); });
   }
 
@@ -265,6 +267,19 @@ class Run {
     return EvaluateOne(std::move(bundle), "evaluate popularity", 0.9, 0.92);
   }
 
+  // With little data a ranker can lose against the order it is given.
+  void LeaveOutRanker() {
+    const std::string prefix = std::exchange(bundle_.manifest.ranker, "") + ".";
+    Tensors kept;
+    for (const auto& [name, tensor] : bundle_.tensors.all()) {
+      if (absl::StrContains(name, prefix) && job_.ranker != job_.retriever) {
+        continue;
+      }
+      kept.Add(name, tensor.shape, tensor.values);
+    }
+    bundle_.tensors = std::move(kept);
+  }
+
   absl::Status EvaluateAll() {
     ASSIGN_OR_RETURN(const MetricSpec gate,
                      MetricSpec::Parse(job_.gate.metric));
@@ -275,7 +290,21 @@ class Run {
     }
     ASSIGN_OR_RETURN(CaseMetrics popularity, EvaluatePopularity());
     ASSIGN_OR_RETURN(CaseMetrics candidate,
-                     EvaluateOne(bundle_, "evaluate candidate", 0.92, 0.95));
+                     EvaluateOne(bundle_, "evaluate candidate", 0.92, 0.94));
+    std::string without;
+    if (!bundle_.manifest.ranker.empty()) {
+      ASSIGN_OR_RETURN(CaseMetrics scanned,
+                       EvaluateOne(bundle_, "evaluate without ranker", 0.94,
+                                   0.95, /*rank=*/false));
+      const double with = MeanOf(candidate[gate.Name()]).mean;
+      const double alone = MeanOf(scanned[gate.Name()]).mean;
+      if (with < alone * (1 - job_.gate.tolerance)) {
+        without =
+            absl::StrFormat("; without the ranker, which made it %.4f", with);
+        LeaveOutRanker();
+        candidate = std::move(scanned);
+      }
+    }
     CaseMetrics incumbent;
     const bool comparable = incumbent_.has_value() &&
                             !split_.incumbent_saw_holdout &&
@@ -299,7 +328,7 @@ class Run {
     const GateDecision decision =
         Decide(candidate[name], incumbent[name], popularity[name], job_.gate);
     m.accepted = decision.accepted;
-    m.decision = decision.words;
+    m.decision = decision.words + without;
     return absl::OkStatus();
   }
 

@@ -143,6 +143,22 @@ class ProcessTest(unittest.TestCase):
             self.assertIn("SHA-256", refused.stderr)
             self.assertEqual(self.server.ask("status")["generation"], first["generation"])
 
+    def test_a_ranker_that_loses_is_left_out(self):
+        self.server.kill(signal.SIGTERM)
+        # All but untrained, so that its order is no better than chance.
+        self.server.config.write_text(FAST.replace(
+            "gmf_epochs: 15, mlp_epochs: 4, joint_epochs: 1",
+            "gmf_epochs: 1, gmf_learning_rate: 1e-6, mlp_epochs: 1, mlp_learning_rate: 1e-6,"
+            " joint_epochs: 0"))
+        self.server.start()
+        self.fill(users=600, items=200)
+        self.assertEqual(self.server.ask("retrain")["state"], "RUN_STATE_PUBLISHED")
+        [model] = self.server.ask("models")
+        self.assertEqual(model["model"], "mult-vae")
+        self.assertIn("without the ranker", model["decision"])
+        self.assertEqual(self.server.ask("recommend", "user-00001")["served_by"],
+                         "SERVED_BY_SHORTLIST")
+
     def test_kill_9_loses_and_doubles_nothing(self):
         rng = random.Random(1)
         acknowledged = set()
