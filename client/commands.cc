@@ -16,6 +16,8 @@
 namespace nearline::client {
 namespace {
 
+constexpr int kRejected = 4;  // an exit code; see commands.h
+
 template <typename Items>
 void PrintItems(Session& session, const Items& items) {
   Table table({"#", "item", "score", "title", "genres"});
@@ -228,16 +230,16 @@ int Retrain(Session& session, bool cold, bool detach) {
     for (const auto& m : end->incumbent())
       out["incumbent"][m.name()] = m.value();
     PrintJson(out);
-    return good ? 0 : 1;
   }
   if (end->state() == api::RUN_STATE_FAILED) {
     return Fail(session, absl::AbortedError(end->message()));
   }
+  if (session.json) return good ? 0 : kRejected;
   PrintRunFigures(*end);
   std::cout << end->generation() << ": " << end->message() << "\n"
             << (good ? "It is in service now.\n"
                      : "It is kept for inspection; the old one serves.\n");
-  return good ? 0 : 1;
+  return good ? 0 : kRejected;
 }
 
 int Models(Session& session) {

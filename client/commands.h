@@ -1,5 +1,5 @@
 // The commands of `nearline`. Each prints its answer and returns the exit code:
-// 0 done, 1 failed, 2 wrong words, 3 no server.
+// 0 done, 1 failed, 2 wrong words, 3 no server, 4 the gate rejected.
 #ifndef NEARLINE_CLIENT_COMMANDS_H_
 #define NEARLINE_CLIENT_COMMANDS_H_
 

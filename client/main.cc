@@ -14,7 +14,8 @@ int Main(int argc, char** argv) {
       "  nearline retrain                  teach it\n"
       "  nearline recommend 42             ask it\n"
       "  nearline feedback 42 item-7       tell it\n"
-      "Exit codes: 0 done, 1 failed, 2 wrong words, 3 no server.",
+      "Exit codes: 0 done, 1 failed, 2 wrong words, 3 no server, 4 the gate "
+      "kept a\nnew generation out.",
       "nearline");
   app.require_subcommand(1);
   app.fallthrough();
