@@ -42,12 +42,18 @@ absl::StatusOr<Response> Client::Retry(Call call) {
   const absl::Time deadline = absl::Now() + options_.timeout;
   absl::Duration pause = options_.first_pause;
   Random random(static_cast<uint64_t>(absl::GetCurrentTimeNanos()));
+  grpc::Status before;
   for (int attempt = 1;; ++attempt) {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(deadline));
     Response response;
     const grpc::Status status = call(&context, &response);
     if (status.ok()) return response;
+    // Why it was tried again says more than that time ran out then.
+    if (status.error_code() == grpc::DEADLINE_EXCEEDED && !before.ok()) {
+      return FromGrpc(before);
+    }
+    before = status;
     const bool last =
         attempt >= options_.attempts || absl::Now() + pause >= deadline;
     if (!WorthRetrying(status) || last) return FromGrpc(status);

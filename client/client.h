@@ -71,6 +71,10 @@ class Client {
   absl::StatusOr<api::ListGenerationsResponse> ListGenerations();
   absl::StatusOr<api::RollbackResponse> Rollback(const std::string& id);
 
+  // Whether the server has been reached.
+  bool connected() const {
+    return channel_->GetState(false) == GRPC_CHANNEL_READY;
+  }
   absl::StatusOr<api::StatusResponse> Status();
   absl::Status Export(
       const std::function<absl::Status(const api::ExportResponse&)>& on_chunk);

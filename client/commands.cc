@@ -202,8 +202,12 @@ int Retrain(Session& session, bool cold, bool detach) {
   const auto started = session.client->Retrain(request);
   if (!started.ok()) return Fail(session, started.status());
   if (detach) {
-    std::cout << started->run_id() << (started->joined() ? " (joined)" : "")
-              << "\n";
+    if (session.json) {
+      PrintJson({{"run_id", started->run_id()}, {"joined", started->joined()}});
+    } else {
+      std::cout << started->run_id() << (started->joined() ? " (joined)" : "")
+                << "\n";
+    }
     return 0;
   }
   ProgressBar bar("Training", session.json ? ProgressBar::Mode::kSilent

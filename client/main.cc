@@ -91,7 +91,8 @@ int Main(int argc, char** argv) {
   std::string get_user, history_user, delete_user;
   c = app.add_subcommand("users", "list, show or erase users");
   c->add_option("--get", get_user);
-  c->add_option("--history", history_user, "the user's events, newest first");
+  c->add_option("--history", history_user,
+                "the user's events, the last to arrive first");
   c->add_option("--delete", delete_user, "erase the user, on disk too");
   c->add_option("-n,--count", list_count);
 
@@ -116,7 +117,11 @@ int Main(int argc, char** argv) {
   app.add_subcommand("status", "how the server is");
   app.add_subcommand("completion", "for bash: source <(nearline completion)");
 
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;  // --help, or wrong words
+  }
   session.options.timeout = absl::Seconds(timeout);
   const std::string command = app.get_subcommands()[0]->get_name();
   if (command == "completion") {

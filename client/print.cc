@@ -8,7 +8,7 @@
 namespace nearline::client {
 
 int Fail(const Session& session, const absl::Status& status) {
-  if (absl::IsUnavailable(status)) {
+  if (absl::IsUnavailable(status) && !session.client->connected()) {
     std::cerr << "nearline: no answer from " << session.options.address << ": "
               << status.message()
               << "\nIs the server running? Start nearline-server, or name "

@@ -6,10 +6,13 @@
 #include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_buffer_manager.h>
 
+#include <cerrno>
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "base/file.h"
 #include "features/store_format.h"
 
@@ -70,7 +73,9 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing) {
   const std::string text = absl::StrCat(doing, ": ", status.ToString());
   if (status.IsNotFound()) return absl::NotFoundError(text);
   if (status.IsCorruption()) return absl::DataLossError(text);
-  if (status.IsNoSpace()) {
+  // A file-size limit or a quota is no "no space" to RocksDB.
+  if (status.IsNoSpace() || absl::StrContains(text, std::strerror(EFBIG)) ||
+      absl::StrContains(text, std::strerror(EDQUOT))) {
     return absl::ResourceExhaustedError(
         absl::StrCat(text, "; free some disk space, then retry"));
   }

@@ -348,6 +348,7 @@ absl::StatusOr<int64_t> StagedWrite::EraseUser(const std::string& id) {
   batch_.DeleteRange(table(kEventIds), OrdinalKey(user), OrdinalKey(user + 1));
   batch_.Delete(table(kUsers), OrdinalKey(user));
   batch_.Delete(table(kUserIds), store_.UserIdKey(id));
+  batch_.Put(table(kMeta), "purge", std::to_string(store_.erasures_done_ + 1));
   users_[id] = kNoOrdinal;
   stale_users_.push_back(id);
   --users_added_;
@@ -361,10 +362,19 @@ void StagedWrite::Stage(DeleteUser& m) {
   finish_.push_back([this, m = std::move(m),
                      erased = *erased](const absl::Status& status) mutable {
     if (!status.ok()) return Fail(m.done, status);
+    const uint64_t number = ++store_.erasures_done_;
     MutexLock lock(&store_.janitor_mu_);
-    store_.erasures_.push_back({std::move(m), erased});
+    store_.erasures_.push_back({std::move(m), erased, number});
     store_.janitor_cv_.Signal();
   });
+}
+
+void StagedWrite::Stage(Purged& m) {
+  // An erasure that came since is not gone from the files yet.
+  if (m.erasures == store_.erasures_done_) {
+    batch_.Delete(table(kMeta), "purge");
+  }
+  WhenDurable(std::move(m.done), Sequence{sequence_});
 }
 
 void StagedWrite::StageTables() {
@@ -372,9 +382,8 @@ void StagedWrite::StageTables() {
   std::vector<const std::pair<const std::string, EventIdRecord>*> ids;
   ids.reserve(event_ids_.size());
   for (const auto& entry : event_ids_) ids.push_back(&entry);
-  std::sort(ids.begin(), ids.end(), [](const auto* a, const auto* b) {
-    return a->first < b->first;
-  });
+  std::sort(ids.begin(), ids.end(),
+            [](const auto* a, const auto* b) { return a->first < b->first; });
   for (const auto* id : ids) {
     batch_.Put(table(kEventIds), id->first, EncodeEventId(id->second));
   }

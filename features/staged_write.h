@@ -31,6 +31,7 @@ class StagedWrite {
   void Stage(DeleteItems& m);
   void Stage(UpsertUsers& m);
   void Stage(DeleteUser& m);
+  void Stage(Purged& m);
 
   // Writes and syncs, then publishes. Callers learn through Finish.
   absl::Status Commit();

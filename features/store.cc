@@ -94,6 +94,13 @@ absl::Status Store::LoadMeta() {
     put("next_user", "0");
     put("next_sequence", "1");
   }
+  // Erased, and perhaps not gone from every file when the last process ended.
+  if (const auto unfinished = meta.find("purge"); unfinished != meta.end()) {
+    erasures_done_ = std::stoull(unfinished->second);
+    MutexLock lock(&janitor_mu_);
+    erasures_.push_back({.number = erasures_done_});
+    janitor_cv_.Signal();
+  }
   log_id_ = meta["log_id"];
   secret_ = meta["secret"];
   next_user_ = static_cast<Ordinal>(std::stoul(meta["next_user"]));

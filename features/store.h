@@ -100,8 +100,14 @@ struct DeleteUser {
   std::string id;
   Done<int64_t> done;  // how many events went
 };
+// The store's own: no file holds what was erased up to this sequence of
+// erasures.
+struct Purged {
+  uint64_t erasures = 0;
+  Done<Sequence> done;
+};
 using Mutation = std::variant<Append, Retract, UpsertItems, DeleteItems,
-                              UpsertUsers, DeleteUser>;
+                              UpsertUsers, DeleteUser, Purged>;
 
 // The embedded log with all that is derived from it: profiles, catalogue,
 // counts. One process, one writer thread; reads from any thread. Thread-safe.
@@ -245,7 +251,9 @@ class Store {
   struct Erasure {
     DeleteUser request;
     int64_t events = 0;
+    uint64_t number = 0;
   };
+  std::atomic<uint64_t> erasures_done_{0};  // numbers given; the writer's
   Mutex janitor_mu_;
   CondVar janitor_cv_;
   std::deque<Erasure> erasures_ ABSL_GUARDED_BY(janitor_mu_);

@@ -109,6 +109,10 @@ void Store::JanitorLoop() {
     }
     const absl::Status status = database_->Purge(
         {kEvents, kSequences, kEventIds, kUsers, kUserIds, kItems});
+    // Else the mark stays, and the next erasure or start tries again.
+    if (status.ok()) {
+      (void)Submit(Purged{.erasures = erasures.back().number});
+    }
     for (Erasure& erasure : erasures) {
       if (!erasure.request.done) continue;
       if (status.ok()) {
@@ -117,7 +121,7 @@ void Store::JanitorLoop() {
         erasure.request.done(Annotate(
             status,
             "the user is deleted, but old files could not be rewritten "
-            "yet; call again"));
+            "yet; the next erasure or start tries again"));
       }
     }
   }

@@ -116,6 +116,26 @@ absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
       new MatrixScanner(rows, bias, precision, std::move(matrix)));
 }
 
+namespace {
+
+float LargestOf(const std::vector<float>& values) {
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, std::abs(value));
+  return largest;
+}
+
+}  // namespace
+
+MatrixScanner::MatrixScanner(const ItemTable* rows, const ItemTable* bias,
+                             PackedMatrix::Precision precision,
+                             PackedMatrix matrix)
+    : rows_(*rows),
+      bias_(*bias),
+      max_bias_(LargestOf(bias->base())),
+      precision_(precision),
+      matrix_(std::move(matrix)),
+      packed_(static_cast<Row>(rows->base_rows())) {}
+
 MatrixScanner::~MatrixScanner() {
   for (TailBlock* block = tail_; block != nullptr;) {
     delete std::exchange(block, block->next.load());
@@ -170,10 +190,11 @@ void MatrixScanner::ScanBatch(const float* queries,
   std::vector<TopK> top;
   top.reserve(m);
   for (size_t i = 0; i < m; ++i) {
-    float bound = matrix_.ErrorBound(prepared, static_cast<int>(i));
+    float bound = matrix_.ErrorBound(prepared, static_cast<int>(i), max_bias_);
     for (const TailBlock* block : tail) {
       bound = std::max(bound,
-                       block->matrix.ErrorBound(prepared, static_cast<int>(i)));
+                       block->matrix.ErrorBound(prepared, static_cast<int>(i),
+                                                LargestOf(block->bias)));
     }
     top.emplace_back(ks[i], masks[i], 2 * bound);
   }

@@ -155,14 +155,10 @@ class MatrixScanner final : public Scanner {
                                  std::vector<ScoredRow> candidates) const;
 
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
-                PackedMatrix::Precision precision, PackedMatrix matrix)
-      : rows_(*rows),
-        bias_(*bias),
-        precision_(precision),
-        matrix_(std::move(matrix)),
-        packed_(static_cast<Row>(rows->base_rows())) {}
+                PackedMatrix::Precision precision, PackedMatrix matrix);
   const ItemTable& rows_;
   const ItemTable& bias_;
+  const float max_bias_;  // by magnitude
   const PackedMatrix::Precision precision_;
   const PackedMatrix matrix_;
   std::atomic<TailBlock*> tail_ = nullptr;

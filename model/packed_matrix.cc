@@ -205,16 +205,17 @@ void PackedMatrix::Prepare(const float* queries, int m, Queries* out) const {
   }
 }
 
-float PackedMatrix::ErrorBound(const Queries& queries, int i) const {
+float PackedMatrix::ErrorBound(const Queries& queries, int i,
+                               float bias) const {
   const float norm = queries.norms[static_cast<size_t>(i)];
   const float lost = queries.lost[static_cast<size_t>(i)];
   // (q - dq)(m - dm) against q m, by Cauchy and Schwarz; and d roundings of
   // sums.
   const float rounding =
       norm * impl_->max_lost + lost * (impl_->max_norm + impl_->max_lost);
-  const float summing = static_cast<float>(dim()) *
-                        std::numeric_limits<float>::epsilon() * norm *
-                        impl_->max_norm;
+  const float summing =
+      std::numeric_limits<float>::epsilon() *
+      (static_cast<float>(dim() + 1) * norm * impl_->max_norm + bias);
   return rounding + summing;
 }
 

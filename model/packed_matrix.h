@@ -58,8 +58,9 @@ class PackedMatrix {
   // undefined.
   void MultiplyBlock(const Queries& queries, int b, float* out) const;
 
-  // Most by which MultiplyBlock can differ from the exact product of query i.
-  float ErrorBound(const Queries& queries, int i) const;
+  // Most by which MultiplyBlock's product of query i and a row, with a bias of
+  // at most `bias` added, can differ from one made in float32.
+  float ErrorBound(const Queries& queries, int i, float bias = 0) const;
 
   // out = queries * rows^T, [m, n], any m.
   void Multiply(const float* queries, int m, float* out) const;

@@ -168,7 +168,11 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(int64_t{100'000'000}, int64_t{10'000'000'000}))
       ->capture_default_str();
 
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;  // --help, or wrong words
+  }
   if (run->parsed()) return RunJob(job);
   if (app.got_subcommand("models")) {
     PrintModels();

@@ -52,6 +52,8 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
 
   absl::Status Fill(api::ExportResponse* chunk, bool* filled) {
     constexpr int kChunk = 1000;
+    // Callers take 4 MB by default; one record is never more than half of that.
+    constexpr size_t kChunkBytes = 1 << 20;
     if (stage_ == kItems) {
       const auto catalogue = parts_.store->ReadCatalogue();
       const auto items = catalogue->ListAfter(last_item_, kChunk);
@@ -60,6 +62,7 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
         item->set_id((*catalogue)[ordinal].id);
         ToApi((*catalogue)[ordinal].attributes, item->mutable_attributes());
         last_item_ = item->id();
+        if (chunk->ByteSizeLong() > kChunkBytes) break;
       }
       *filled = !items.empty();
       if (!*filled) stage_ = kUsers;

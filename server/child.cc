@@ -10,14 +10,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
+#include "base/text.h"
 
 namespace nearline::server {
 namespace {
@@ -27,6 +31,7 @@ namespace {
                               int64_t memory_bytes, pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // it died before the line above
+  setpgid(0, 0);  // so that what it starts can be ended with it
   sched_param param{};
   sched_setscheduler(0, SCHED_IDLE, &param);
   constexpr int kIdleClass = 3 << 13;  // ioprio_set(2): IOPRIO_CLASS_IDLE
@@ -118,6 +123,19 @@ class Watchdog {
   absl::Time sampled_ = absl::Now();
 };
 
+// At most 500 bytes of the last line, as text whatever it holds.
+std::string LastLine(const std::string& path) {
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  if (!in) return "";
+  const auto size = static_cast<int64_t>(in.tellg());
+  std::string text(static_cast<size_t>(std::min<int64_t>(size, 4096)), '\0');
+  in.seekg(size - static_cast<int64_t>(text.size()));
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  const std::string line(absl::StripTrailingAsciiWhitespace(text));
+  const std::string last = line.substr(line.rfind('\n') + 1).substr(0, 500);
+  return IsUtf8(last) ? last : absl::CHexEscape(last);
+}
+
 std::string DescribeEnd(int status, const std::string& error_file) {
   std::string how;
   if (WIFSIGNALED(status)) {
@@ -128,13 +146,7 @@ std::string DescribeEnd(int status, const std::string& error_file) {
     if (WEXITSTATUS(status) == 127) how += ": the program could not be started";
   }
   // The last line usually says why.
-  const absl::StatusOr<std::string> messages = ReadFile(error_file);
-  std::string last;
-  if (messages.ok()) {
-    const absl::string_view text =
-        absl::StripTrailingAsciiWhitespace(*messages);
-    last = std::string(text.substr(text.rfind('\n') + 1).substr(0, 500));
-  }
+  const std::string last = LastLine(error_file);
   return absl::StrCat("the trainer ", how, last.empty() ? "" : ": ", last,
                       "; its messages are in ", error_file);
 }
@@ -196,7 +208,8 @@ absl::Status RunChild(const ChildOptions& options,
                              " of processor time, or asleep for as long");
     }
     if (!verdict.empty()) {
-      kill(pid, SIGKILL);
+      // The group is not there before the child has made it.
+      if (kill(-pid, SIGKILL) != 0) kill(pid, SIGKILL);
       break;
     }
   }

@@ -114,6 +114,35 @@ ConfigField Text(std::string path, std::string* value, std::string range,
           [=] { return *value; }};
 }
 
+// host:port, port 0 to 65535; with `optional` also nothing.
+ConfigField Address(std::string path, std::string* value, bool optional,
+                    std::string what) {
+  const std::string range = absl::StrCat("host:port with a port of 0 to 65535",
+                                         optional ? ", or empty" : "");
+  return {std::move(path), range, std::move(what),
+          [=](const std::string& text) {
+            const size_t colon = text.rfind(':');
+            int port = -1;
+            const bool good = colon != std::string::npos && colon > 0 &&
+                              absl::SimpleAtoi(text.substr(colon + 1), &port) &&
+                              port >= 0 && port <= 65535;
+            if (!good && !(optional && text.empty())) return Bad(text, range);
+            *value = text;
+            return absl::OkStatus();
+          },
+          [=] { return *value; }};
+}
+
+ConfigField Metric(std::string path, std::string* value, std::string what) {
+  return {std::move(path), "ndcg@K, recall@K or hr@K", std::move(what),
+          [=](const std::string& text) {
+            RETURN_IF_ERROR(model::MetricSpec::Parse(text).status());
+            *value = text;
+            return absl::OkStatus();
+          },
+          [=] { return *value; }};
+}
+
 ConfigField Choice(std::string path, std::string* value,
                    std::vector<std::string> choices, std::string what) {
   std::string range = absl::StrCat("one of ", absl::StrJoin(choices, ", "));
@@ -153,10 +182,11 @@ std::vector<ConfigField> FieldsOf(Config* c) {
   Config::Training& t = c->training;
   const absl::Duration kYear = absl::Hours(24 * 365);
   return {
-      Text("listen", &c->listen, "host:port",
-           "where gRPC is served, without TLS; keep it on a trusted network"),
-      Text("metrics_listen", &c->metrics_listen, "host:port, or empty",
-           "where Prometheus scrapes /metrics"),
+      Address(
+          "listen", &c->listen, false,
+          "where gRPC is served, without TLS; keep it on a trusted network"),
+      Address("metrics_listen", &c->metrics_listen, true,
+              "where Prometheus scrapes /metrics"),
       Text("data_dir", &c->data_dir, "a folder",
            "holds the store and the generations; made if absent"),
       Device(c),
@@ -238,8 +268,8 @@ std::vector<ConfigField> FieldsOf(Config* c) {
             1'000'000, "fewer widen the window, then weaken the gate"),
       Whole("training.max_holdout_users", &t.split.max_holdout_users, 10,
             10'000'000, "more are sampled"),
-      Text("training.gate_metric", &t.gate.metric, "ndcg@K, recall@K or hr@K",
-           "what decides whether a candidate is published"),
+      Metric("training.gate_metric", &t.gate.metric,
+             "what decides whether a candidate is published"),
       Real("training.gate_tolerance", &t.gate.tolerance, 0, 1,
            "share of the incumbent's metric that may be lost"),
       Real("training.gate_confidence", &t.gate.confidence, 0.5, 0.999,
@@ -320,8 +350,12 @@ class YamlReader {
       if (!entry.IsMap()) {
         return At(name_, entry, "event_types", "expected name, weight, ...");
       }
+      std::set<std::string> seen;
       for (const auto& child : entry) {
         const std::string key = child.first.Scalar();
+        if (!seen.insert(key).second) {
+          return At(name_, child.first, "event_types." + key, "stands twice");
+        }
         const auto field =
             std::find_if(keys.begin(), keys.end(),
                          [&](const ConfigField& f) { return f.path == key; });
@@ -357,6 +391,9 @@ class YamlReader {
     for (const auto& model : node) {
       const std::string name = model.first.Scalar();
       const std::string path = "training.parameters." + name;
+      if (!seen_.insert(path).second) {
+        return At(name_, model.first, path, "stands twice");
+      }
       auto parameters = model::ParametersOf(name);
       if (!parameters.ok()) {
         return At(name_, model.first, path, parameters.status().message());
@@ -366,6 +403,9 @@ class YamlReader {
       }
       for (const auto& entry : model.second) {
         const std::string key = entry.first.Scalar();
+        if (!seen_.insert(path + "." + key).second) {
+          return At(name_, entry.first, path + "." + key, "stands twice");
+        }
         const absl::Status status = parameters->SetText(absl::StrCat(
             key, "=", entry.second.IsScalar() ? entry.second.Scalar() : ""));
         if (!status.ok()) {
@@ -399,8 +439,6 @@ absl::Status ApplyEnvironment(Config* config) {
 }
 
 absl::Status CheckAcross(const Config& config) {
-  const auto metric = model::MetricSpec::Parse(config.training.gate.metric);
-  RETURN_IF_ERROR(Annotate(metric.status(), "training.gate_metric"));
   if (config.data_dir.empty()) {
     return absl::InvalidArgumentError("data_dir is empty; expected a folder");
   }

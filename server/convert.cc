@@ -289,9 +289,26 @@ absl::StatusOr<RecommendRequest> FromApi(api::RecommendRequest* in) {
   return out;
 }
 
+namespace {
+
+absl::StatusOr<features::NewEvent> ConvertOne(
+    const api::FeedbackRequest& request, int i, absl::Time now,
+    absl::Duration max_future) {
+  const std::string field = absl::StrCat("events[", i, "]");
+  ASSIGN_OR_RETURN(features::NewEvent event,
+                   ConvertEvent(request.events(i), field, now, max_future));
+  if (request.historical() && event.event_id.empty()) {
+    return Invalid(field + ".event_id", "\"\"",
+                   "an id: historical events need one");
+  }
+  return event;
+}
+
+}  // namespace
+
 absl::StatusOr<std::vector<features::NewEvent>> FromApi(
     const api::FeedbackRequest& request, absl::Time now,
-    absl::Duration max_future) {
+    absl::Duration max_future, std::vector<absl::Status>* refused) {
   if (request.events_size() == 0) {
     return Invalid("events", "nothing", absl::StrCat("1 to ", kMaxBatch));
   }
@@ -299,14 +316,10 @@ absl::StatusOr<std::vector<features::NewEvent>> FromApi(
   std::vector<features::NewEvent> events;
   events.reserve(static_cast<size_t>(request.events_size()));
   for (int i = 0; i < request.events_size(); ++i) {
-    const std::string field = absl::StrCat("events[", i, "]");
-    ASSIGN_OR_RETURN(features::NewEvent event,
-                     ConvertEvent(request.events(i), field, now, max_future));
-    if (request.historical() && event.event_id.empty()) {
-      return Invalid(field + ".event_id", "\"\"",
-                     "an id: historical events need one");
-    }
-    events.push_back(std::move(event));
+    auto event = ConvertOne(request, i, now, max_future);
+    if (!event.ok() && !request.partial()) return event.status();
+    refused->push_back(event.status());
+    if (event.ok()) events.push_back(*std::move(event));
   }
   return events;
 }

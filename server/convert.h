@@ -38,9 +38,11 @@ absl::Status CheckSize(absl::string_view field, int size, int most);
 // cleared before it is hashed.
 absl::StatusOr<RecommendRequest> FromApi(api::RecommendRequest* request);
 absl::StatusOr<features::Filter> FromApi(const api::Filter& filter);
+// `refused` gets one status an event. Only in a partial request may one be
+// other than OK; the result holds the events whose status is OK.
 absl::StatusOr<std::vector<features::NewEvent>> FromApi(
     const api::FeedbackRequest& request, absl::Time now,
-    absl::Duration max_future);
+    absl::Duration max_future, std::vector<absl::Status>* refused);
 absl::StatusOr<features::Item> FromApi(const api::Item& item,
                                        absl::string_view field);
 absl::StatusOr<features::User> FromApi(const api::User& user,

@@ -16,19 +16,24 @@ using Base = api::FeedbackService::WithRawCallbackMethod_Feedback<
         api::FeedbackService::WithRawCallbackMethod_RetractEvents<
             api::FeedbackService::Service>>>;
 
-void Answer(const features::AppendResult& result, const std::string& log_id,
+// `checked` has one status an event of the request; the store's outcomes are of
+// those that are OK.
+void Answer(const features::AppendResult& result,
+            const std::vector<absl::Status>& checked, const std::string& log_id,
             bool partial, Metrics* metrics, api::FeedbackResponse* out) {
   int64_t accepted = 0, duplicates = 0, refused = 0;
-  for (const features::EventOutcome& outcome : result.outcomes) {
-    ++(!outcome.status.ok() ? refused
-       : outcome.duplicate  ? duplicates
-                            : accepted);
+  auto outcome = result.outcomes.begin();
+  for (const absl::Status& at_the_door : checked) {
+    const features::EventOutcome known =
+        at_the_door.ok() ? *outcome++
+                         : features::EventOutcome{.status = at_the_door};
+    ++(!known.status.ok() ? refused : known.duplicate ? duplicates : accepted);
     if (!partial) continue;
     auto* const to = out->add_results();
-    to->set_code(static_cast<int>(outcome.status.code()));
-    to->set_message(std::string(outcome.status.message()));
-    to->set_sequence(outcome.sequence);
-    to->set_duplicate(outcome.duplicate);
+    to->set_code(static_cast<int>(known.status.code()));
+    to->set_message(std::string(known.status.message()));
+    to->set_sequence(known.sequence);
+    to->set_duplicate(known.duplicate);
   }
   metrics->OnFeedback(accepted, duplicates, refused);
   out->set_accepted(accepted);
@@ -39,23 +44,29 @@ void Answer(const features::AppendResult& result, const std::string& log_id,
 // Checks a request and hands it to the store; `done` gets the answer.
 void Submit(const Parts& parts, const api::FeedbackRequest& request,
             features::Done<api::FeedbackResponse> done) {
-  auto events =
-      FromApi(request, parts.clock->Now(), parts.config->limits.max_future);
-  if (!events.ok()) return done(events.status());
+  std::vector<absl::Status> checked;
+  auto events = FromApi(request, parts.clock->Now(),
+                        parts.config->limits.max_future, &checked);
+  const auto fail = [&parts, n = request.events_size(),
+                     done](const absl::Status& status) {
+    parts.metrics->OnFeedback(0, 0, n);
+    done(status);
+  };
+  if (!events.ok()) return fail(events.status());
   const bool partial = request.partial();
   const absl::Status submitted = parts.store->Submit(features::Append{
       .events = *std::move(events),
       .historical = request.historical(),
       .each = partial,
-      .done = [&parts, done,
-               partial](absl::StatusOr<features::AppendResult> result) {
-        if (!result.ok()) return done(result.status());
+      .done = [&parts, done, fail, partial, checked = std::move(checked)](
+                  absl::StatusOr<features::AppendResult> result) {
+        if (!result.ok()) return fail(result.status());
         api::FeedbackResponse response;
-        Answer(*result, parts.store->log_id(), partial, parts.metrics,
+        Answer(*result, checked, parts.store->log_id(), partial, parts.metrics,
                &response);
         done(std::move(response));
       }});
-  if (!submitted.ok()) done(submitted);
+  if (!submitted.ok()) fail(submitted);
 }
 
 // One stream: reads a request, waits for its answer, writes it, reads the next.

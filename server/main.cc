@@ -60,7 +60,11 @@ int Main(int argc, char** argv) {
   app.add_flag("--check-config", check, "read the configuration and stop");
   app.add_flag("--describe-config", describe,
                "print every key with its default, range and meaning");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;  // --help, or wrong words
+  }
   if (describe) {
     std::cout << DescribeConfig();
     return 0;

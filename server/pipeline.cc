@@ -241,6 +241,9 @@ RecommendAnswer Pipeline::Finish(const features::Catalogue& catalogue,
   bool more = false;
   for (const auto& [item, score] : work->list) {
     if (std::binary_search(before.begin(), before.end(), item)) continue;
+    // An item may have moved to another row since the mask was made.
+    if (work->hidden.contains(item)) continue;
+    if (work->allowed.has_value() && !work->allowed->contains(item)) continue;
     if (static_cast<int>(answer.items.size()) == request.count) {
       more = true;
       break;

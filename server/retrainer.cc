@@ -42,8 +42,12 @@ Retrainer::Retrainer(const Config& config, features::Store* store,
       generations_(*generations),
       slot_(*slot),
       clock_(*clock),
-      last_run_(clock->Now()),
-      last_sequence_(store->sequence()) {
+      last_run_(clock->Now()) {
+  // What the model in service has not seen counts, before and after a restart.
+  if (const GenerationPtr current = slot_.Snapshot(); current != nullptr) {
+    last_run_ = absl::FromUnixMicros(current->manifest().created_micros);
+    last_sequence_ = current->manifest().sequence;
+  }
   // What a run left behind when the server died.
   (void)RemoveAll(JoinPath(config_.data_dir, "checkpoints"));
   thread_ = std::thread([this] { Loop(); });
@@ -253,6 +257,7 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
   if (const GenerationPtr current = slot_.Snapshot(); current != nullptr) {
     job.incumbent = current->id();
   }
+  job.device = config_.device;
   job.warm_start = t.warm_start && !order.cold;
   job.retriever = t.retriever;
   job.ranker = t.ranker;

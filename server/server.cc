@@ -175,6 +175,7 @@ absl::Status Server::Impl::OpenParts() {
   ASSIGN_OR_RETURN(lock, FileLock::Acquire(JoinPath(config.data_dir, "LOCK")));
   ASSIGN_OR_RETURN(const model::Device device,
                    model::OpenDevice(config.device));
+  config.device = device.name;
   features::StoreOptions options = config.store;
   options.database.path = JoinPath(config.data_dir, "store");
   options.database.log = [](int level, absl::string_view message) {

@@ -32,12 +32,23 @@ void ByQuery(benchmark::State& state, int queries) {
       benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
+bool NoSuchPrecision(benchmark::State& state,
+                     PackedMatrix::Precision precision) {
+  if (precision == PackedMatrix::Precision::kFloat32 ||
+      precision == PackedMatrix::Fastest()) {
+    return false;
+  }
+  state.SkipWithError("this processor does not multiply bfloat16");
+  return true;
+}
+
 // The bare product: the yardstick of the scan.
 void BM_Product(benchmark::State& state) {
   const auto precision = static_cast<PackedMatrix::Precision>(state.range(0));
   const int m = static_cast<int>(state.range(1));
   const auto rows = RandomFloats(size_t{kItems} * kDim, 1);
   const auto values = RandomFloats(size_t{kBatch} * kDim, 2);
+  if (NoSuchPrecision(state, precision)) return;
   const auto matrix =
       *PackedMatrix::Create(rows.data(), kItems, kDim, precision);
   PackedMatrix::Queries queries;
@@ -63,6 +74,7 @@ void BM_Scan(benchmark::State& state) {
   const model::ItemTable bias(RandomFloats(kItems, 3), 1);
   const auto values =
       RandomFloats(static_cast<size_t>(m) * static_cast<size_t>(kDim), 2);
+  if (NoSuchPrecision(state, precision)) return;
   const auto scanner = *model::MatrixScanner::Create(&rows, &bias, precision);
   const model::RowMask mask(kItems, true);
   const std::vector<const model::RowMask*> masks(static_cast<size_t>(m), &mask);

@@ -5,6 +5,8 @@
 #include <thread>
 
 #include "base/file.h"
+#include "features/database.h"
+#include "features/store_format.h"
 #include "tests/features/store_fixture.h"
 #include "tests/testing.h"
 
@@ -192,6 +194,35 @@ TEST_F(StoreTest, DeleteUserLeavesNothingOnDiskEither) {
   EXPECT_EQ((*store->GetProfile("bob"))->events(), 50);
   EXPECT_THAT(Do<int64_t>(store, DeleteUser{.id = "secret-ann"}),
               IsError(StatusCode::kNotFound, "secret-ann"));
+}
+
+TEST_F(StoreTest, AnErasureThatWasCutShortIsFinishedAtTheNextStart) {
+  store_.reset();
+  StoreOptions options = TestOptions(dir_.path());
+  options.database.compress = false;
+  {
+    const auto store = Store::Open(options);
+    ASSERT_THAT(store, IsOk());
+    ASSERT_THAT(AppendAll(store->get(), {Like("secret-ann", "heat", "1")}),
+                IsOk());
+  }
+  {
+    // As if the process had died after the erasure was written: the mark is
+    // there, and the files are as they were.
+    auto database = Database::Open(options.database);
+    ASSERT_THAT(database, IsOk());
+    rocksdb::WriteBatch batch;
+    batch.Put((*database)->table(kMeta), "purge", "1");
+    batch.Delete((*database)->table(kUsers), OrdinalKey(0));
+    ASSERT_THAT((*database)->Write(&batch), IsOk());
+  }
+  EXPECT_TRUE(OnDisk(dir_.path(), "secret-ann"));
+  auto store = Store::Open(options);
+  ASSERT_THAT(store, IsOk());
+  for (int i = 0; i < 500 && OnDisk(dir_.path(), "secret-ann"); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_FALSE(OnDisk(dir_.path(), "secret-ann"));
 }
 
 TEST_F(StoreTest, OrdinalsAndSequencesAreNeverReused) {

@@ -2,7 +2,7 @@
 """Whole processes: start, feed, train, retrain and swap under load, kill -9, a
 killed trainer, a damaged bundle, export and import.
 
-usage: process_test.py BIN
+usage: process_test.py BIN [ProcessTest.test_NAME ...]
 Needs nothing but Python's standard library.
 """
 import json
@@ -217,6 +217,24 @@ class ProcessTest(unittest.TestCase):
         done = self.server.run("import", bad, check=False)
         self.assertEqual(done.returncode, 2)
         self.assertIn('bad.tsv:3: value "great" is no number', done.stderr)
+        # What only the server can tell is named by its line too, in any batch.
+        for line in (3, 10_005):
+            rows = ["user\titem\ttype"] + [f"ann\ti{i % 50}\tview" for i in range(10_010)]
+            rows[line - 1] = "ann\theat\thum"
+            bad.write_text("\n".join(rows) + "\n")
+            done = self.server.run("import", bad, check=False)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(f'bad.tsv:{line}: type = "hum"', done.stderr)
+
+    def test_exit_codes_tell_what_happened(self):
+        self.assertEqual(self.server.run("--help").returncode, 0)
+        self.assertEqual(self.server.run("recomend", "ann", check=False).returncode, 2)
+        self.assertEqual(self.server.run("similar", "nothing", check=False).returncode, 1)
+        self.server.kill()
+        self.assertEqual(self.server.run("status", "--timeout", "1", check=False).returncode, 3)
+        for program in ("nearline-server", "nearline-train"):
+            done = subprocess.run([BIN / program, "--nonsense"], capture_output=True)
+            self.assertEqual(done.returncode, 2)
 
     def trainer(self, script):
         """Restarts the server with a shell script for a trainer."""
@@ -263,6 +281,8 @@ class ProcessTest(unittest.TestCase):
             path.write_text("user\titem\ttype\tvalue\ttime\n" + lines)
             done = self.server.run("import", path, "--timeout", 3, check=False)
             failed += done.returncode != 0
+            if done.returncode != 0:
+                self.assertIn("free some disk space", done.stderr)
         self.assertGreater(failed, 0, "the limit was never met")
         subprocess.run(["prlimit", f"--pid={self.server.process.pid}", "--fsize=unlimited:"], check=True)
         for i in range(40):
@@ -276,4 +296,4 @@ class ProcessTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1], verbosity=2)
+    unittest.main(argv=[sys.argv[0], *sys.argv[2:]], verbosity=2)

@@ -52,6 +52,11 @@ TEST(Config, NamesLineKeyValueAndRange) {
       {"event_types:\n  - {name: a}\n  - {name: a}\n", "twice"},
       {"event_types:\n  - {nmae: a}\n", "f:2: event_types.nmae"},
       {"a: b: c\n", "not YAML"},
+      {"listen: nonsense\n", "f:1: listen: \"nonsense\""},
+      {"metrics_listen: x:99999\n", "0 to 65535"},
+      {"training:\n  gate_metric: foo@10\n", "f:2: training.gate_metric"},
+      {"event_types:\n  - {name: a, name: b}\n", "twice"},
+      {"training:\n  parameters:\n    neumf: {batch: 2, batch: 3}\n", "twice"},
       {"log: {level: info}\nlog: {level: info}\n", "twice"},
   };
   for (const auto& [yaml, text] : cases) {

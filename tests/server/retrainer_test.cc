@@ -88,7 +88,7 @@ TEST_F(RetrainerTest, ATrainerOutOfMemoryIsReported) {
 }
 
 TEST_F(RetrainerTest, ASecondRequestJoinsOrIsRefused) {
-  Supervise("sleep 600");
+  Supervise("exec sleep 600");
   const auto first = retrainer_->Start(false, "test");
   const auto second = retrainer_->Start(false, "test");
   ASSERT_THAT(second, IsOk());

@@ -263,11 +263,18 @@ TEST_F(ServerTest, PartialFeedbackTellsOfEachEvent) {
   api::Event wrong = Like("ann", "i002");
   wrong.set_type("teleport");
   *request.add_events() = wrong;
+  *request.add_events() = Like("", "i002");
+  *request.add_events() = Like("ann", "i003");
   const auto response = client_->Feedback(request);
   ASSERT_THAT(response, IsOk());
-  EXPECT_EQ(response->accepted(), 1);
+  EXPECT_EQ(response->accepted(), 2);
+  ASSERT_EQ(response->results_size(), 4);
   EXPECT_EQ(response->results(0).code(), 0);
   EXPECT_EQ(response->results(1).code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(response->results(2).code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(response->results(2).message(),
+              testing::HasSubstr("events[2].user"));
+  EXPECT_EQ(response->results(3).sequence(), 2u);
 }
 
 TEST_F(ServerTest, StreamFeedbackAnswersInOrder) {
