@@ -188,6 +188,138 @@ TEST_F(ServerTest, CountLimitsHoldAtTheirEdges) {
   EXPECT_EQ(Ask("ann", 1000)->items_size(), 100);
 }
 
+TEST_F(ServerTest, AttributeLimitsHoldAtTheirEdges) {
+  const auto with = [&](auto change) {
+    api::UpsertItemsRequest request;
+    api::Item* const item = request.add_items();
+    item->set_id("i001");
+    change(item->mutable_attributes());
+    return client_->UpsertItems(request).status();
+  };
+  const auto good = [&](auto change) { EXPECT_THAT(with(change), IsOk()); };
+  const auto bad = [&](const char* text, auto change) {
+    EXPECT_THAT(with(change), IsError(StatusCode::kInvalidArgument, text));
+  };
+  const auto many = [](int n) {
+    return [n](auto* a) {
+      for (int i = 0; i < n; ++i) (*a)[absl::StrCat("a", i)].set_number(i);
+    };
+  };
+  good(many(100));
+  bad("items[0].attributes", many(101));
+  const auto named = [](size_t bytes) {
+    return [bytes](auto* a) { (*a)[std::string(bytes, 'n')].set_number(1); };
+  };
+  good(named(64));
+  bad("1 to 64 bytes", named(65));
+  bad("1 to 64 bytes", named(0));
+  const auto text = [](size_t bytes) {
+    return [bytes](auto* a) { (*a)["t"].set_text(std::string(bytes, 't')); };
+  };
+  good(text(64 * 1024));
+  bad("items[0].attributes[t]", text(64 * 1024 + 1));
+  const auto texts = [](int n) {
+    return [n](auto* a) {
+      for (int i = 0; i < n; ++i) (*a)["t"].mutable_texts()->add_values("x");
+    };
+  };
+  good(texts(1000));
+  bad("at most 1000", texts(1001));
+  const auto vector = [](int n, float value) {
+    return [n, value](auto* a) {
+      for (int i = 0; i < n; ++i) {
+        (*a)["v"].mutable_vector()->add_values(value);
+      }
+    };
+  };
+  good(vector(4096, 1));
+  bad("at most 4096", vector(4097, 1));
+  bad("finite", vector(1, HUGE_VALF));
+  bad("finite", [](auto* a) { (*a)["n"].set_number(std::nan("")); });
+  bad("text, texts, number or vector", [](auto* a) { (*a)["nothing"]; });
+}
+
+TEST_F(ServerTest, RequestLimitsHoldAtTheirEdges) {
+  const auto with = [&](auto change) {
+    api::RecommendRequest request;
+    request.set_user("ann");
+    change(&request);
+    return client_->Recommend(request).status();
+  };
+  const auto good = [&](auto change) { EXPECT_THAT(with(change), IsOk()); };
+  const auto bad = [&](const char* text, auto change) {
+    EXPECT_THAT(with(change), IsError(StatusCode::kInvalidArgument, text));
+  };
+  const auto candidates = [](int n) {
+    return [n](auto* r) {
+      for (int i = 0; i < n; ++i) r->add_candidates("i001");
+    };
+  };
+  good(candidates(10'000));
+  bad("candidates", candidates(10'001));
+  const auto exclude = [](int n) {
+    return [n](auto* r) {
+      for (int i = 0; i < n; ++i) r->add_exclude("i001");
+    };
+  };
+  good(exclude(10'000));
+  bad("exclude", exclude(10'001));
+  const auto history = [](int n) {
+    return [n](auto* r) {
+      for (int i = 0; i < n; ++i) {
+        r->mutable_history()->add_entries()->set_item("i001");
+      }
+    };
+  };
+  good(history(1000));
+  bad("history.entries", history(1001));
+  const auto values = [](int n) {
+    return [n](auto* r) {
+      auto* const any = r->mutable_filter()->mutable_any_of();
+      any->set_attribute("half");
+      for (int i = 0; i < n; ++i) any->add_values("x");
+    };
+  };
+  good(values(1000));
+  bad("filter.any_of.values", values(1001));
+  const auto nodes = [](int n) {  // one of them holds the others
+    return [n](auto* r) {
+      auto* const all = r->mutable_filter()->mutable_all();
+      for (int i = 1; i < n; ++i) {
+        auto* const range = all->add_filters()->mutable_range();
+        range->set_attribute("year");
+        range->set_min(0);
+      }
+    };
+  };
+  good(nodes(1000));
+  bad("filter", nodes(1001));
+  const auto request_id = [](size_t bytes) {
+    return [bytes](auto* r) { r->set_request_id(std::string(bytes, 'r')); };
+  };
+  good(request_id(256));
+  bad("request_id", request_id(257));
+}
+
+TEST_F(ServerTest, AnEventIdWithAnotherContentIsRefusedAndCanBeRetracted) {
+  api::Event event = Like("ann", "i001");
+  event.set_event_id("once");
+  ASSERT_THAT(Feed(event), IsOk());
+  ASSERT_THAT(Feed(event), IsOk());  // a repeat
+  event.set_item("i002");
+  EXPECT_THAT(Feed(event), IsError(StatusCode::kAlreadyExists, "once"));
+  api::RetractEventsRequest retract;
+  retract.add_events()->set_user("ann");
+  EXPECT_THAT(client_->RetractEvents(retract),
+              IsError(StatusCode::kInvalidArgument, "events[0].event_id"));
+  retract.mutable_events(0)->set_event_id("once");
+  EXPECT_EQ(client_->RetractEvents(retract)->retracted(), 1);
+  EXPECT_EQ(client_->RetractEvents(retract)->retracted(), 0);
+  api::GetHistoryRequest history;
+  history.set_user("ann");
+  EXPECT_EQ(client_->GetHistory(history)->events_size(), 0);
+}
+
 TEST_F(ServerTest, RecommendRefusesWhatMakesNoSense) {
   api::RecommendRequest request;
   EXPECT_THAT(client_->Recommend(request),
