@@ -20,6 +20,7 @@ inline Bundle TinyBundle(int items, uint64_t seed = 1, int hidden = 24,
   bundle.manifest.retriever = "mult-vae";
   bundle.manifest.ranker = "neumf";
   bundle.manifest.accepted = true;
+  bundle.manifest.metrics["ndcg@10"] = 0.5;
   bundle.manifest.created_micros = static_cast<int64_t>(seed);
   for (int i = 0; i < items; ++i) {
     bundle.items.push_back(absl::StrFormat("i%03d", i));

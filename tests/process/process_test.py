@@ -226,6 +226,17 @@ class ProcessTest(unittest.TestCase):
             self.assertEqual(done.returncode, 2)
             self.assertIn(f'bad.tsv:{line}: type = "hum"', done.stderr)
 
+    def test_sigterm_under_load_ends_in_order(self):
+        self.fill(users=50, items=50)
+        bench = threading.Thread(target=self.server.run, args=("bench", "--seconds", 3),
+                                 kwargs={"check": False})
+        bench.start()
+        time.sleep(2)
+        self.assertEqual(self.server.kill(signal.SIGTERM), 0)
+        bench.join()
+        self.server.start()
+        self.assertEqual(self.server.ask("status")["users"], 50)
+
     def test_exit_codes_tell_what_happened(self):
         self.assertEqual(self.server.run("--help").returncode, 0)
         self.assertEqual(self.server.run("recomend", "ann", check=False).returncode, 2)

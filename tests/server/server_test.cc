@@ -561,6 +561,7 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_feedback_events_total",
       "nearline_generation_age_seconds",
       "nearline_generation_in_service",
+      "nearline_generation_quality",
       "nearline_hot_profile_bytes",
       "nearline_hot_profile_evictions_total",
       "nearline_hot_profile_hits_total",
