@@ -226,6 +226,44 @@ class ProcessTest(unittest.TestCase):
             self.assertEqual(done.returncode, 2)
             self.assertIn(f'bad.tsv:{line}: type = "hum"', done.stderr)
 
+    def test_import_reads_every_layout(self):
+        def put(name, *lines, encoding="utf-8"):
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(line + "\n" for line in lines), encoding=encoding)
+            return path
+
+        def counts(*words):
+            done = self.server.ask("import", *words)
+            return done["items"], done["users"], done["events"]
+
+        put("1m/movies.dat", "1::Misérables, Les (1995)::Drama|Musical", encoding="latin-1")
+        put("1m/users.dat", "u1::F::1::10::48067")
+        put("1m/ratings.dat", "u1::1::5::978824268", "u2::1::1::978824269")
+        self.assertEqual(counts(self.folder / "1m"), (1, 1, 2))
+        movie = self.server.ask("items", "--get", "1")["attributes"]
+        self.assertEqual(movie, {"title": "Misérables, Les (1995)", "year": 1995,
+                                 "genres": ["Drama", "Musical"]})
+
+        put("100k/u.item", "7|Twelve Monkeys (1995)|01-Jan-1995||http://x|" + "|".join("0" * 18) + "|1")
+        put("100k/u.user", "u3|24|M|technician|85711")
+        put("100k/u.data", "u3\t7\t4\t881250949")
+        self.assertEqual(counts(self.folder / "100k"), (1, 1, 1))
+        self.assertEqual(self.server.ask("items", "--get", "7")["attributes"]["genres"], ["Western"])
+
+        csv = put("a.csv", "userId,movieId,rating,timestamp", 'u4,"7",3.5,964982703', "u4,1,5,964982704")
+        self.assertEqual(counts(csv), (0, 0, 2))
+        self.assertEqual(self.server.ask("import", csv)["duplicates"], 2)  # the same file again
+        swapped = put("b.tsv", "1\tu5\tx", "7\tu5\tx")
+        self.assertEqual(counts(swapped, "--columns", "user=2,item=1,value=0", "--type", "view"),
+                         (0, 0, 2))
+        lines = put("c.jsonl", '{"id": "9", "attributes": {"year": 1999, "embedding": [0.5, -1]}}')
+        self.assertEqual(counts(lines, "--kind", "items"), (1, 0, 0))
+        self.assertEqual(self.server.ask("items", "--get", "9")["attributes"],
+                         {"year": 1999, "embedding": [0.5, -1]})
+        times = [e["time"] for e in self.server.ask("users", "--history", "u4")]
+        self.assertEqual([t[:10] for t in times], ["2000-07-30", "2000-07-30"])
+
     def test_sigterm_under_load_ends_in_order(self):
         self.fill(users=50, items=50)
         bench = threading.Thread(target=self.server.run, args=("bench", "--seconds", 3),
