@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -20,18 +21,23 @@ struct BatcherOptions {
 
 // Micro-batches without waiting: a caller that finds no leader runs a batch on
 // its own thread, so a lone job runs at once; others leave their job and go.
-// When jobs came meanwhile a thread kept for that leads on, so that no caller
-// is held up by the work of others, until the queue is empty. Under load,
-// batches fill while the one before runs. Thread-safe.
+// Once a batch is computed, and before its answers are delivered, leadership is
+// given up, or passed to a thread kept for that when jobs came meanwhile: no
+// caller is held up by the work of others, and one batch is computed while the
+// one before is delivered. Under load, batches fill. Thread-safe.
 template <typename Job>
 class Batcher {
  public:
+  // Runs a batch. To call `computed` when only delivery is left is allowed,
+  // once.
   using Run = std::function<void(std::vector<std::unique_ptr<Job>> batch,
-                                 int still_queued)>;
+                                 int still_queued,
+                                 const std::function<void()>& computed)>;
 
   Batcher(BatcherOptions options, Run run)
       : options_(options), run_(std::move(run)) {
-    for (int i = 0; i < options_.max_leaders; ++i) {
+    // One more than compute: it delivers.
+    for (int i = 0; i <= options_.max_leaders; ++i) {
       threads_.emplace_back([this] { LeadOn(); });
     }
   }
@@ -60,13 +66,6 @@ class Batcher {
       ++leaders_;
     }
     RunBatch();
-    MutexLock lock(&mu_);
-    if (queue_.empty()) {
-      --leaders_;
-    } else {
-      ++handed_over_;  // leadership goes with it
-      cv_.Signal();
-    }
     return absl::OkStatus();
   }
 
@@ -76,8 +75,8 @@ class Batcher {
   }
 
  private:
-  // Returns false when nothing was queued.
-  bool RunBatch() ABSL_LOCKS_EXCLUDED(mu_) {
+  // By the leader, who is none any more afterwards.
+  void RunBatch() ABSL_LOCKS_EXCLUDED(mu_) {
     std::vector<std::unique_ptr<Job>> batch;
     int still_queued = 0;
     {
@@ -89,23 +88,35 @@ class Batcher {
       }
       still_queued = static_cast<int>(queue_.size());
     }
-    if (batch.empty()) return false;
-    run_(std::move(batch), still_queued);
-    return true;
+    bool led = true;
+    const auto computed = [&] {
+      if (std::exchange(led, false)) PassOn();
+    };
+    if (!batch.empty()) run_(std::move(batch), still_queued, computed);
+    computed();
+  }
+
+  void PassOn() ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(&mu_);
+    if (queue_.empty()) {
+      if (--leaders_ == 0 && stopping_) cv_.SignalAll();
+    } else {
+      ++handed_over_;
+      cv_.Signal();
+    }
   }
 
   void LeadOn() ABSL_LOCKS_EXCLUDED(mu_) {
-    MutexLock lock(&mu_);
     while (true) {
-      while (handed_over_ == 0 && !stopping_) cv_.Wait(&mu_);
-      if (handed_over_ == 0) return;
-      --handed_over_;
-      while (!queue_.empty()) {
-        mu_.Unlock();
-        RunBatch();
-        mu_.Lock();
+      {
+        MutexLock lock(&mu_);
+        while (handed_over_ == 0 && !(stopping_ && leaders_ == 0)) {
+          cv_.Wait(&mu_);
+        }
+        if (handed_over_ == 0) return;
+        --handed_over_;
       }
-      --leaders_;
+      RunBatch();
     }
   }
 
@@ -117,7 +128,7 @@ class Batcher {
   int leaders_ ABSL_GUARDED_BY(mu_) = 0;
   int handed_over_ ABSL_GUARDED_BY(mu_) = 0;  // leaderships without a thread
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::vector<std::thread> threads_;  // max_leaders
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace nearline::server

@@ -268,7 +268,7 @@ RecommendAnswer Pipeline::Finish(const features::Catalogue& catalogue,
 }
 
 void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
-                   int still_queued) {
+                   int still_queued, const std::function<void()>& computed) {
   BatchReport report{.jobs = static_cast<int>(batch.size())};
   const absl::Time now = clock_.Now();
   const bool overloaded = still_queued > options_.overload_queue;
@@ -331,6 +331,7 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
     const auto catalogue = store_.ReadCatalogue();
     for (Work& work : works) answers.push_back(Finish(*catalogue, &work));
   }
+  if (computed) computed();
   for (size_t i = 0; i < works.size(); ++i) {
     works[i].job->done(std::move(answers[i]));
   }

@@ -82,8 +82,10 @@ class Pipeline {
            const Clock* clock,
            std::function<void(const BatchReport&)> on_batch = {});
 
-  // Answers every job, by its `done`.
-  void Run(std::vector<std::unique_ptr<RecommendJob>> batch, int still_queued);
+  // Answers every job, by its `done`; calls `computed` when the answers are
+  // known and only delivery is left.
+  void Run(std::vector<std::unique_ptr<RecommendJob>> batch, int still_queued,
+           const std::function<void()>& computed = {});
 
   struct Similar {
     std::vector<std::string> items;

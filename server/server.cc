@@ -204,8 +204,9 @@ absl::Status Server::Impl::OpenParts() {
       BatcherOptions{.max_batch = config.serving.max_batch,
                      .max_queued = config.serving.max_queued,
                      .max_leaders = LeadersOf(config)},
-      [this](std::vector<std::unique_ptr<RecommendJob>> batch, int queued) {
-        pipeline->Run(std::move(batch), queued);
+      [this](std::vector<std::unique_ptr<RecommendJob>> batch, int queued,
+             const std::function<void()>& computed) {
+        pipeline->Run(std::move(batch), queued, computed);
       });
   retrainer = std::make_unique<Retrainer>(
       config, store.get(), generations.get(), slot.get(), Clock::Real());

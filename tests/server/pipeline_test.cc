@@ -225,8 +225,9 @@ TEST_F(PipelineTest, AnswersStayWholeWhileEverythingMoves) {
   std::optional<Batcher<RecommendJob>> batcher;
   batcher.emplace(
       BatcherOptions{.max_batch = 8, .max_queued = 100000, .max_leaders = 2},
-      [&](std::vector<std::unique_ptr<RecommendJob>> batch, int queued) {
-        pipeline_->Run(std::move(batch), queued);
+      [&](std::vector<std::unique_ptr<RecommendJob>> batch, int queued,
+          const std::function<void()>& computed) {
+        pipeline_->Run(std::move(batch), queued, computed);
       });
   std::atomic<bool> stop{false};
   std::atomic<int> answers{0}, wrong{0};
