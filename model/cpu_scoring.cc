@@ -153,7 +153,8 @@ void MatrixScanner::Extend(Row rows) {
         PackedMatrix::Create(values.data(), static_cast<int>(kTailBlock),
                              static_cast<int>(rows_.dim()), precision_);
     if (!matrix.ok()) return;  // they are scanned row by row
-    last_->store(new TailBlock{*std::move(matrix), std::move(bias)},
+    const float max_bias = LargestOf(bias);
+    last_->store(new TailBlock{*std::move(matrix), std::move(bias), max_bias},
                  std::memory_order_release);
     last_ = &last_->load()->next;
   }
@@ -190,11 +191,13 @@ void MatrixScanner::ScanBatch(const float* queries,
   std::vector<TopK> top;
   top.reserve(m);
   for (size_t i = 0; i < m; ++i) {
-    float bound = matrix_.ErrorBound(prepared, static_cast<int>(i), max_bias_);
+    const float* const query = queries + i * rows_.dim();
+    const float norm = std::sqrt(Dot(query, query, rows_.dim()));
+    const float lost = prepared.lost[i];
+    float bound = matrix_.ErrorBound(norm, lost, max_bias_);
     for (const TailBlock* block : tail) {
       bound = std::max(bound,
-                       block->matrix.ErrorBound(prepared, static_cast<int>(i),
-                                                LargestOf(block->bias)));
+                       block->matrix.ErrorBound(norm, lost, block->max_bias));
     }
     top.emplace_back(ks[i], masks[i], 2 * bound);
   }

@@ -138,6 +138,7 @@ class MatrixScanner final : public Scanner {
   struct TailBlock {
     PackedMatrix matrix;
     std::vector<float> bias;
+    float max_bias;  // by magnitude
     std::atomic<TailBlock*> next = nullptr;
   };
 

@@ -105,6 +105,7 @@ void PackedMatrix::Impl::Build(const float* rows) {
     const float* row = rows + static_cast<size_t>(i) * d;
     max_norm = std::max(max_norm, Length(row, d));
     if (type == memory::data_type::bf16) {
+      rounded.clear();  // only the length counts; oneDNN rounds for itself
       max_lost = std::max(max_lost, RoundRow(row, d, &rounded));
     }
   }
@@ -188,11 +189,7 @@ void PackedMatrix::Prepare(const float* queries, int m, Queries* out) const {
   const auto d = static_cast<size_t>(dim());
   const size_t padded = d * static_cast<size_t>(kBatchSizes[SizeFor(m)]);
   out->m = m;
-  out->norms.clear();
   out->lost.assign(static_cast<size_t>(m), 0.0f);
-  for (int i = 0; i < m; ++i) {
-    out->norms.push_back(Length(queries + static_cast<size_t>(i) * d, dim()));
-  }
   if (impl_->type == memory::data_type::bf16) {
     out->rounded.clear();
     for (size_t i = 0; i < out->lost.size(); ++i) {
@@ -205,10 +202,7 @@ void PackedMatrix::Prepare(const float* queries, int m, Queries* out) const {
   }
 }
 
-float PackedMatrix::ErrorBound(const Queries& queries, int i,
-                               float bias) const {
-  const float norm = queries.norms[static_cast<size_t>(i)];
-  const float lost = queries.lost[static_cast<size_t>(i)];
+float PackedMatrix::ErrorBound(float norm, float lost, float bias) const {
   // (q - dq)(m - dm) against q m, by Cauchy and Schwarz; and d roundings of
   // sums.
   const float rounding =

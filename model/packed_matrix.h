@@ -47,8 +47,7 @@ class PackedMatrix {
     int m = 0;
     std::vector<float> values;
     std::vector<uint16_t> rounded;
-    // Of each query: its length, and that of what rounding took from it.
-    std::vector<float> norms, lost;
+    std::vector<float> lost;  // length of what rounding took from each query
   };
   // 0 < m <= kMaxBatch queries, row-major [m, d].
   void Prepare(const float* queries, int m, Queries* out) const;
@@ -58,9 +57,10 @@ class PackedMatrix {
   // undefined.
   void MultiplyBlock(const Queries& queries, int b, float* out) const;
 
-  // Most by which MultiplyBlock's product of query i and a row, with a bias of
-  // at most `bias` added, can differ from one made in float32.
-  float ErrorBound(const Queries& queries, int i, float bias = 0) const;
+  // Most by which MultiplyBlock's product of a query and a row, with a bias of
+  // at most `bias` added, can differ from one made in float32. `norm` is the
+  // query's length, `lost` as in Queries.
+  float ErrorBound(float norm, float lost, float bias) const;
 
   // out = queries * rows^T, [m, n], any m.
   void Multiply(const float* queries, int m, float* out) const;
