@@ -34,4 +34,11 @@ void QueryCache::Put(const History& history, const float* query) {
   std::swap(slots_[slot], entry);
 }
 
+void QueryCache::Clear() {
+  for (size_t slot = 0; slot < slots_.size(); ++slot) {
+    MutexLock lock(&stripes_[slot % kStripes]);
+    slots_[slot] = {};
+  }
+}
+
 }  // namespace nearline::model

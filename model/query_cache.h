@@ -21,6 +21,7 @@ class QueryCache {
   // Copies the history's vector to `query` [dim], or returns false.
   bool Find(const History& history, float* query) const;
   void Put(const History& history, const float* query);
+  void Clear();
 
  private:
   static constexpr size_t kLongest = 1000;

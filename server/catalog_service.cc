@@ -100,13 +100,14 @@ class Service final : public Base {
           const absl::Status checked = CheckId("user", call->request().user());
           if (!checked.ok()) return call->Finish(checked);
           Submit(
-              features::DeleteUser{.id = call->request().user(),
-                                   .done =
-                                       [call](absl::StatusOr<int64_t> events) {
-                                         if (events.ok())
-                                           call->response().set_events(*events);
-                                         call->Finish(events.status());
-                                       }},
+              features::DeleteUser{
+                  .id = call->request().user(),
+                  .done =
+                      [this, call](absl::StatusOr<int64_t> events) {
+                        parts_.slot->ForgetQueries();
+                        if (events.ok()) call->response().set_events(*events);
+                        call->Finish(events.status());
+                      }},
               call);
         });
   }

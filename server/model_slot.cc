@@ -45,6 +45,20 @@ GenerationPtr ModelSlot::Find(const std::string& id) const {
   return nullptr;
 }
 
+void ModelSlot::ForgetQueries() {
+  std::vector<GenerationPtr> all;
+  {
+    MutexLock lock(&mu_);
+    all.push_back(current_);
+    for (const Retired& retired : retired_) all.push_back(retired.generation);
+  }
+  for (const GenerationPtr& generation : all) {
+    if (generation != nullptr && generation->queries() != nullptr) {
+      generation->queries()->Clear();
+    }
+  }
+}
+
 absl::Time ModelSlot::in_service_since() const {
   MutexLock lock(&mu_);
   return since_;

@@ -43,6 +43,9 @@ class ModelSlot {
   // for the newest accepted one that loads. OK when there is none.
   absl::Status LoadCurrent();
 
+  // Drops every query vector that is kept: an erased user's history was in one.
+  void ForgetQueries();
+
   absl::Time in_service_since() const;
 
  private:

@@ -234,6 +234,8 @@ TEST(QueryCache, FindsOnlyTheWholeHistory) {
   EXPECT_FALSE(cache.Find({{1, 5}, {1.0f, 2.5f}}, found));
   EXPECT_FALSE(cache.Find({{5, 1}, {1.0f, 2.0f}}, found));
   EXPECT_FALSE(cache.Find({{1}, {1.0f}}, found));
+  cache.Clear();
+  EXPECT_FALSE(cache.Find(history, found));
 }
 
 TEST(QueryCache, LastHistoryOfAPlaceStays) {
