@@ -348,7 +348,7 @@ absl::StatusOr<int64_t> StagedWrite::EraseUser(const std::string& id) {
   batch_.DeleteRange(table(kEventIds), OrdinalKey(user), OrdinalKey(user + 1));
   batch_.Delete(table(kUsers), OrdinalKey(user));
   batch_.Delete(table(kUserIds), store_.UserIdKey(id));
-  batch_.Put(table(kMeta), "purge", std::to_string(store_.erasures_done_ + 1));
+  batch_.Put(table(kMeta), "purge", std::to_string(++store_.last_erasure_));
   users_[id] = kNoOrdinal;
   stale_users_.push_back(id);
   --users_added_;
@@ -359,10 +359,10 @@ void StagedWrite::Stage(DeleteUser& m) {
   absl::StatusOr<int64_t> erased = EraseUser(m.id);
   if (absl::IsNotFound(erased.status())) return Fail(m.done, erased.status());
   if (!erased.ok()) return Poison(m.done, erased.status());
-  finish_.push_back([this, m = std::move(m),
-                     erased = *erased](const absl::Status& status) mutable {
+  finish_.push_back([this, m = std::move(m), erased = *erased,
+                     number = store_.last_erasure_](
+                        const absl::Status& status) mutable {
     if (!status.ok()) return Fail(m.done, status);
-    const uint64_t number = ++store_.erasures_done_;
     MutexLock lock(&store_.janitor_mu_);
     store_.erasures_.push_back({std::move(m), erased, number});
     store_.janitor_cv_.Signal();
@@ -371,7 +371,7 @@ void StagedWrite::Stage(DeleteUser& m) {
 
 void StagedWrite::Stage(Purged& m) {
   // An erasure that came since is not gone from the files yet.
-  if (m.erasures == store_.erasures_done_) {
+  if (m.last_erasure == store_.last_erasure_) {
     batch_.Delete(table(kMeta), "purge");
   }
   WhenDurable(std::move(m.done), Sequence{sequence_});

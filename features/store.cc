@@ -96,9 +96,9 @@ absl::Status Store::LoadMeta() {
   }
   // Erased, and perhaps not gone from every file when the last process ended.
   if (const auto unfinished = meta.find("purge"); unfinished != meta.end()) {
-    erasures_done_ = std::stoull(unfinished->second);
+    last_erasure_ = std::stoull(unfinished->second);
     MutexLock lock(&janitor_mu_);
-    erasures_.push_back({.number = erasures_done_});
+    erasures_.push_back({.number = last_erasure_});
     janitor_cv_.Signal();
   }
   log_id_ = meta["log_id"];

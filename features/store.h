@@ -100,10 +100,9 @@ struct DeleteUser {
   std::string id;
   Done<int64_t> done;  // how many events went
 };
-// The store's own: no file holds what was erased up to this sequence of
-// erasures.
+// The store's own: no file holds what was erased up to this erasure.
 struct Purged {
-  uint64_t erasures = 0;
+  uint64_t last_erasure = 0;
   Done<Sequence> done;
 };
 using Mutation = std::variant<Append, Retract, UpsertItems, DeleteItems,
@@ -253,7 +252,7 @@ class Store {
     int64_t events = 0;
     uint64_t number = 0;
   };
-  std::atomic<uint64_t> erasures_done_{0};  // numbers given; the writer's
+  uint64_t last_erasure_ = 0;  // the newest's number; the writer's
   Mutex janitor_mu_;
   CondVar janitor_cv_;
   std::deque<Erasure> erasures_ ABSL_GUARDED_BY(janitor_mu_);

@@ -111,7 +111,7 @@ void Store::JanitorLoop() {
         {kEvents, kSequences, kEventIds, kUsers, kUserIds, kItems});
     // Else the mark stays, and the next erasure or start tries again.
     if (status.ok()) {
-      (void)Submit(Purged{.erasures = erasures.back().number});
+      (void)Submit(Purged{.last_erasure = erasures.back().number});
     }
     for (Erasure& erasure : erasures) {
       if (!erasure.request.done) continue;

@@ -30,7 +30,7 @@ struct NewEvent {
   std::string type;         // a configured name
   double value = 0;         // a rating, a price, a duration; 0 when unused
   int64_t time_micros = 0;  // since the Unix epoch
-  bool time_given = true;   // by the caller; else it is when the server got it
+  bool time_given = true;   // tells a repeat from another event
   std::string event_id;     // empty: the event cannot be told from its repeats
   std::string request_id;   // of the answer that led to it, if any
   int32_t position = -1;    // in that answer, from 0; -1 when unknown

@@ -217,11 +217,8 @@ TEST_F(StoreTest, AnErasureThatWasCutShortIsFinishedAtTheNextStart) {
     ASSERT_THAT((*database)->Write(&batch), IsOk());
   }
   EXPECT_TRUE(OnDisk(dir_.path(), "secret-ann"));
-  auto store = Store::Open(options);
-  ASSERT_THAT(store, IsOk());
-  for (int i = 0; i < 500 && OnDisk(dir_.path(), "secret-ann"); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
+  // It is taken up at the start, and a store does not close before it is done.
+  ASSERT_THAT(Store::Open(options), IsOk());
   EXPECT_FALSE(OnDisk(dir_.path(), "secret-ann"));
 }
 
