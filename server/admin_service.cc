@@ -48,21 +48,23 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
   }
 
  private:
+  // Callers take 4 MB by default.
+  static constexpr size_t kChunkBytes = 1 << 20;
   enum Stage { kItems, kUsers, kEvents, kDone };
 
   absl::Status Fill(api::ExportResponse* chunk, bool* filled) {
     constexpr int kChunk = 1000;
-    // Callers take 4 MB by default; one record is never more than half of that.
-    constexpr size_t kChunkBytes = 1 << 20;
     if (stage_ == kItems) {
       const auto catalogue = parts_.store->ReadCatalogue();
       const auto items = catalogue->ListAfter(last_item_, kChunk);
+      size_t bytes = 0;
       for (const features::Ordinal ordinal : items) {
         api::Item* const item = chunk->add_items();
         item->set_id((*catalogue)[ordinal].id);
         ToApi((*catalogue)[ordinal].attributes, item->mutable_attributes());
         last_item_ = item->id();
-        if (chunk->ByteSizeLong() > kChunkBytes) break;
+        bytes += item->ByteSizeLong();
+        if (bytes > kChunkBytes) break;
       }
       *filled = !items.empty();
       if (!*filled) stage_ = kUsers;
@@ -71,8 +73,9 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
         stage_ = kEvents;
         return absl::OkStatus();
       }
-      ASSIGN_OR_RETURN(const auto users, parts_.store->ListUsers(
-                                             next_user_, kChunk, &next_user_));
+      ASSIGN_OR_RETURN(
+          const auto users,
+          parts_.store->ListUsers(next_user_, kChunk / 10, &next_user_));
       for (const features::User& user : users) {
         api::User* const to = chunk->add_users();
         to->set_id(user.id);
@@ -95,6 +98,7 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
 
   void AddEvents(const std::vector<features::Event>& events,
                  api::ExportResponse* chunk) {
+    size_t bytes = 0;
     for (const features::Event& event : events) {
       if (event.user != event_user_ || event_user_id_.empty()) {
         event_user_id_ = parts_.store->UserId(event.user);
@@ -104,8 +108,11 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
       // What came while exporting is left to the next export.
       if (event_user_id_.empty() || event.sequence > newest_) continue;
       const auto catalogue = parts_.store->ReadCatalogue();
+      api::Event* const to = chunk->add_events();
       ToApi(event, event_user_id_, (*catalogue)[event.item].id,
-            parts_.store->event_types()[event.type].name, chunk->add_events());
+            parts_.store->event_types()[event.type].name, to);
+      bytes += to->ByteSizeLong();
+      if (bytes > kChunkBytes) return;
     }
   }
 
