@@ -238,11 +238,12 @@ int Retrain(Session& session, bool cold, bool detach) {
   if (end->state() == api::RUN_STATE_FAILED) {
     return Fail(session, absl::AbortedError(end->message()));
   }
-  if (session.json) return good ? 0 : kRejected;
-  PrintRunFigures(*end);
-  std::cout << end->generation() << ": " << end->message() << "\n"
-            << (good ? "It is in service now.\n"
-                     : "It is kept for inspection; the old one serves.\n");
+  if (!session.json) {
+    PrintRunFigures(*end);
+    std::cout << end->generation() << ": " << end->message() << "\n"
+              << (good ? "It is in service now.\n"
+                       : "It is kept for inspection; the old one serves.\n");
+  }
   return good ? 0 : kRejected;
 }
 

@@ -102,7 +102,10 @@ int Main(int argc, char** argv) {
   c->add_option("generation", rollback, "default: the one before");
 
   BenchOptions bench;
-  c = app.add_subcommand("bench", "load the server, in turn with empty calls");
+  c = app.add_subcommand(
+      "bench",
+      "load the server, in turn with empty calls; feedback is "
+      "recorded for real");
   c->add_option("what", bench.what)
       ->check(CLI::IsMember({"recommend", "feedback"}));
   c->add_option("--connections", bench.connections)->check(CLI::Range(1, 1000));

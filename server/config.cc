@@ -234,7 +234,8 @@ std::vector<ConfigField> FieldsOf(Config* c) {
       Whole("serving.leaders", &c->serving.leaders, 0, 256,
             "batches computed at a time; 0: half of the processors"),
       Whole("serving.query_cache_mb", &c->serving.query_cache_mb, 0, 1 << 20,
-            "memory for what models computed of unchanged users; 0: none. MiB"),
+            "memory a generation for what it computed of unchanged users; 0: "
+            "none. MiB"),
       Duration("serving.page_ttl", &c->serving.page_ttl, absl::Seconds(10),
                absl::Hours(24), "how long a list can be continued"),
       Duration("serving.drain", &c->serving.drain, absl::ZeroDuration(),

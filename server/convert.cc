@@ -297,6 +297,8 @@ absl::StatusOr<features::NewEvent> ConvertOne(
   const std::string field = absl::StrCat("events[", i, "]");
   ASSIGN_OR_RETURN(features::NewEvent event,
                    ConvertEvent(request.events(i), field, now, max_future));
+  // A file without times gets another one whenever it is touched.
+  if (request.historical()) event.time_given = false;
   if (request.historical() && event.event_id.empty()) {
     return Invalid(field + ".event_id", "\"\"",
                    "an id: historical events need one");
