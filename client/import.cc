@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <future>
-#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -19,139 +17,10 @@
 #include "base/hash.h"
 #include "base/progress.h"
 #include "client/records.h"
+#include "client/sender.h"
 
 namespace nearline::client {
 namespace {
-
-constexpr int kBatch = 10'000;
-
-// A call's size stays well below what a server takes by default.
-constexpr size_t kBatchBytes = 4 << 20;
-
-// Records for one call, each with its line in the file.
-template <typename Request>
-struct Batch {
-  Request request;
-  std::vector<int64_t> lines;
-  size_t bytes = 0;
-
-  template <typename Record>
-  void Count(const Record& record, int64_t line) {
-    lines.push_back(line);
-    bytes += record.ByteSizeLong();
-  }
-  bool full() const { return lines.size() >= kBatch || bytes >= kBatchBytes; }
-  bool empty() const { return lines.empty(); }
-};
-
-// "path:line: what" for an error that begins with "events[3]..." or the like.
-absl::Status NameLine(const absl::Status& status, const std::string& path,
-                      const std::vector<int64_t>& lines) {
-  if (status.ok()) return status;
-  const absl::string_view text = status.message();
-  const size_t open = text.find('['), close = text.find(']');
-  size_t index = 0;
-  if (open == absl::string_view::npos || close == absl::string_view::npos ||
-      close < open ||
-      !absl::SimpleAtoi(text.substr(open + 1, close - open - 1), &index) ||
-      index >= lines.size()) {
-    return Annotate(status, path);
-  }
-  absl::string_view what = text.substr(close + 1);
-  if (absl::StartsWith(what, ".")) what.remove_prefix(1);
-  return absl::Status(status.code(),
-                      absl::StrCat(path, ":", lines[index], ": ", what));
-}
-
-// Gathers the records of a file into calls. Errors name file and line.
-class Sender {
- public:
-  explicit Sender(Client* client) : client_(*client) {}
-
-  // Where the records that are added next stand.
-  void At(const std::string& path, int64_t line) {
-    if (path_ != path) path_ = path;
-    line_ = line;
-  }
-  absl::Status Add(api::Item item) {
-    items_.Count(item, line_);
-    *items_.request.add_items() = std::move(item);
-    return items_.full() ? FlushItems() : absl::OkStatus();
-  }
-  absl::Status Add(api::User user) {
-    users_.Count(user, line_);
-    *users_.request.add_users() = std::move(user);
-    return users_.full() ? FlushUsers() : absl::OkStatus();
-  }
-  absl::Status Add(api::Event event) {
-    events_.Count(event, line_);
-    *events_.request.add_events() = std::move(event);
-    // What events speak of goes first.
-    return events_.full() ? Flush() : absl::OkStatus();
-  }
-  // Flushes and waits for the answer. To be called at the end of each file.
-  absl::Status Finish() {
-    RETURN_IF_ERROR(Flush());
-    return Await();
-  }
-  const ImportResult& result() const { return result_; }
-
- private:
-  absl::Status Flush() {
-    RETURN_IF_ERROR(FlushItems());
-    RETURN_IF_ERROR(FlushUsers());
-    return FlushEvents();
-  }
-  absl::Status FlushItems() {
-    if (items_.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(NameLine(client_.UpsertItems(items_.request).status(),
-                             path_, items_.lines));
-    result_.items += static_cast<int64_t>(items_.lines.size());
-    items_ = {};
-    return absl::OkStatus();
-  }
-  absl::Status FlushUsers() {
-    if (users_.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(NameLine(client_.UpsertUsers(users_.request).status(),
-                             path_, users_.lines));
-    result_.users += static_cast<int64_t>(users_.lines.size());
-    users_ = {};
-    return absl::OkStatus();
-  }
-  // The call runs while the next batch is read; one at a time, so that events
-  // keep their order.
-  absl::Status FlushEvents() {
-    RETURN_IF_ERROR(Await());
-    if (events_.empty()) return absl::OkStatus();
-    events_.request.set_historical(true);
-    auto request = std::make_shared<api::FeedbackRequest>();
-    request->Swap(&events_.request);
-    sent_lines_ = std::move(events_.lines);
-    events_ = {};
-    pending_ = std::async(std::launch::async, [this, request] {
-      return client_.Feedback(std::move(*request));
-    });
-    return absl::OkStatus();
-  }
-  absl::Status Await() {
-    if (!pending_.valid()) return absl::OkStatus();
-    const absl::StatusOr<api::FeedbackResponse> response = pending_.get();
-    RETURN_IF_ERROR(NameLine(response.status(), path_, sent_lines_));
-    result_.events += response->accepted();
-    result_.duplicates += response->duplicates();
-    return absl::OkStatus();
-  }
-
-  Client& client_;
-  std::string path_;
-  int64_t line_ = 0;
-  Batch<api::UpsertItemsRequest> items_;
-  Batch<api::UpsertUsersRequest> users_;
-  Batch<api::FeedbackRequest> events_;
-  std::vector<int64_t> sent_lines_;  // of the call that is pending
-  std::future<absl::StatusOr<api::FeedbackResponse>> pending_;
-  ImportResult result_;
-};
 
 absl::Time ModificationTime(const std::string& path) {
   struct stat info;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "model/kernels.h"
@@ -108,15 +109,23 @@ absl::Status NeuMfRanker::Score(const History& history,
 absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
     const ItemTable* rows, const ItemTable* bias,
     PackedMatrix::Precision precision) {
-  ASSIGN_OR_RETURN(PackedMatrix matrix,
-                   PackedMatrix::Create(
-                       rows->base().data(), static_cast<int>(rows->base_rows()),
-                       static_cast<int>(rows->dim()), precision));
+  const auto create = [&] {
+    return PackedMatrix::Create(rows->base().data(),
+                                static_cast<int>(rows->base_rows()),
+                                static_cast<int>(rows->dim()), precision);
+  };
+  ASSIGN_OR_RETURN(PackedMatrix matrix, create());
+  if (matrix.loss() > kMostLoss) {
+    precision = PackedMatrix::Precision::kFloat32;
+    ASSIGN_OR_RETURN(matrix, create());
+  }
   return std::unique_ptr<MatrixScanner>(
       new MatrixScanner(rows, bias, precision, std::move(matrix)));
 }
 
 namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 float LargestOf(const std::vector<float>& values) {
   float largest = 0;
@@ -133,31 +142,47 @@ MatrixScanner::MatrixScanner(const ItemTable* rows, const ItemTable* bias,
       bias_(*bias),
       max_bias_(LargestOf(bias->base())),
       precision_(precision),
-      matrix_(std::move(matrix)),
-      packed_(static_cast<Row>(rows->base_rows())) {}
+      matrix_(std::move(matrix)) {}
 
-MatrixScanner::~MatrixScanner() {
-  for (TailBlock* block = tail_; block != nullptr;) {
-    delete std::exchange(block, block->next.load());
+absl::StatusOr<std::shared_ptr<const MatrixScanner::TailBlock>>
+MatrixScanner::Pack(Row first, Row end) const {
+  std::vector<float> values, bias;
+  for (Row row = first; row < end; ++row) {
+    values.insert(values.end(), rows_[row], rows_[row] + rows_.dim());
+    bias.push_back(*bias_[row]);
   }
+  ASSIGN_OR_RETURN(
+      PackedMatrix matrix,
+      PackedMatrix::Create(values.data(), static_cast<int>(end - first),
+                           static_cast<int>(rows_.dim()), precision_));
+  const float max_bias = LargestOf(bias);
+  return std::make_shared<const TailBlock>(
+      TailBlock{first, std::move(matrix), std::move(bias), max_bias});
 }
 
+// Full blocks when many rows come at once. Of few, small blocks, and two that
+// are alike become one: a row is laid out again no more than log2(n) times.
 void MatrixScanner::Extend(Row rows) {
-  for (; packed_ + kTailBlock <= rows; packed_ += kTailBlock) {
-    std::vector<float> values, bias;
-    for (Row row = packed_; row < packed_ + kTailBlock; ++row) {
-      values.insert(values.end(), rows_[row], rows_[row] + rows_.dim());
-      bias.push_back(*bias_[row]);
+  constexpr Row kLargest = PackedMatrix::kBlockRows;
+  Tail next = *tail();
+  Row packed =
+      next.empty() ? static_cast<Row>(rows_.base_rows()) : next.back()->end();
+  if (packed + kSmallestTailBlock > rows) return;
+  while (packed + kSmallestTailBlock <= rows) {
+    Row first = packed;
+    const Row count = std::min(kLargest, rows - packed);
+    packed += count - count % kSmallestTailBlock;
+    while (!next.empty() && next.back()->bias.size() <= packed - first &&
+           packed - next.back()->first <= kLargest) {
+      first = next.back()->first;
+      next.pop_back();
     }
-    absl::StatusOr<PackedMatrix> matrix =
-        PackedMatrix::Create(values.data(), static_cast<int>(kTailBlock),
-                             static_cast<int>(rows_.dim()), precision_);
-    if (!matrix.ok()) return;  // they are scanned row by row
-    const float max_bias = LargestOf(bias);
-    last_->store(new TailBlock{*std::move(matrix), std::move(bias), max_bias},
-                 std::memory_order_release);
-    last_ = &last_->load()->next;
+    auto block = Pack(first, packed);
+    if (!block.ok()) return;  // they are scanned row by row
+    next.push_back(*std::move(block));
   }
+  MutexLock lock(&mu_);
+  tail_ = std::make_shared<const Tail>(std::move(next));
 }
 
 absl::Status MatrixScanner::Scan(
@@ -183,41 +208,45 @@ void MatrixScanner::ScanBatch(const float* queries,
   thread_local PackedMatrix::Queries prepared;
   matrix_.Prepare(queries, static_cast<int>(m), &prepared);
   // Blocks that come meanwhile are left to the next scan.
-  std::vector<const TailBlock*> tail;
-  for (const TailBlock* block = tail_.load(std::memory_order_acquire);
-       block != nullptr; block = block->next.load(std::memory_order_acquire)) {
-    tail.push_back(block);
-  }
+  const std::shared_ptr<const Tail> tail = this->tail();
   std::vector<TopK> top;
+  std::vector<float> bounds;
   top.reserve(m);
   for (size_t i = 0; i < m; ++i) {
     const float* const query = queries + i * rows_.dim();
     const float norm = std::sqrt(Dot(query, query, rows_.dim()));
     const float lost = prepared.lost[i];
     float bound = matrix_.ErrorBound(norm, lost, max_bias_);
-    for (const TailBlock* block : tail) {
+    for (const auto& block : *tail) {
       bound = std::max(bound,
                        block->matrix.ErrorBound(norm, lost, block->max_bias));
     }
     top.emplace_back(ks[i], masks[i], 2 * bound);
+    bounds.push_back(bound);
   }
   ScanBase(prepared, &top);
-  ScanTail(queries, prepared, tail, masks, &top);
+  ScanTail(queries, prepared, *tail, masks, &top);
   for (size_t i = 0; i < m; ++i) {
-    best->push_back(Rescore(queries + i * rows_.dim(), ks[i], top[i].Take()));
+    best->push_back(Rescore(queries + i * rows_.dim(),
+                            static_cast<size_t>(ks[i]), bounds[i],
+                            top[i].Take()));
   }
 }
 
 void MatrixScanner::ScanBase(const PackedMatrix::Queries& queries,
                              std::vector<TopK>* top) const {
   thread_local std::vector<float> scores;
+  // To and fro: what the last scan read last is still near.
+  thread_local bool back = false;
+  back = !back;
   const auto stride = static_cast<size_t>(matrix_.stride());
   scores.resize(PackedMatrix::kMaxBatch * stride);
-  for (int b = 0; b < matrix_.blocks(); ++b) {
+  for (int i = 0; i < matrix_.blocks(); ++i) {
+    const int b = back ? matrix_.blocks() - 1 - i : i;
     matrix_.MultiplyBlock(queries, b, scores.data());
     const Row start = static_cast<Row>(b) * static_cast<Row>(stride);
-    for (size_t i = 0; i < top->size(); ++i) {
-      (*top)[i].Add(scores.data() + i * stride, bias_.base().data() + start,
+    for (size_t q = 0; q < top->size(); ++q) {
+      (*top)[q].Add(scores.data() + q * stride, bias_.base().data() + start,
                     static_cast<size_t>(matrix_.BlockRows(b)), start);
     }
   }
@@ -225,24 +254,28 @@ void MatrixScanner::ScanBase(const PackedMatrix::Queries& queries,
 
 void MatrixScanner::ScanTail(const float* queries,
                              const PackedMatrix::Queries& prepared,
-                             absl::Span<const TailBlock* const> tail,
+                             const Tail& tail,
                              absl::Span<const RowMask* const> masks,
                              std::vector<TopK>* top) const {
   thread_local std::vector<float> scores;
-  scores.resize(static_cast<size_t>(PackedMatrix::kMaxBatch) * kTailBlock);
-  size_t rows = 0;
-  for (const RowMask* mask : masks) rows = std::max(rows, mask->rows());
+  scores.resize(PackedMatrix::kMaxBatch *
+                static_cast<size_t>(PackedMatrix::kBlockRows));
+  Row rows = 0;
+  for (const RowMask* mask : masks) {
+    rows = std::max(rows, static_cast<Row>(mask->rows()));
+  }
   auto row = static_cast<Row>(rows_.base_rows());
-  for (const TailBlock* block : tail) {
-    if (row + kTailBlock > rows) break;
+  for (const auto& block : tail) {
+    if (row >= rows) break;
     block->matrix.MultiplyBlock(prepared, 0, scores.data());
+    const auto stride = static_cast<size_t>(block->matrix.stride());
     for (size_t i = 0; i < masks.size(); ++i) {
       // A mask may be older than the block.
       const auto end = static_cast<Row>(masks[i]->rows());
-      (*top)[i].Add(scores.data() + i * kTailBlock, block->bias.data(),
-                    std::min(kTailBlock, end - std::min(end, row)), row);
+      (*top)[i].Add(scores.data() + i * stride, block->bias.data(),
+                    std::min(block->end(), std::max(end, row)) - row, row);
     }
-    row += kTailBlock;
+    row = block->end();
   }
   for (; row < rows; ++row) {
     for (size_t i = 0; i < masks.size(); ++i) {
@@ -257,17 +290,41 @@ void MatrixScanner::ScanTail(const float* queries,
 // What a row scores then depends on nothing but the query and the row: not on
 // precision, on who shares the batch, or on where the row lies.
 std::vector<ScoredRow> MatrixScanner::Rescore(
-    const float* query, int k, std::vector<ScoredRow> candidates) const {
-  for (ScoredRow& c : candidates) {
-    c.score = Dot(query, rows_[c.row], rows_.dim()) + *bias_[c.row];
+    const float* query, size_t k, float bound,
+    std::vector<ScoredRow> nominees) const {
+  if (nominees.size() <= k) {
+    ScoreExactly(query, absl::MakeSpan(nominees));
+  } else {
+    // The likely best first: few of the rest can reach the k-th of these.
+    const auto rest = nominees.begin() + static_cast<std::ptrdiff_t>(k);
+    std::nth_element(nominees.begin(), rest, nominees.end());
+    ScoreExactly(query, absl::MakeSpan(nominees.data(), k));
+    const float kth = std::max_element(nominees.begin(), rest)->score;
+    nominees.erase(
+        std::remove_if(rest, nominees.end(),
+                       [&](const auto& n) { return n.score + bound < kth; }),
+        nominees.end());
+    ScoreExactly(query, absl::MakeSpan(nominees).subspan(k));
   }
-  std::erase_if(candidates,
-                [](const ScoredRow& c) { return std::isnan(c.score); });
-  std::sort(candidates.begin(), candidates.end());
-  if (candidates.size() > static_cast<size_t>(k)) {
-    candidates.resize(static_cast<size_t>(k));
+  std::erase_if(nominees, [](const auto& n) { return n.score == kNone; });
+  std::sort(nominees.begin(), nominees.end());
+  if (nominees.size() > k) nominees.resize(k);
+  return nominees;
+}
+
+// kNone for what is not a number.
+void MatrixScanner::ScoreExactly(const float* query,
+                                 absl::Span<ScoredRow> rows) const {
+  constexpr size_t kLine = 64 / sizeof(float);
+  const size_t d = rows_.dim();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i + 1 < rows.size()) {
+      const float* const next = rows_[rows[i + 1].row];
+      for (size_t at = 0; at < d; at += kLine) __builtin_prefetch(next + at);
+    }
+    const float score = Dot(query, rows_[rows[i].row], d) + *bias_[rows[i].row];
+    rows[i].score = std::isnan(score) ? kNone : score;
   }
-  return candidates;
 }
 
 }  // namespace nearline::model

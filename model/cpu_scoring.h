@@ -2,10 +2,10 @@
 #ifndef NEARLINE_MODEL_CPU_SCORING_H_
 #define NEARLINE_MODEL_CPU_SCORING_H_
 
-#include <atomic>
 #include <memory>
 #include <vector>
 
+#include "base/mutex.h"
 #include "model/item_table.h"
 #include "model/packed_matrix.h"
 #include "model/scoring.h"
@@ -116,11 +116,14 @@ class NeuMfRanker final : public Ranker {
 };
 
 // The matrix product over all items in blocks that stay in cache, top-k fused
-// into it; then the tail in small blocks, and what fills none row by row. All
+// into it; then the tail in blocks too, and what fills none row by row. All
 // that is within the product's error of the k-th is scored again in float32.
 class MatrixScanner final : public Scanner {
  public:
-  static constexpr Row kTailBlock = 32;
+  static constexpr Row kSmallestTailBlock = 8;
+  // Where rounding takes more of the rows (a few values dwarf the rest), it
+  // would nominate too many; 0.01 is usual.
+  static constexpr float kMostLoss = 0.03f;
 
   // The tables outlive this: rows [N, D] and bias [N, 1].
   static absl::StatusOr<std::unique_ptr<MatrixScanner>> Create(
@@ -131,16 +134,18 @@ class MatrixScanner final : public Scanner {
                     absl::Span<const int> ks,
                     std::vector<std::vector<ScoredRow>>* best) const override;
   void Extend(Row rows) override;
-  ~MatrixScanner() override;
 
  private:
-  // kTailBlock rows of the tail, and the block behind them.
+  // Rows of the tail from `first` on.
   struct TailBlock {
+    Row first;
     PackedMatrix matrix;
     std::vector<float> bias;
     float max_bias;  // by magnitude
-    std::atomic<TailBlock*> next = nullptr;
+    Row end() const { return first + static_cast<Row>(bias.size()); }
   };
+  // In order of row, without gaps.
+  using Tail = std::vector<std::shared_ptr<const TailBlock>>;
 
   // At most kMaxBatch queries; appends to `best`.
   void ScanBatch(const float* queries, absl::Span<const RowMask* const> masks,
@@ -149,11 +154,19 @@ class MatrixScanner final : public Scanner {
   void ScanBase(const PackedMatrix::Queries& queries,
                 std::vector<TopK>* top) const;
   void ScanTail(const float* queries, const PackedMatrix::Queries& prepared,
-                absl::Span<const TailBlock* const> tail,
-                absl::Span<const RowMask* const> masks,
+                const Tail& tail, absl::Span<const RowMask* const> masks,
                 std::vector<TopK>* top) const;
-  std::vector<ScoredRow> Rescore(const float* query, int k,
-                                 std::vector<ScoredRow> candidates) const;
+  absl::StatusOr<std::shared_ptr<const TailBlock>> Pack(Row first,
+                                                        Row end) const;
+  std::shared_ptr<const Tail> tail() const {
+    MutexLock lock(&mu_);
+    return tail_;
+  }
+  // The k best of the nominees, whose scores err by at most `bound`, by exact
+  // score.
+  std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
+                                 std::vector<ScoredRow> nominees) const;
+  void ScoreExactly(const float* query, absl::Span<ScoredRow> rows) const;
 
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
                 PackedMatrix::Precision precision, PackedMatrix matrix);
@@ -162,10 +175,9 @@ class MatrixScanner final : public Scanner {
   const float max_bias_;  // by magnitude
   const PackedMatrix::Precision precision_;
   const PackedMatrix matrix_;
-  std::atomic<TailBlock*> tail_ = nullptr;
-  // The extending thread's: where the next block goes, and its first row.
-  std::atomic<TailBlock*>* last_ = &tail_;
-  Row packed_;
+  mutable Mutex mu_;
+  std::shared_ptr<const Tail> tail_ ABSL_GUARDED_BY(mu_) =
+      std::make_shared<Tail>();
 };
 
 }  // namespace nearline::model

@@ -1,5 +1,9 @@
 #include "model/kernels.h"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
 // Highway compiles this file once a target; the order of its headers matters.
 // clang-format off
 #undef HWY_TARGET_INCLUDE
@@ -142,6 +146,87 @@ size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
   return count;
 }
 
+void StridedMaximaImpl(const float* scores, const float* bias,
+                       const uint64_t* eligible, size_t n, float* maxima) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t j = 0; j < 64; j += lanes) {
+    auto largest = hn::Set(d, -std::numeric_limits<float>::infinity());
+    for (size_t i = j; i < n; i += 64) {
+      const uint64_t word = eligible[i / 64] >> j;
+      uint8_t bits[8];
+      __builtin_memcpy(bits, &word, sizeof(bits));
+      const auto sum =
+          hn::Add(hn::LoadU(d, scores + i), hn::LoadU(d, bias + i));
+      const auto larger =
+          hn::And(hn::LoadMaskBits(d, bits), hn::Gt(sum, largest));
+      largest = hn::IfThenElse(larger, sum, largest);
+    }
+    hn::StoreU(largest, d, maxima + j);
+  }
+}
+
+float QuantizeInt8Impl(const float* x, size_t n, int8_t* out, float* scale) {
+  const D d;
+  const hn::Rebind<int8_t, D> d8;
+  const size_t lanes = hn::Lanes(d);
+  auto most = hn::Zero(d);
+  auto zeros = hn::Zero(d);  // NaN where a value is not finite
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto v = hn::LoadU(d, x + i);
+    most = hn::Max(most, hn::Abs(v));
+    zeros = hn::MulAdd(v, hn::Zero(d), zeros);
+  }
+  float largest = hn::GetLane(hn::MaxOfLanes(d, most));
+  float zero = hn::GetLane(hn::SumOfLanes(d, zeros));
+  for (size_t j = i; j < n; ++j) {
+    largest = std::max(largest, std::abs(x[j]));
+    zero += x[j] * 0.0f;
+  }
+  // Where 127 / largest would overflow, nothing is lost by rounding to zero.
+  constexpr float kSmallest = 1e-30f;
+  if (!(zero == 0) || largest < kSmallest) {
+    std::fill(out, out + n, int8_t{0});
+    *scale = zero == 0 ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    return zero == 0 ? std::sqrt(DotImpl(x, x, n)) : *scale;
+  }
+  *scale = largest / 127;
+  const float inverse = 127 / largest;
+  auto squares = hn::Zero(d);
+  for (i = 0; i + lanes <= n; i += lanes) {
+    const auto v = hn::LoadU(d, x + i);
+    const auto rounded = hn::NearestInt(hn::Mul(v, hn::Set(d, inverse)));
+    hn::StoreU(hn::DemoteTo(d8, rounded), d8, out + i);
+    const auto lost =
+        hn::NegMulAdd(hn::ConvertTo(d, rounded), hn::Set(d, *scale), v);
+    squares = hn::MulAdd(lost, lost, squares);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, squares));
+  for (; i < n; ++i) {
+    out[i] = static_cast<int8_t>(std::lrint(x[i] * inverse));
+    const float lost = x[i] - static_cast<float>(out[i]) * *scale;
+    sum += lost * lost;
+  }
+  return std::sqrt(sum);
+}
+
+void ScaleInt32Impl(const int32_t* in, const float* scales, float factor,
+                    size_t n, float* out) {
+  const D d;
+  const hn::Rebind<int32_t, D> d32;
+  const size_t lanes = hn::Lanes(d);
+  const auto f = hn::Set(d, factor);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto sums = hn::ConvertTo(d, hn::LoadU(d32, in + i));
+    hn::StoreU(hn::Mul(sums, hn::Mul(f, hn::LoadU(d, scales + i))), d, out + i);
+  }
+  for (; i < n; ++i) {
+    out[i] = static_cast<float>(in[i]) * (factor * scales[i]);
+  }
+}
+
 const char* TargetImpl() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace nearline::model::HWY_NAMESPACE
@@ -156,6 +241,9 @@ HWY_EXPORT(DotImpl);
 HWY_EXPORT(AddBiasTanhImpl);
 HWY_EXPORT(AddReluImpl);
 HWY_EXPORT(IndicesAboveImpl);
+HWY_EXPORT(StridedMaximaImpl);
+HWY_EXPORT(QuantizeInt8Impl);
+HWY_EXPORT(ScaleInt32Impl);
 HWY_EXPORT(TargetImpl);
 
 void AddScaled(const float* row, float weight, size_t n, float* out) {
@@ -178,6 +266,17 @@ size_t IndicesAbove(const float* scores, const float* bias, size_t n,
                     float threshold, uint32_t* indices) {
   return HWY_DYNAMIC_DISPATCH(IndicesAboveImpl)(scores, bias, n, threshold,
                                                 indices);
+}
+void StridedMaxima(const float* scores, const float* bias,
+                   const uint64_t* eligible, size_t n, float* maxima) {
+  HWY_DYNAMIC_DISPATCH(StridedMaximaImpl)(scores, bias, eligible, n, maxima);
+}
+float QuantizeInt8(const float* x, size_t n, int8_t* out, float* scale) {
+  return HWY_DYNAMIC_DISPATCH(QuantizeInt8Impl)(x, n, out, scale);
+}
+void ScaleInt32(const int32_t* in, const float* scales, float factor, size_t n,
+                float* out) {
+  HWY_DYNAMIC_DISPATCH(ScaleInt32Impl)(in, scales, factor, n, out);
 }
 const char* KernelTarget() { return HWY_DYNAMIC_DISPATCH(TargetImpl)(); }
 

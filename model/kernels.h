@@ -30,6 +30,21 @@ void AddRelu(const float* a, const float* b, size_t n, float* out);
 size_t IndicesAbove(const float* scores, const float* bias, size_t n,
                     float threshold, uint32_t* indices);
 
+// maxima[j] = the largest of scores[i] + bias[i] with i % 64 == j and bit j of
+// eligible[i / 64] set, for j in [0, 64); -infinity where there is none. NaN is
+// passed over. n is a multiple of 64.
+void StridedMaxima(const float* scores, const float* bias,
+                   const uint64_t* eligible, size_t n, float* maxima);
+
+// Rounds x to out[i] * scale, |out[i]| <= 127, with the smallest scale that
+// holds all. Returns the length of what was rounded away; NaN, with a scale of
+// NaN and zeros, when a value is not finite.
+float QuantizeInt8(const float* x, size_t n, int8_t* out, float* scale);
+
+// out[i] = in[i] * (factor * scales[i]).
+void ScaleInt32(const int32_t* in, const float* scales, float factor, size_t n,
+                float* out);
+
 // The instruction set in use, for logs: "AVX3_SPR", ...
 const char* KernelTarget();
 

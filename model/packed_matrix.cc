@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -58,22 +57,6 @@ float Length(const float* x, int d) {
   return std::sqrt(Dot(x, x, static_cast<size_t>(d)));
 }
 
-// Appends x in bfloat16, rounded to nearest even. Returns the length of what
-// was rounded away.
-float RoundRow(const float* x, int d, std::vector<uint16_t>* out) {
-  const size_t first = out->size();
-  out->resize(first + static_cast<size_t>(d));
-  thread_local std::vector<float> lost;
-  lost.resize(static_cast<size_t>(d));
-  for (size_t i = 0; i < lost.size(); ++i) {
-    const auto bits = std::bit_cast<uint32_t>(x[i]);
-    const uint32_t kept = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    (*out)[first + i] = static_cast<uint16_t>(kept);
-    lost[i] = x[i] - std::bit_cast<float>(kept << 16);
-  }
-  return Length(lost.data(), d);
-}
-
 }  // namespace
 
 struct PackedMatrix::Impl {
@@ -84,60 +67,87 @@ struct PackedMatrix::Impl {
 
   int n = 0;
   int d = 0;
-  memory::data_type type = memory::data_type::f32;
-  float max_norm = 0, max_lost = 0;  // of rows, as in Queries
+  int depth = 0;  // d and zeros: oneDNN copies what fills no AMX tile
+  bool int8 = false;
+  std::vector<float> scales;  // of each row, when int8
+  // Of rows: their lengths, and of what rounding took.
+  float max_norm = 0, mean_norm = 0, max_lost = 0;
   int block_rows = 0;
   memory::desc weights;
   std::vector<memory> blocks;
   std::vector<Product> products;  // by kBatchSizes
 
   void Build(const float* rows);
+  void Describe();
+  memory PackFloat(const float* rows, int count) const;
+  memory PackInt8(const float* rows, int count);
+  memory LayOut(void* plain, memory::data_type type) const;
+  void Execute(int m, const void* queries, int b, void* out) const;
 };
 
 void PackedMatrix::Impl::Build(const float* rows) {
   const int parts = (n + kBlockRows - 1) / kBlockRows;
   block_rows = RoundUp((n + parts - 1) / parts, 16);
-  const memory::dims weight_dims = {d, block_rows};
-  const auto f32 = memory::data_type::f32;
-  const auto row_major = memory::format_tag::ab;
-  std::vector<uint16_t> rounded;
-  for (int i = 0; i < n; ++i) {
-    const float* row = rows + static_cast<size_t>(i) * d;
-    max_norm = std::max(max_norm, Length(row, d));
-    if (type == memory::data_type::bf16) {
-      rounded.clear();  // only the length counts; oneDNN rounds for itself
-      max_lost = std::max(max_lost, RoundRow(row, d, &rounded));
-    }
-  }
-  for (const int m : kBatchSizes) {
-    const memory::desc source({m, d}, type, row_major);
-    const memory::desc out({m, block_rows}, f32, row_major);
-    // The largest batch chooses the layout; the smaller ones take it.
-    if (m == kBatchSizes[0]) {
-      const memory::desc widest({kMaxBatch, d}, type, row_major);
-      const memory::desc widest_out({kMaxBatch, block_rows}, f32, row_major);
-      weights =
-          Describe(widest,
-                   memory::desc(weight_dims, type, memory::format_tag::any),
-                   widest_out)
-              .weights_desc();
-    }
-    const auto pd = Describe(source, weights, out);
-    products.push_back({dnnl::matmul(pd), source, out, pd.scratchpad_desc()});
-  }
-  std::vector<float> plain(static_cast<size_t>(block_rows) * d);
-  const memory::desc plain_desc(weight_dims, f32, memory::format_tag::ba);
+  depth = int8 ? RoundUp(d, 64) : d;
+  Describe();
   for (int first = 0; first < n; first += block_rows) {
     const int count = std::min(block_rows, n - first);
-    std::fill(plain.begin(), plain.end(), 0.0f);
-    std::memcpy(plain.data(), rows + static_cast<size_t>(first) * d,
-                sizeof(float) * static_cast<size_t>(count) * d);
-    memory from(plain_desc, Engine(), plain.data());
-    memory to(weights, Engine());
-    dnnl::reorder(from, to).execute(Stream(), from, to);
-    Stream().wait();
-    blocks.push_back(std::move(to));
+    const float* const block = rows + static_cast<size_t>(first) * d;
+    for (int i = 0; i < count; ++i) {
+      const float norm = Length(block + static_cast<size_t>(i) * d, d);
+      max_norm = std::max(max_norm, norm);
+      mean_norm += norm / static_cast<float>(n);
+    }
+    blocks.push_back(int8 ? PackInt8(block, count) : PackFloat(block, count));
   }
+  scales.resize(blocks.size() * static_cast<size_t>(block_rows), 0.0f);
+}
+
+// The largest batch chooses the layout; the smaller ones take it.
+void PackedMatrix::Impl::Describe() {
+  const auto type = int8 ? memory::data_type::s8 : memory::data_type::f32;
+  const auto sums = int8 ? memory::data_type::s32 : memory::data_type::f32;
+  const auto row_major = memory::format_tag::ab;
+  const memory::desc any({depth, block_rows}, type, memory::format_tag::any);
+  weights =
+      nearline::model::Describe({{kMaxBatch, depth}, type, row_major}, any,
+                                {{kMaxBatch, block_rows}, sums, row_major})
+          .weights_desc();
+  for (const int m : kBatchSizes) {
+    const memory::desc source({m, depth}, type, row_major);
+    const memory::desc out({m, block_rows}, sums, row_major);
+    const auto pd = nearline::model::Describe(source, weights, out);
+    products.push_back({dnnl::matmul(pd), source, out, pd.scratchpad_desc()});
+  }
+}
+
+memory PackedMatrix::Impl::PackFloat(const float* rows, int count) const {
+  std::vector<float> plain(static_cast<size_t>(block_rows) * depth);
+  std::copy(rows, rows + static_cast<size_t>(count) * d, plain.begin());
+  return LayOut(plain.data(), memory::data_type::f32);
+}
+
+memory PackedMatrix::Impl::PackInt8(const float* rows, int count) {
+  std::vector<int8_t> plain(static_cast<size_t>(block_rows) * depth);
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    float scale = 0;
+    const float lost =
+        QuantizeInt8(rows + i * static_cast<size_t>(d), static_cast<size_t>(d),
+                     plain.data() + i * static_cast<size_t>(depth), &scale);
+    scales.push_back(scale);
+    max_lost = std::max(max_lost, lost);
+  }
+  return LayOut(plain.data(), memory::data_type::s8);
+}
+
+// Row-major [block_rows, depth] as oneDNN wants it.
+memory PackedMatrix::Impl::LayOut(void* plain, memory::data_type type) const {
+  memory from({{depth, block_rows}, type, memory::format_tag::ba}, Engine(),
+              plain);
+  memory to(weights, Engine());
+  dnnl::reorder(from, to).execute(Stream(), from, to);
+  Stream().wait();
+  return to;
 }
 
 PackedMatrix::PackedMatrix(std::unique_ptr<Impl> impl)
@@ -147,11 +157,14 @@ PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
 
 PackedMatrix::Precision PackedMatrix::Fastest() {
-  // Every later instruction set has the bits of the earlier ones.
-  constexpr int kNeeded = static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+#if defined(__x86_64__)
+  // Older instructions saturate in the middle of a sum. Every later set has the
+  // bits of the earlier ones.
+  constexpr int kNeeded = static_cast<int>(dnnl::cpu_isa::avx512_core_vnni);
   const int has = static_cast<int>(dnnl::get_effective_cpu_isa());
-  return (has & kNeeded) == kNeeded ? Precision::kBfloat16
-                                    : Precision::kFloat32;
+  if ((has & kNeeded) == kNeeded) return Precision::kInt8;
+#endif
+  return Precision::kFloat32;
 }
 
 absl::StatusOr<PackedMatrix> PackedMatrix::Create(const float* rows, int n,
@@ -163,8 +176,9 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Create(const float* rows, int n,
   auto impl = std::make_unique<Impl>();
   impl->n = n;
   impl->d = d;
-  impl->type = precision == Precision::kBfloat16 ? memory::data_type::bf16
-                                                 : memory::data_type::f32;
+  // Beyond, a sum of products of int8 could overflow.
+  constexpr int kLongest = std::numeric_limits<int32_t>::max() / (127 * 127);
+  impl->int8 = precision == Precision::kInt8 && d <= kLongest;
   omp_set_num_threads(1);
   try {
     impl->Build(rows);
@@ -187,55 +201,76 @@ int PackedMatrix::stride() const { return impl_->block_rows; }
 
 void PackedMatrix::Prepare(const float* queries, int m, Queries* out) const {
   const auto d = static_cast<size_t>(dim());
-  const size_t padded = d * static_cast<size_t>(kBatchSizes[SizeFor(m)]);
+  const auto depth = static_cast<size_t>(impl_->depth);
+  const auto count = static_cast<size_t>(m);
+  const auto padded = static_cast<size_t>(kBatchSizes[SizeFor(m)]);
   out->m = m;
-  out->lost.assign(static_cast<size_t>(m), 0.0f);
-  if (impl_->type == memory::data_type::bf16) {
-    out->rounded.clear();
-    for (size_t i = 0; i < out->lost.size(); ++i) {
-      out->lost[i] = RoundRow(queries + i * d, dim(), &out->rounded);
-    }
-    out->rounded.resize(padded, 0);
-  } else {
-    out->values.assign(queries, queries + static_cast<size_t>(m) * d);
-    out->values.resize(padded, 0.0f);
+  out->lost.assign(count, 0.0f);
+  if (!impl_->int8) {
+    out->values.assign(queries, queries + count * d);
+    out->values.resize(padded * d, 0.0f);
+    return;
+  }
+  out->scales.resize(count);
+  out->rounded.assign(padded * depth, 0);
+  for (size_t i = 0; i < count; ++i) {
+    out->lost[i] = QuantizeInt8(
+        queries + i * d, d, out->rounded.data() + i * depth, &out->scales[i]);
   }
 }
 
 float PackedMatrix::ErrorBound(float norm, float lost, float bias) const {
-  // (q - dq)(m - dm) against q m, by Cauchy and Schwarz; and d roundings of
-  // sums.
+  // (q - dq)(m - dm) against q m, by Cauchy and Schwarz; and the roundings of d
+  // sums, of scales and of the bias.
   const float rounding =
       norm * impl_->max_lost + lost * (impl_->max_norm + impl_->max_lost);
   const float summing =
       std::numeric_limits<float>::epsilon() *
-      (static_cast<float>(dim() + 1) * norm * impl_->max_norm + bias);
+      (static_cast<float>(dim() + 4) * norm * impl_->max_norm + bias);
   return rounding + summing;
+}
+
+float PackedMatrix::loss() const {
+  return impl_->mean_norm > 0 ? impl_->max_lost / impl_->mean_norm : 0.0f;
 }
 
 void PackedMatrix::MultiplyBlock(const Queries& queries, int b,
                                  float* out) const {
+  if (!impl_->int8) {
+    impl_->Execute(queries.m, queries.values.data(), b, out);
+    return;
+  }
+  thread_local std::vector<int32_t> sums;
+  const auto stride = static_cast<size_t>(impl_->block_rows);
+  sums.resize(kMaxBatch * stride);
+  impl_->Execute(queries.m, queries.rounded.data(), b, sums.data());
+  for (size_t i = 0; i < queries.scales.size(); ++i) {
+    ScaleInt32(sums.data() + i * stride,
+               impl_->scales.data() + static_cast<size_t>(b) * stride,
+               queries.scales[i], stride, out + i * stride);
+  }
+}
+
+// One block's product for m queries, padded as Prepare does it.
+void PackedMatrix::Impl::Execute(int m, const void* queries, int b,
+                                 void* out) const {
   // The thread may have come from anywhere; one product, one thread.
   if (omp_get_max_threads() != 1) omp_set_num_threads(1);
-  const Impl::Product& product = impl_->products[SizeFor(queries.m)];
-  const void* const values =
-      impl_->type == memory::data_type::bf16
-          ? static_cast<const void*>(queries.rounded.data())
-          : queries.values.data();
+  const Product& product = products[SizeFor(m)];
   thread_local std::vector<char> scratch;
   const size_t scratch_size = product.scratch.get_size();
   if (scratch.size() < scratch_size + 64) scratch.resize(scratch_size + 64);
   const auto address = reinterpret_cast<uintptr_t>(scratch.data());
   void* const aligned =
       reinterpret_cast<void*>((address + 63) & ~uintptr_t{63});
-  memory source(product.source, Engine(), const_cast<void*>(values));
+  memory source(product.source, Engine(), const_cast<void*>(queries));
   memory result(product.out, Engine(), out);
   memory space(product.scratch, Engine(), aligned);
-  product.primitive.execute(
-      Stream(), {{DNNL_ARG_SRC, source},
-                 {DNNL_ARG_WEIGHTS, impl_->blocks[static_cast<size_t>(b)]},
-                 {DNNL_ARG_DST, result},
-                 {DNNL_ARG_SCRATCHPAD, space}});
+  product.primitive.execute(Stream(),
+                            {{DNNL_ARG_SRC, source},
+                             {DNNL_ARG_WEIGHTS, blocks[static_cast<size_t>(b)]},
+                             {DNNL_ARG_DST, result},
+                             {DNNL_ARG_SCRATCHPAD, space}});
   Stream().wait();
 }
 

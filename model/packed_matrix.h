@@ -15,9 +15,9 @@ class PackedMatrix {
  public:
   enum class Precision {
     kFloat32,
-    kBfloat16,  // rows and queries rounded, sums in float32
+    kInt8,  // rows and queries rounded, each with its scale; sums exact
   };
-  // kBfloat16 where the processor multiplies it faster.
+  // kInt8 where the processor multiplies it faster.
   static Precision Fastest();
 
   // The rows of one block stay in the second-level cache with a batch's scores.
@@ -46,8 +46,9 @@ class PackedMatrix {
   struct Queries {
     int m = 0;
     std::vector<float> values;
-    std::vector<uint16_t> rounded;
-    std::vector<float> lost;  // length of what rounding took from each query
+    std::vector<int8_t> rounded;
+    std::vector<float> scales;  // of each query's rounded values
+    std::vector<float> lost;    // length of what rounding took from each query
   };
   // 0 < m <= kMaxBatch queries, row-major [m, d].
   void Prepare(const float* queries, int m, Queries* out) const;
@@ -61,6 +62,9 @@ class PackedMatrix {
   // at most `bias` added, can differ from one made in float32. `norm` is the
   // query's length, `lost` as in Queries.
   float ErrorBound(float norm, float lost, float bias) const;
+
+  // What rounding took from a row at most, as a share of the mean row.
+  float loss() const;
 
   // out = queries * rows^T, [m, n], any m.
   void Multiply(const float* queries, int m, float* out) const;

@@ -1,43 +1,64 @@
 #include "model/query_cache.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/hash/hash.h"
 
 namespace nearline::model {
 
 QueryCache::QueryCache(int64_t bytes, int dim)
-    : dim_(static_cast<size_t>(dim)) {
-  const size_t most = sizeof(Entry) + dim_ * sizeof(float) +
-                      kLongest * (sizeof(Row) + sizeof(float));
-  slots_.resize(std::max<size_t>(1, static_cast<size_t>(bytes) / most));
+    : dim_(static_cast<size_t>(dim)),
+      shard_budget_(bytes / static_cast<int64_t>(kShards)) {}
+
+int64_t QueryCache::BytesOf(const Entry& entry) {
+  constexpr size_t kPlace = 64;  // list node, map slot, allocator
+  return static_cast<int64_t>(kPlace + sizeof(Entry) +
+                              entry.history.rows.size() *
+                                  (sizeof(Row) + sizeof(float)) +
+                              entry.query.size() * sizeof(float));
 }
 
-size_t QueryCache::SlotOf(const History& history) const {
-  return absl::HashOf(history.rows, history.weights) % slots_.size();
+void QueryCache::Drop(Shard* shard, std::list<Entry>::iterator entry) {
+  shard->bytes -= BytesOf(*entry);
+  shard->places.erase(entry->hash);
+  shard->entries.erase(entry);
 }
 
-bool QueryCache::Find(const History& history, float* query) const {
-  const size_t slot = SlotOf(history);
-  MutexLock lock(&stripes_[slot % kStripes]);
-  const Entry& entry = slots_[slot];
-  if (entry.query.empty() || entry.history != history) return false;
-  std::copy(entry.query.begin(), entry.query.end(), query);
+bool QueryCache::Find(const History& history, float* query) {
+  const size_t hash = absl::HashOf(history.rows, history.weights);
+  Shard& shard = shards_[hash % kShards];
+  MutexLock lock(&shard.mu);
+  const auto place = shard.places.find(hash);
+  if (place == shard.places.end()) return false;
+  const auto entry = place->second;
+  if (entry->history != history) return false;
+  std::copy(entry->query.begin(), entry->query.end(), query);
+  shard.entries.splice(shard.entries.begin(), shard.entries, entry);
   return true;
 }
 
 void QueryCache::Put(const History& history, const float* query) {
-  if (history.rows.size() > kLongest) return;
-  Entry entry{history, {query, query + dim_}};  // exactly as large as needed
-  const size_t slot = SlotOf(history);
-  MutexLock lock(&stripes_[slot % kStripes]);
-  std::swap(slots_[slot], entry);
+  const size_t hash = absl::HashOf(history.rows, history.weights);
+  Entry entry{hash, history, {query, query + dim_}};
+  Shard& shard = shards_[hash % kShards];
+  MutexLock lock(&shard.mu);
+  const auto place = shard.places.find(hash);
+  if (place != shard.places.end()) Drop(&shard, place->second);
+  shard.bytes += BytesOf(entry);
+  shard.entries.push_front(std::move(entry));
+  shard.places[hash] = shard.entries.begin();
+  while (shard.bytes > shard_budget_) {
+    Drop(&shard, std::prev(shard.entries.end()));
+  }
 }
 
 void QueryCache::Clear() {
-  for (size_t slot = 0; slot < slots_.size(); ++slot) {
-    MutexLock lock(&stripes_[slot % kStripes]);
-    slots_[slot] = {};
+  for (Shard& shard : shards_) {
+    MutexLock lock(&shard.mu);
+    shard.places.clear();
+    shard.entries.clear();
+    shard.bytes = 0;
   }
 }
 

@@ -2,39 +2,51 @@
 #define NEARLINE_MODEL_QUERY_CACHE_H_
 
 #include <array>
+#include <list>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "base/mutex.h"
 #include "model/scoring.h"
 
 namespace nearline::model {
 
 // The query vectors of recent histories, for the requests that come before a
-// user's next event. Each history has one place, where the last one to come
-// stays; it is found by its whole content, so nothing ever needs to be
+// user's next event: under a byte budget, least recently used out first. An
+// entry is found by its history's whole content, so none ever needs to be
 // invalidated. Thread-safe.
 class QueryCache {
  public:
-  // `bytes` bounds the memory; longer histories than kLongest are not kept.
   QueryCache(int64_t bytes, int dim);
 
   // Copies the history's vector to `query` [dim], or returns false.
-  bool Find(const History& history, float* query) const;
+  bool Find(const History& history, float* query);
   void Put(const History& history, const float* query);
   void Clear();
 
  private:
-  static constexpr size_t kLongest = 1000;
-  static constexpr size_t kStripes = 64;
+  static constexpr size_t kShards = 16;
+
   struct Entry {
+    size_t hash = 0;
     History history;
     std::vector<float> query;
   };
-  size_t SlotOf(const History& history) const;
+  struct Shard {
+    Mutex mu;
+    std::list<Entry> entries ABSL_GUARDED_BY(mu);  // latest use first
+    absl::flat_hash_map<size_t, std::list<Entry>::iterator> places
+        ABSL_GUARDED_BY(mu);  // by hash; of equals, the last to come
+    int64_t bytes ABSL_GUARDED_BY(mu) = 0;
+  };
+
+  static int64_t BytesOf(const Entry& entry);
+  static void Drop(Shard* shard, std::list<Entry>::iterator entry)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->mu);
 
   const size_t dim_;
-  std::vector<Entry> slots_;  // slot i under stripes_[i % kStripes]
-  mutable std::array<Mutex, kStripes> stripes_;
+  const int64_t shard_budget_;
+  std::array<Shard, kShards> shards_;
 };
 
 }  // namespace nearline::model

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "model/kernels.h"
 
@@ -15,8 +16,29 @@ TopK::TopK(int k, const RowMask* mask, float slack)
   best_.reserve(limit_);
 }
 
+void TopK::Seed(const float* scores, const float* bias, size_t n, Row first) {
+  constexpr size_t kSets = 64, kMostRows = 1024;
+  n = std::min(n, kMostRows) / kSets * kSets;
+  if (k_ > kSets || n == 0) return;
+  uint64_t eligible[kMostRows / kSets];
+  for (size_t i = 0; i < n; i += kSets) {
+    eligible[i / kSets] = mask_->From(first + static_cast<Row>(i));
+  }
+  float maxima[kSets];
+  StridedMaxima(scores, bias, eligible, n, maxima);
+  std::nth_element(maxima, maxima + k_ - 1, maxima + kSets, std::greater<>());
+  if (!std::isinf(maxima[k_ - 1])) SetThreshold(maxima[k_ - 1]);
+}
+
+// Just below the k-th, so that a lower row with the same score still comes in.
+void TopK::SetThreshold(float kth) {
+  threshold_ =
+      std::nextafter(kth - slack_, -std::numeric_limits<float>::infinity());
+}
+
 void TopK::Add(const float* scores, const float* bias, size_t n, Row first) {
   constexpr size_t kStep = 256;
+  if (best_.empty() && std::isinf(threshold_)) Seed(scores, bias, n, first);
   uint32_t indices[kStep];
   for (size_t start = 0; start < n; start += kStep) {
     const size_t count =
@@ -37,10 +59,7 @@ void TopK::Shrink() {
   std::nth_element(best_.begin(),
                    best_.begin() + static_cast<std::ptrdiff_t>(k_) - 1,
                    best_.end());
-  // Just below the k-th, so that a lower row with the same score still comes
-  // in.
-  threshold_ = std::nextafter(best_[k_ - 1].score - slack_,
-                              -std::numeric_limits<float>::infinity());
+  SetThreshold(best_[k_ - 1].score);
   const auto kth = best_.begin() + static_cast<std::ptrdiff_t>(k_);
   const auto end =
       slack_ == 0 ? kth
@@ -53,7 +72,7 @@ void TopK::Shrink() {
 
 std::vector<ScoredRow> TopK::Take() {
   Shrink();
-  std::sort(best_.begin(), best_.end());
+  if (slack_ == 0) std::sort(best_.begin(), best_.end());
   return std::move(best_);
 }
 

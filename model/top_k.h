@@ -37,6 +37,15 @@ class RowMask {
   bool operator[](Row row) const {
     return (words_[row / 64] >> (row % 64)) & 1;
   }
+  // The bits of 64 rows from `row` on; beyond the end, 0.
+  uint64_t From(Row row) const {
+    const size_t word = row / 64, shift = row % 64;
+    uint64_t bits = word < words_.size() ? words_[word] >> shift : 0;
+    if (shift != 0 && word + 1 < words_.size()) {
+      bits |= words_[word + 1] << (64 - shift);
+    }
+    return bits;
+  }
   void Set(Row row) { words_[row / 64] |= uint64_t{1} << (row % 64); }
   void Clear(Row row) { words_[row / 64] &= ~(uint64_t{1} << (row % 64)); }
   int64_t Count() const {
@@ -60,10 +69,14 @@ class TopK {
   // Rows first .. first + n with score scores[i] + bias[i]. NaN is never kept.
   void Add(const float* scores, const float* bias, size_t n, Row first);
 
-  // Best first. At most k without a slack.
+  // Without a slack, best first, at most k; with one, in no order.
   std::vector<ScoredRow> Take();
 
  private:
+  // A first threshold from the first rows: of 64 disjoint sets of them, k have
+  // a row at or above the k-th largest of the sets' maxima.
+  void Seed(const float* scores, const float* bias, size_t n, Row first);
+  void SetThreshold(float kth);
   void Shrink();
 
   const size_t k_;

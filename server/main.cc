@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "absl/synchronization/mutex.h"
 #include "base/text.h"
 #include "server/config.h"
 #include "server/server.h"
@@ -77,6 +78,8 @@ int Main(int argc, char** argv) {
   }
   SetUpLog(config->log);
 
+  // Packaged Abseil looks for deadlocks at every lock, also gRPC's.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   // Signals are taken by this thread alone. A write past a file-size limit must
   // be an error, not the end.
   signal(SIGXFSZ, SIG_IGN);

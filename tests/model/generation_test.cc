@@ -238,15 +238,33 @@ TEST(QueryCache, FindsOnlyTheWholeHistory) {
   EXPECT_FALSE(cache.Find(history, found));
 }
 
-TEST(QueryCache, LastHistoryOfAPlaceStays) {
-  QueryCache cache(1, 1);  // one place
-  const float one = 1, two = 2;
+TEST(QueryCache, LeastRecentlyUsedGoesFirst) {
+  constexpr Row kHistories = 10'000;  // of 150 bytes or so
+  QueryCache cache(256 << 10, 1);
+  const History favourite{{kHistories}, {1.0f}};
+  const float query = 7;
   float found = 0;
-  cache.Put({{1}, {1.0f}}, &one);
-  cache.Put({{2}, {1.0f}}, &two);
-  EXPECT_FALSE(cache.Find({{1}, {1.0f}}, &found));
-  EXPECT_TRUE(cache.Find({{2}, {1.0f}}, &found));
-  EXPECT_EQ(found, 2);
+  cache.Put(favourite, &query);
+  for (Row row = 0; row < kHistories; ++row) {
+    cache.Put({{row}, {1.0f}}, &query);
+    EXPECT_TRUE(cache.Find(favourite, &found));
+  }
+  int kept = 0;
+  for (Row row = 0; row < kHistories; ++row) {
+    if (!cache.Find({{row}, {1.0f}}, &found)) continue;
+    ++kept;
+    EXPECT_GT(row, kHistories / 2);
+  }
+  EXPECT_GT(kept, 1000);
+  EXPECT_LT(kept, 2500);
+}
+
+TEST(QueryCache, WhatIsLargerThanTheBudgetIsNotKept) {
+  QueryCache cache(1, 1);
+  const History history{{1}, {1.0f}};
+  float query = 7;
+  cache.Put(history, &query);
+  EXPECT_FALSE(cache.Find(history, &query));
 }
 
 TEST(Generation, AnswersAlikeWithAndWithoutKeptQueries) {

@@ -72,6 +72,80 @@ TEST(Kernels, FindEveryIndexAbove) {
   }
 }
 
+TEST(Kernels, StridedMaximaSeeOnlyTheEligible) {
+  constexpr size_t kRows = 320;
+  auto scores = RandomFloats(kRows, 1);
+  const auto bias = RandomFloats(kRows, 2);
+  scores[70] = std::numeric_limits<float>::quiet_NaN();
+  Random random(3);
+  std::vector<uint64_t> eligible;
+  for (size_t i = 0; i < kRows / 64; ++i) {
+    eligible.push_back(random.Next() & ~uint64_t{2});  // never i % 64 == 1
+  }
+  eligible[1] |= 1 << 6;  // the NaN
+  std::vector<float> expected(64, -std::numeric_limits<float>::infinity());
+  for (size_t i = 0; i < kRows; ++i) {
+    if (((eligible[i / 64] >> (i % 64)) & 1) == 0 || i == 70) continue;
+    expected[i % 64] = std::max(expected[i % 64], scores[i] + bias[i]);
+  }
+  std::vector<float> maxima(64);
+  StridedMaxima(scores.data(), bias.data(), eligible.data(), kRows,
+                maxima.data());
+  EXPECT_EQ(maxima, expected);
+  EXPECT_TRUE(std::isinf(maxima[1]));
+}
+
+TEST(Kernels, Int8IsTheNearestOfItsScale) {
+  for (const size_t n : {1, 16, 37, 600}) {
+    const auto x = RandomFloats(n, n);
+    std::vector<int8_t> rounded(n);
+    float scale = 0;
+    const float lost = QuantizeInt8(x.data(), n, rounded.data(), &scale);
+    double squares = 0;
+    int most = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const double error = x[i] - static_cast<double>(rounded[i]) * scale;
+      EXPECT_LE(std::abs(error), 0.5001 * scale);
+      squares += error * error;
+      most = std::max(most, std::abs(static_cast<int>(rounded[i])));
+    }
+    EXPECT_EQ(most, 127);
+    EXPECT_NEAR(lost, std::sqrt(squares), 1e-5);
+  }
+}
+
+TEST(Kernels, Int8OfNothingAndOfWhatIsNoNumber) {
+  std::vector<int8_t> rounded(20, 1);
+  float scale = 1;
+  std::vector<float> x(20, 0.0f);
+  EXPECT_EQ(QuantizeInt8(x.data(), 20, rounded.data(), &scale), 0);
+  EXPECT_EQ(scale, 0);
+  EXPECT_THAT(rounded, testing::Each(0));
+  x[7] = 1e-38f;
+  EXPECT_NEAR(QuantizeInt8(x.data(), 20, rounded.data(), &scale), 0, 1e-37);
+  for (const size_t at : {7, 19}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
+                            -std::numeric_limits<float>::infinity()}) {
+      x.assign(20, 1.0f);
+      x[at] = bad;
+      EXPECT_TRUE(
+          std::isnan(QuantizeInt8(x.data(), 20, rounded.data(), &scale)));
+      EXPECT_TRUE(std::isnan(scale));
+    }
+  }
+}
+
+TEST(Kernels, ScaleSums) {
+  const std::vector<float> scales = RandomFloats(37, 1);
+  std::vector<int32_t> sums(37);
+  for (int i = 0; i < 37; ++i) sums[static_cast<size_t>(i)] = i * i * 1000;
+  std::vector<float> out(37);
+  ScaleInt32(sums.data(), scales.data(), 0.5f, 37, out.data());
+  for (size_t i = 0; i < 37; ++i) {
+    EXPECT_FLOAT_EQ(out[i], static_cast<float>(sums[i]) * scales[i] * 0.5f);
+  }
+}
+
 TEST(PackedMatrix, MultipliesLikeThreeLoops) {
   for (const int n : {1, 17, 512, 700}) {
     for (const int m : {1, 3, 32, 33}) {
@@ -123,9 +197,10 @@ TEST(TopK, EqualsAFullSortUnderMasksAndTies) {
     }
     const size_t k = 1 + random.Below(50);
     TopK top(static_cast<int>(k), &mask);
-    for (size_t first = 0; first < n; first += 512) {
+    const size_t step = 1 + random.Below(1000);
+    for (size_t first = 0; first < n; first += step) {
       top.Add(scores.data() + first, bias.data() + first,
-              std::min<size_t>(512, n - first), static_cast<Row>(first));
+              std::min(step, n - first), static_cast<Row>(first));
     }
     EXPECT_EQ(top.Take(), SortAll(scores, bias, mask, k));
   }
@@ -141,6 +216,17 @@ TEST(TopK, NeverKeepsNaN) {
   EXPECT_EQ(top.Take().size(), 1u);
 }
 
+TEST(RowMask, GivesTheBitsFromAnyRowOn) {
+  RowMask mask(150);
+  for (Row row = 0; row < 150; row += 7) mask.Set(row);
+  for (Row from = 0; from < 150; ++from) {
+    const uint64_t bits = mask.From(from);
+    for (Row i = 0; i < 64; ++i) {
+      EXPECT_EQ((bits >> i) & 1, from + i < 150 && mask[from + i] ? 1u : 0u);
+    }
+  }
+}
+
 TEST(RowMask, FullMasksHaveNoBitBeyondTheEnd) {
   EXPECT_EQ(RowMask(70, true).Count(), 70);
   EXPECT_EQ(RowMask(64, true).Count(), 64);
@@ -152,9 +238,9 @@ class MatrixScannerTest
 TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
   if (GetParam() != PackedMatrix::Precision::kFloat32 &&
       GetParam() != PackedMatrix::Fastest()) {
-    GTEST_SKIP() << "this processor does not multiply bfloat16";
+    GTEST_SKIP() << "this processor has no fast int8 product";
   }
-  constexpr size_t kDim = 24, kBase = 50, kAll = 400;
+  constexpr size_t kDim = 24, kBase = 50, kFew = 700, kAll = 2000;
   const auto values = RandomFloats(kAll * kDim, 1);
   const auto biases = RandomFloats(kAll, 2);
   ItemTable rows({values.begin(), values.begin() + kBase * kDim}, kDim);
@@ -164,14 +250,16 @@ TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
   for (size_t row = kBase; row < kAll; ++row) {
     rows.SetTail(row - kBase, values.data() + row * kDim);
     bias.SetTail(row - kBase, &biases[row]);
-    (*scanner)->Extend(static_cast<Row>(row + 1));
+    // One by one, and many at once.
+    if (row < kFew) (*scanner)->Extend(static_cast<Row>(row + 1));
   }
+  (*scanner)->Extend(kAll);
   // Masks made before and after blocks were laid out.
-  const std::vector<size_t> ends = {kBase, 177, 178, 300, kAll};
+  const std::vector<size_t> ends = {kBase, 177, 178, 300, kFew, kAll};
   const auto queries = RandomFloats(ends.size() * kDim, 3);
   std::vector<RowMask> masks;
   for (const size_t end : ends) masks.emplace_back(end, true);
-  masks.back().Clear(399);
+  masks.back().Clear(1999);
   std::vector<const RowMask*> pointers;
   for (const RowMask& mask : masks) pointers.push_back(&mask);
   const std::vector<int> ks(ends.size(), 30);
@@ -193,7 +281,7 @@ TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
 
 INSTANTIATE_TEST_SUITE_P(Precisions, MatrixScannerTest,
                          testing::Values(PackedMatrix::Precision::kFloat32,
-                                         PackedMatrix::Precision::kBfloat16));
+                                         PackedMatrix::Precision::kInt8));
 
 TEST(PackedMatrix, ErrsByLessThanItsBound) {
   for (const auto precision :
@@ -227,6 +315,19 @@ TEST(PackedMatrix, ErrsByLessThanItsBound) {
       }
     }
   }
+}
+
+TEST(PackedMatrix, TellsWhatRoundingTook) {
+  constexpr int kRows = 20, kDim = 300;
+  auto rows = RandomFloats(kRows * kDim, 1);
+  const auto loss = [&](PackedMatrix::Precision precision) {
+    return PackedMatrix::Create(rows.data(), kRows, kDim, precision)->loss();
+  };
+  EXPECT_EQ(loss(PackedMatrix::Precision::kFloat32), 0);
+  if (PackedMatrix::Fastest() == PackedMatrix::Precision::kFloat32) return;
+  EXPECT_LT(loss(PackedMatrix::Precision::kInt8), 0.01);
+  rows[7] = 20;  // the others keep few bits beside it
+  EXPECT_GT(loss(PackedMatrix::Precision::kInt8), MatrixScanner::kMostLoss);
 }
 
 TEST(TopK, KeepsAllWithinTheSlack) {

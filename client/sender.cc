@@ -1,0 +1,118 @@
+#include "client/sender.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+
+namespace nearline::client {
+namespace {
+
+constexpr size_t kBatch = 10'000;
+
+// A call's size stays well below what a server takes by default.
+constexpr size_t kBatchBytes = 4 << 20;
+
+// "path:line: what" for an error that begins with "events[3]..." or the like.
+absl::Status NameLine(const absl::Status& status, const std::string& path,
+                      const std::vector<int64_t>& lines) {
+  if (status.ok()) return status;
+  const absl::string_view text = status.message();
+  const size_t open = text.find('['), close = text.find(']');
+  size_t index = 0;
+  if (open == absl::string_view::npos || close == absl::string_view::npos ||
+      close < open ||
+      !absl::SimpleAtoi(text.substr(open + 1, close - open - 1), &index) ||
+      index >= lines.size()) {
+    return Annotate(status, path);
+  }
+  absl::string_view what = text.substr(close + 1);
+  if (absl::StartsWith(what, ".")) what.remove_prefix(1);
+  return absl::Status(status.code(),
+                      absl::StrCat(path, ":", lines[index], ": ", what));
+}
+
+}  // namespace
+
+template <typename Request>
+bool Sender::Batch<Request>::full() const {
+  return lines.size() >= kBatch || bytes >= kBatchBytes;
+}
+
+void Sender::At(const std::string& path, int64_t line) {
+  if (path_ != path) path_ = path;
+  line_ = line;
+}
+
+absl::Status Sender::Add(api::Item item) {
+  items_.Count(item, line_);
+  *items_.request.add_items() = std::move(item);
+  return items_.full() ? FlushItems() : absl::OkStatus();
+}
+
+absl::Status Sender::Add(api::User user) {
+  users_.Count(user, line_);
+  *users_.request.add_users() = std::move(user);
+  return users_.full() ? FlushUsers() : absl::OkStatus();
+}
+
+absl::Status Sender::Add(api::Event event) {
+  events_.Count(event, line_);
+  *events_.request.add_events() = std::move(event);
+  return events_.full() ? Flush() : absl::OkStatus();
+}
+
+absl::Status Sender::Finish() {
+  RETURN_IF_ERROR(Flush());
+  return Await();
+}
+
+absl::Status Sender::Flush() {
+  RETURN_IF_ERROR(FlushItems());
+  RETURN_IF_ERROR(FlushUsers());
+  return FlushEvents();
+}
+
+absl::Status Sender::FlushItems() {
+  if (items_.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(NameLine(client_.UpsertItems(items_.request).status(), path_,
+                           items_.lines));
+  result_.items += static_cast<int64_t>(items_.lines.size());
+  items_ = {};
+  return absl::OkStatus();
+}
+
+absl::Status Sender::FlushUsers() {
+  if (users_.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(NameLine(client_.UpsertUsers(users_.request).status(), path_,
+                           users_.lines));
+  result_.users += static_cast<int64_t>(users_.lines.size());
+  users_ = {};
+  return absl::OkStatus();
+}
+
+absl::Status Sender::FlushEvents() {
+  RETURN_IF_ERROR(Await());
+  if (events_.empty()) return absl::OkStatus();
+  events_.request.set_historical(true);
+  auto request = std::make_shared<api::FeedbackRequest>();
+  request->Swap(&events_.request);
+  sent_lines_ = std::move(events_.lines);
+  events_ = {};
+  pending_ = std::async(std::launch::async, [this, request] {
+    return client_.Feedback(std::move(*request));
+  });
+  return absl::OkStatus();
+}
+
+absl::Status Sender::Await() {
+  if (!pending_.valid()) return absl::OkStatus();
+  const absl::StatusOr<api::FeedbackResponse> response = pending_.get();
+  RETURN_IF_ERROR(NameLine(response.status(), path_, sent_lines_));
+  result_.events += response->accepted();
+  result_.duplicates += response->duplicates();
+  return absl::OkStatus();
+}
+
+}  // namespace nearline::client

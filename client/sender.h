@@ -1,0 +1,68 @@
+#ifndef NEARLINE_CLIENT_SENDER_H_
+#define NEARLINE_CLIENT_SENDER_H_
+
+#include <cstdint>
+#include <future>
+#include <string>
+#include <vector>
+
+#include "client/client.h"
+#include "client/import.h"
+
+namespace nearline::client {
+
+// Gathers the records of a file into calls, by count and by size. Events go
+// while the next ones are read, one call at a time, so that they keep their
+// order; the items and users that they speak of go first. Errors name file and
+// line.
+class Sender {
+ public:
+  explicit Sender(Client* client) : client_(*client) {}
+
+  // Where the records that are added next stand.
+  void At(const std::string& path, int64_t line);
+  absl::Status Add(api::Item item);
+  absl::Status Add(api::User user);
+  absl::Status Add(api::Event event);
+  // Sends the rest and waits for the answer. To be called at the end of each
+  // file.
+  absl::Status Finish();
+  const ImportResult& result() const { return result_; }
+
+ private:
+  // Records for one call, each with its line in the file.
+  template <typename Request>
+  struct Batch {
+    Request request;
+    std::vector<int64_t> lines;
+    size_t bytes = 0;
+
+    template <typename Record>
+    void Count(const Record& record, int64_t line) {
+      lines.push_back(line);
+      bytes += record.ByteSizeLong();
+    }
+    bool full() const;
+    bool empty() const { return lines.empty(); }
+  };
+
+  absl::Status Flush();
+  absl::Status FlushItems();
+  absl::Status FlushUsers();
+  absl::Status FlushEvents();
+  absl::Status Await();
+
+  Client& client_;
+  std::string path_;
+  int64_t line_ = 0;
+  Batch<api::UpsertItemsRequest> items_;
+  Batch<api::UpsertUsersRequest> users_;
+  Batch<api::FeedbackRequest> events_;
+  std::vector<int64_t> sent_lines_;  // of the call that is pending
+  std::future<absl::StatusOr<api::FeedbackResponse>> pending_;
+  ImportResult result_;
+};
+
+}  // namespace nearline::client
+
+#endif  // NEARLINE_CLIENT_SENDER_H_
