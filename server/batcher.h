@@ -24,7 +24,9 @@ struct BatcherOptions {
 // Once a batch is computed, and before its answers are delivered, leadership is
 // given up, or passed to a thread kept for that when jobs came meanwhile: no
 // caller is held up by the work of others, and one batch is computed while the
-// one before is delivered. Under load, batches fill. Thread-safe.
+// one before is delivered. For a while after a batch of several, callers leave
+// leading to the kept threads, and bring more jobs instead: under load, batches
+// fill. Thread-safe.
 template <typename Job>
 class Batcher {
  public:
@@ -64,6 +66,11 @@ class Batcher {
       queue_.push_back(std::move(job));
       if (leaders_ >= options_.max_leaders) return absl::OkStatus();
       ++leaders_;
+      if (lone_batches_ < kQuiet) {
+        ++handed_over_;
+        cv_.Signal();
+        return absl::OkStatus();
+      }
     }
     RunBatch();
     return absl::OkStatus();
@@ -75,6 +82,8 @@ class Batcher {
   }
 
  private:
+  static constexpr int64_t kQuiet = 16;  // lone batches after a crowd
+
   // By the leader, who is none any more afterwards.
   void RunBatch() ABSL_LOCKS_EXCLUDED(mu_) {
     std::vector<std::unique_ptr<Job>> batch;
@@ -87,6 +96,7 @@ class Batcher {
         queue_.pop_front();
       }
       still_queued = static_cast<int>(queue_.size());
+      lone_batches_ = batch.size() > 1 ? 0 : lone_batches_ + 1;
     }
     bool led = true;
     const auto computed = [&] {
@@ -127,6 +137,8 @@ class Batcher {
   CondVar cv_;
   int leaders_ ABSL_GUARDED_BY(mu_) = 0;
   int handed_over_ ABSL_GUARDED_BY(mu_) = 0;  // leaderships without a thread
+  // Since the last batch of several.
+  int64_t lone_batches_ ABSL_GUARDED_BY(mu_) = kQuiet;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::thread> threads_;
 };

@@ -56,6 +56,38 @@ TEST(Batcher, JobsThatComeWhileABatchRunsAreGathered) {
   EXPECT_NE(threads[2], threads[0]);
 }
 
+TEST(Batcher, AfterACrowdCallersLeaveLeadingToKeptThreadsForAWhile) {
+  Mutex mu;
+  CondVar cv;
+  std::vector<std::thread::id> threads;  // of batches
+  Batcher<Job>* self = nullptr;
+  Batcher<Job> batcher({}, [&](Batch, int, const Computed&) {
+    MutexLock lock(&mu);
+    threads.push_back(std::this_thread::get_id());
+    if (threads.size() == 1) {
+      for (int i = 0; i < 2; ++i) EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
+    }
+    cv.SignalAll();
+  });
+  self = &batcher;
+  const auto submit = [&](size_t batches) {  // of which this is the last
+    EXPECT_THAT(batcher.Submit(MakeJob(0)), IsOk());
+    MutexLock lock(&mu);
+    while (threads.size() < batches) cv.Wait(&mu);
+    return threads.back();
+  };
+  const auto caller = std::this_thread::get_id();
+  EXPECT_EQ(submit(1), caller);
+  {
+    MutexLock lock(&mu);
+    while (threads.size() < 2) cv.Wait(&mu);
+  }
+  EXPECT_NE(submit(3), caller);
+  size_t batches = 4;
+  while (submit(batches) != caller && batches < 1000) ++batches;
+  EXPECT_LT(batches, 1000u);
+}
+
 TEST(Batcher, TheNextBatchIsComputedWhileOneIsDelivered) {
   std::promise<void> second_ran;
   std::atomic<int> batches{0};
