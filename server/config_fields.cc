@@ -1,0 +1,273 @@
+#include "server/config_fields.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/text.h"
+#include "model/evaluate.h"
+
+namespace nearline::server {
+namespace {
+
+absl::Status Bad(const std::string& text, const std::string& range) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(text), " is not allowed; expected ", range));
+}
+
+std::string DurationText(absl::Duration d) { return absl::FormatDuration(d); }
+
+template <typename T>
+ConfigField Whole(std::string path, T* value, int64_t low, int64_t high,
+                  std::string what) {
+  std::string range = absl::StrCat("a whole number, ", low, " to ", high);
+  return {std::move(path), range, std::move(what),
+          [=](const std::string& text) {
+            int64_t n = 0;
+            if (!absl::SimpleAtoi(text, &n) || n < low || n > high) {
+              return Bad(text, range);
+            }
+            *value = static_cast<T>(n);
+            return absl::OkStatus();
+          },
+          [=] { return absl::StrCat(*value); }};
+}
+
+// A number of MiB kept as bytes.
+ConfigField Mebibytes(std::string path, int64_t* bytes, int64_t low,
+                      int64_t high, std::string what) {
+  std::string range = absl::StrCat("MiB, ", low, " to ", high);
+  return {std::move(path), range, std::move(what),
+          [=](const std::string& text) {
+            int64_t n = 0;
+            if (!absl::SimpleAtoi(text, &n) || n < low || n > high) {
+              return Bad(text, range);
+            }
+            *bytes = n << 20;
+            return absl::OkStatus();
+          },
+          [=] { return absl::StrCat(*bytes >> 20); }};
+}
+
+ConfigField Duration(std::string path, absl::Duration* value,
+                     absl::Duration low, absl::Duration high,
+                     std::string what) {
+  std::string range =
+      absl::StrCat("a duration such as 90s, 5m or 1h30m, ", DurationText(low),
+                   " to ", DurationText(high));
+  return {std::move(path), range, std::move(what),
+          [=](const std::string& text) {
+            absl::Duration d;
+            if (!absl::ParseDuration(text, &d) || d < low || d > high) {
+              return Bad(text, range);
+            }
+            *value = d;
+            return absl::OkStatus();
+          },
+          [=] { return DurationText(*value); }};
+}
+
+// host:port, port 0 to 65535; with `optional` also nothing.
+ConfigField Address(std::string path, std::string* value, bool optional,
+                    std::string what) {
+  const std::string range = absl::StrCat("host:port with a port of 0 to 65535",
+                                         optional ? ", or empty" : "");
+  return {std::move(path), range, std::move(what),
+          [=](const std::string& text) {
+            const size_t colon = text.rfind(':');
+            int port = -1;
+            const bool good = colon != std::string::npos && colon > 0 &&
+                              absl::SimpleAtoi(text.substr(colon + 1), &port) &&
+                              port >= 0 && port <= 65535;
+            if (!good && !(optional && text.empty())) return Bad(text, range);
+            *value = text;
+            return absl::OkStatus();
+          },
+          [=] { return *value; }};
+}
+
+ConfigField Metric(std::string path, std::string* value, std::string what) {
+  return {std::move(path), "ndcg@K, recall@K or hr@K", std::move(what),
+          [=](const std::string& text) {
+            RETURN_IF_ERROR(model::MetricSpec::Parse(text).status());
+            *value = text;
+            return absl::OkStatus();
+          },
+          [=] { return *value; }};
+}
+
+ConfigField Device(Config* c) {
+  const std::string range = "cpu, auto, or cuda:N";
+  return {"device", range,
+          "where models compute; auto takes cuda:0 when it is there",
+          [=](const std::string& text) {
+            int64_t n = 0;
+            const bool cuda = text.rfind("cuda:", 0) == 0 &&
+                              absl::SimpleAtoi(text.substr(5), &n) && n >= 0;
+            if (text != "cpu" && text != "auto" && !cuda) {
+              return Bad(text, range);
+            }
+            c->device = text;
+            return absl::OkStatus();
+          },
+          [=] { return c->device; }};
+}
+
+}  // namespace
+
+ConfigField Real(std::string path, double* value, double low, double high,
+                 std::string what) {
+  std::string range = absl::StrFormat("a number, %g to %g", low, high);
+  return {std::move(path), range, std::move(what),
+          [=](const std::string& text) {
+            double x = 0;
+            if (!absl::SimpleAtod(text, &x) || !(x >= low && x <= high)) {
+              return Bad(text, range);
+            }
+            *value = x;
+            return absl::OkStatus();
+          },
+          [=] { return absl::StrFormat("%g", *value); }};
+}
+
+ConfigField Flag(std::string path, bool* value, std::string what) {
+  return {std::move(path), "true or false", std::move(what),
+          [=](const std::string& text) {
+            if (text != "true" && text != "false") {
+              return Bad(text, "true or false");
+            }
+            *value = text == "true";
+            return absl::OkStatus();
+          },
+          [=] { return std::string(*value ? "true" : "false"); }};
+}
+
+ConfigField Text(std::string path, std::string* value, std::string range,
+                 std::string what) {
+  return {std::move(path), std::move(range), std::move(what),
+          [=](const std::string& text) {
+            *value = text;
+            return absl::OkStatus();
+          },
+          [=] { return *value; }};
+}
+
+ConfigField Choice(std::string path, std::string* value,
+                   std::vector<std::string> choices, std::string what) {
+  std::string range = absl::StrCat("one of ", absl::StrJoin(choices, ", "));
+  return {
+      std::move(path), range, std::move(what),
+      [=](const std::string& text) {
+        if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
+          return Bad(text, range);
+        }
+        *value = text;
+        return absl::OkStatus();
+      },
+      [=] { return *value; }};
+}
+
+std::vector<ConfigField> FieldsOf(Config* c) {
+  features::StoreOptions& s = c->store;
+  Config::Training& t = c->training;
+  const absl::Duration kYear = absl::Hours(24 * 365);
+  return {
+      Address(
+          "listen", &c->listen, false,
+          "where gRPC is served, without TLS; keep it on a trusted network"),
+      Address("metrics_listen", &c->metrics_listen, true,
+              "where Prometheus scrapes /metrics"),
+      Text("data_dir", &c->data_dir, "a folder",
+           "holds the store and the generations; made if absent"),
+      Device(c),
+      Choice("log.level", &c->log.level, {"debug", "info", "warning", "error"},
+             "what is logged"),
+      Choice("log.format", &c->log.format, {"text", "json"},
+             "a line for people, or an object for machines"),
+      Mebibytes("store.hot_profiles_mb", &s.hot_profile_bytes, 1, 1 << 20,
+                "memory for the profiles of recent users"),
+      Mebibytes("store.block_cache_mb", &s.database.block_cache_bytes, 1,
+                1 << 20, "memory for blocks of the store's files"),
+      Mebibytes("store.write_buffer_mb", &s.database.write_buffer_bytes, 4,
+                1 << 14, "memory for what is not in files yet"),
+      Mebibytes("store.free_space_reserve_mb", &s.database.free_space_reserve,
+                0, 1 << 20, "writes are refused when the disk has less left"),
+      Duration("store.event_id_window", &s.database.event_id_window,
+               absl::Minutes(1), 10 * kYear,
+               "how long a repeated event id is recognized; a live event must "
+               "not be older"),
+      Whole("store.max_queued_events", &s.max_queued_events, 1, 10'000'000,
+            "events waiting for the disk; beyond, feedback is refused"),
+      Flag("store.reject_unknown_items", &s.reject_unknown_items,
+           "refuse events on items that are not in the catalogue"),
+      Whole(
+          "store.established_after", &s.established_after, 0, 100,
+          "users after whose events an item nobody listed is shown; 0: never"),
+      Duration("store.popularity_half_life", &s.popularity_half_life,
+               absl::Hours(1), 10 * kYear, "after which an event counts half"),
+      Whole("profile.max_history", &s.profile.max_history, 1, 10'000,
+            "newest distinct items that models see of a user"),
+      Real("profile.max_weight", &s.profile.max_weight, 0.001, 1000,
+           "most that repeated events on one item add up to"),
+      Duration("limits.max_future", &c->limits.max_future, absl::ZeroDuration(),
+               absl::Hours(24), "how far an event's time may lie ahead"),
+      Whole("limits.max_message_mb", &c->limits.max_message_mb, 1, 256,
+            "largest request, MiB"),
+      Whole("serving.shortlist", &c->serving.shortlist, 10, 10'000,
+            "items that the ranker orders anew"),
+      Flag("serving.rank", &c->serving.rank,
+           "use the ranker; false serves the scan's order"),
+      Whole("serving.max_queued", &c->serving.max_queued, 1, 1'000'000,
+            "requests waiting; beyond, they are refused at once"),
+      Whole("serving.max_batch", &c->serving.max_batch, 1, 256,
+            "requests computed together"),
+      Whole("serving.leaders", &c->serving.leaders, 0, 256,
+            "batches computed at a time; 0: half of the processors"),
+      Whole("serving.query_cache_mb", &c->serving.query_cache_mb, 0, 1 << 20,
+            "memory a generation for what it computed of unchanged users; 0: "
+            "none. MiB"),
+      Duration("serving.page_ttl", &c->serving.page_ttl, absl::Seconds(10),
+               absl::Hours(24), "how long a list can be continued"),
+      Duration("serving.drain", &c->serving.drain, absl::ZeroDuration(),
+               absl::Hours(1), "for calls under way after SIGTERM"),
+      Choice("training.retriever", &t.retriever,
+             {"mult-vae", "neumf", "popularity"}, "the model that shortlists"),
+      Choice("training.ranker", &t.ranker, {"neumf", ""},
+             "the model that orders the shortlist; empty: none"),
+      Text("training.program", &t.program, "a path",
+           "the trainer; empty: nearline-train beside the server"),
+      Duration("training.interval", &t.interval, absl::ZeroDuration(), kYear,
+               "retrain this often; 0: never"),
+      Whole("training.every_events", &t.every_events, 0, 1'000'000'000'000,
+            "retrain after so many new events; 0: never"),
+      Choice("training.second_request", &t.second_request, {"join", "refuse"},
+             "what a Retrain gets while a run is under way"),
+      Flag("training.warm_start", &t.warm_start,
+           "start from the generation in service"),
+      Whole("training.keep_generations", &t.keep_generations, 1, 1000,
+            "generations kept on disk"),
+      Whole("training.memory_mb", &t.memory_mb, 256, 1 << 20,
+            "the trainer's own limit, MiB"),
+      Whole("training.threads", &t.threads, 1, 256, "of the trainer"),
+      Whole("training.seed", &t.seed, 0, 1'000'000'000, "of all randomness"),
+      Duration("training.hang_cpu", &t.hang_cpu, absl::Seconds(10),
+               absl::Hours(24),
+               "processor time without progress after which a run is stopped"),
+      Real("training.holdout_share", &t.split.holdout_share, 0.01, 0.5,
+           "newest share of events (or share of users) to evaluate on"),
+      Whole("training.min_holdout_users", &t.split.min_holdout_users, 1,
+            1'000'000, "fewer widen the window, then weaken the gate"),
+      Whole("training.max_holdout_users", &t.split.max_holdout_users, 10,
+            10'000'000, "more are sampled"),
+      Metric("training.gate_metric", &t.gate.metric,
+             "what decides whether a candidate is published"),
+      Real("training.gate_tolerance", &t.gate.tolerance, 0, 1,
+           "share of the incumbent's metric that may be lost"),
+      Real("training.gate_confidence", &t.gate.confidence, 0.5, 0.999,
+           "of the paired bootstrap"),
+  };
+}
+
+}  // namespace nearline::server
