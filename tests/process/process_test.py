@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -133,15 +134,17 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(status["sequence"], filled["events"] + 2)
 
         # A damaged bundle is refused while the other serves.
-        if second["state"] == "RUN_STATE_PUBLISHED":
-            weights = self.folder / "data/generations" / second["generation"] / "weights.safetensors"
-            with open(weights, "r+b") as f:
-                f.seek(1000)
-                f.write(b"garbage")
-            refused = self.server.run("rollback", second["generation"], check=False)
-            self.assertNotEqual(refused.returncode, 0)
-            self.assertIn("SHA-256", refused.stderr)
-            self.assertEqual(self.server.ask("status")["generation"], first["generation"])
+        good = self.folder / "data/generations" / first["generation"]
+        bad = shutil.copytree(good, good.with_name("g-damaged"))
+        manifest = bad / "manifest.json"
+        manifest.write_text(manifest.read_text().replace(first["generation"], "g-damaged"))
+        with open(bad / "weights.safetensors", "r+b") as f:
+            f.seek(1000)
+            f.write(b"garbage")
+        refused = self.server.run("rollback", "g-damaged", check=False)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("SHA-256", refused.stderr)
+        self.assertEqual(self.server.ask("status")["generation"], first["generation"])
 
     def test_a_ranker_that_loses_is_left_out(self):
         self.server.kill(signal.SIGTERM)
@@ -257,6 +260,9 @@ class ProcessTest(unittest.TestCase):
         swapped = put("b.tsv", "1\tu5\tx", "7\tu5\tx")
         self.assertEqual(counts(swapped, "--columns", "user=2,item=1,value=0", "--type", "view"),
                          (0, 0, 2))
+        os.utime(swapped, (1, 1))  # it has no times of its own
+        again = self.server.ask("import", swapped, "--columns", "user=2,item=1,value=0", "--type", "view")
+        self.assertEqual((again["events"], again["duplicates"]), (0, 2))
         lines = put("c.jsonl", '{"id": "9", "attributes": {"year": 1999, "embedding": [0.5, -1]}}')
         self.assertEqual(counts(lines, "--kind", "items"), (1, 0, 0))
         self.assertEqual(self.server.ask("items", "--get", "9")["attributes"],

@@ -1,0 +1,109 @@
+#include "client/client.h"
+
+#include <set>
+#include <vector>
+
+#include "base/mutex.h"
+#include "tests/testing.h"
+
+namespace nearline::client {
+namespace {
+
+// Fails as often as it is told, and keeps what it was asked.
+class FlakyFeedback final : public api::FeedbackService::Service {
+ public:
+  grpc::Status Feedback(grpc::ServerContext*,
+                        const api::FeedbackRequest* request,
+                        api::FeedbackResponse* response) override {
+    MutexLock lock(&mu_);
+    requests_.push_back(*request);
+    if (requests_.size() <= failures_) return failure_;
+    response->set_accepted(request->events_size());
+    return grpc::Status::OK;
+  }
+  void Fail(size_t times, grpc::StatusCode code) {
+    MutexLock lock(&mu_);
+    requests_.clear();
+    failures_ = times;
+    failure_ = grpc::Status(code, "not now");
+  }
+  std::vector<api::FeedbackRequest> requests() const {
+    MutexLock lock(&mu_);
+    return requests_;
+  }
+
+ private:
+  mutable Mutex mu_;
+  std::vector<api::FeedbackRequest> requests_ ABSL_GUARDED_BY(mu_);
+  size_t failures_ ABSL_GUARDED_BY(mu_) = 0;
+  grpc::Status failure_ ABSL_GUARDED_BY(mu_);
+};
+
+class ClientTest : public testing::Test {
+ protected:
+  ClientTest() {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                             &port);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    client_ = std::make_unique<Client>(
+        ClientOptions{.address = absl::StrCat("127.0.0.1:", port),
+                      .attempts = 4,
+                      .first_pause = absl::Milliseconds(1)});
+  }
+  static api::FeedbackRequest TwoEvents() {
+    api::FeedbackRequest request;
+    request.add_events()->set_user("ann");
+    request.add_events()->set_event_id("mine");
+    return request;
+  }
+
+  FlakyFeedback service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Client> client_;
+};
+
+TEST_F(ClientTest, RetriesCarryTheSameEventIds) {
+  for (const auto code : {grpc::UNAVAILABLE, grpc::RESOURCE_EXHAUSTED}) {
+    service_.Fail(2, code);
+    const auto response = client_->Feedback(TwoEvents());
+    ASSERT_THAT(response, IsOk());
+    EXPECT_EQ(response->accepted(), 2);
+    const auto requests = service_.requests();
+    ASSERT_EQ(requests.size(), 3u);
+    for (const api::FeedbackRequest& request : requests) {
+      EXPECT_EQ(request.events(0).event_id(), requests[0].events(0).event_id());
+      EXPECT_EQ(request.events(1).event_id(), "mine");
+    }
+    EXPECT_FALSE(requests[0].events(0).event_id().empty());
+  }
+}
+
+TEST_F(ClientTest, IdsThatAreMadeUpDiffer) {
+  service_.Fail(0, grpc::OK);
+  std::set<std::string> ids;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_THAT(client_->Feedback(TwoEvents()), IsOk());
+    ids.insert(service_.requests().back().events(0).event_id());
+  }
+  EXPECT_EQ(ids.size(), 100u);
+}
+
+TEST_F(ClientTest, GivesUpAfterItsAttempts) {
+  service_.Fail(100, grpc::UNAVAILABLE);
+  const auto status = client_->Feedback(TwoEvents()).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_EQ(status.message(), "not now");
+  EXPECT_EQ(service_.requests().size(), 4u);
+}
+
+TEST_F(ClientTest, DoesNotRepeatWhatCannotGetBetter) {
+  service_.Fail(1, grpc::INVALID_ARGUMENT);
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->Feedback(TwoEvents()).status()));
+  EXPECT_EQ(service_.requests().size(), 1u);
+}
+
+}  // namespace
+}  // namespace nearline::client

@@ -1,0 +1,340 @@
+// Each limit at its edge and one past it; broken and hostile requests.
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <map>
+#include <vector>
+
+#include "base/mutex.h"
+#include "proto/google/rpc/error_details.pb.h"
+#include "proto/google/rpc/status.pb.h"
+#include "tests/server/server_fixture.h"
+
+namespace nearline::server {
+namespace {
+
+using absl::StatusCode;
+
+TEST_F(ServerTest, EventLimitsHoldAtTheirEdges) {
+  const auto with = [&](auto change) {
+    api::Event event = Like("ann", "i001");
+    change(&event);
+    return Feed(event);
+  };
+  const auto good = [&](auto change) { EXPECT_THAT(with(change), IsOk()); };
+  const auto bad = [&](const char* text, auto change) {
+    EXPECT_THAT(with(change), IsError(StatusCode::kInvalidArgument, text));
+  };
+  good([](auto* e) { e->set_user(std::string(256, 'u')); });
+  good([](auto* e) { e->set_user("a/b c\xc3\xa4"); });
+  good([](auto* e) { e->set_value(1e9); });
+  good([](auto* e) { e->set_context(std::string(4096, 'c')); });
+  bad("events[0].user", [](auto* e) { e->set_user(std::string(257, 'u')); });
+  bad("events[0].user", [](auto* e) { e->set_user(""); });
+  bad("events[0].user", [](auto* e) { e->set_user(std::string("a\0b", 3)); });
+  bad("events[0].item", [](auto* e) { e->set_item("a\nb"); });
+  bad("events[0].item",
+      [](auto* e) { e->set_item(std::string(10 << 20, 'x')); });
+  bad("events[0].value", [](auto* e) { e->set_value(1.1e9); });
+  bad("events[0].value", [](auto* e) { e->set_value(HUGE_VAL); });
+  bad("events[0].value", [](auto* e) { e->set_value(std::nan("")); });
+  bad("events[0].type", [](auto* e) { e->set_type(""); });
+  bad("(cart, click", [](auto* e) { e->set_type("teleport"); });
+  bad("events[0].time", [](auto* e) { e->mutable_time()->set_seconds(-1); });
+  bad("events[0].time", [](auto* e) {
+    e->mutable_time()->set_seconds(absl::ToUnixSeconds(absl::Now()) + 600);
+  });
+  bad("events[0].time", [](auto* e) {
+    e->mutable_time()->set_seconds(std::numeric_limits<int64_t>::max());
+  });
+  bad("events[0].position", [](auto* e) { e->set_position(-1); });
+  bad("events[0].context",
+      [](auto* e) { e->set_context(std::string(4097, 'c')); });
+}
+
+TEST_F(ServerTest, BatchLimitsHoldAtTheirEdges) {
+  api::FeedbackRequest request;
+  EXPECT_THAT(client_->Feedback(request),
+              IsError(StatusCode::kInvalidArgument, "events"));
+  for (int i = 0; i < 10'000; ++i) {
+    *request.add_events() = Like("ann", absl::StrFormat("i%03d", i % 100));
+  }
+  const auto full = client_->Feedback(request);
+  ASSERT_THAT(full, IsOk());
+  EXPECT_EQ(full->accepted(), 10'000);
+  *request.add_events() = Like("ann", "i001");
+  EXPECT_THAT(client_->Feedback(request),
+              IsError(StatusCode::kInvalidArgument, "at most 10000"));
+}
+
+TEST_F(ServerTest, CountLimitsHoldAtTheirEdges) {
+  for (const int count : {-1, 1001, 1'000'000'000}) {
+    EXPECT_THAT(Ask("ann", count),
+                IsError(StatusCode::kInvalidArgument, "1 to 1000"));
+  }
+  EXPECT_EQ(Ask("ann", 0)->items_size(), 10);
+  EXPECT_EQ(Ask("ann", 1)->items_size(), 1);
+  EXPECT_EQ(Ask("ann", 1000)->items_size(), 100);
+}
+
+TEST_F(ServerTest, AttributeLimitsHoldAtTheirEdges) {
+  const auto with = [&](auto change) {
+    api::UpsertItemsRequest request;
+    api::Item* const item = request.add_items();
+    item->set_id("i001");
+    change(item->mutable_attributes());
+    return client_->UpsertItems(request).status();
+  };
+  const auto good = [&](auto change) { EXPECT_THAT(with(change), IsOk()); };
+  const auto bad = [&](const char* text, auto change) {
+    EXPECT_THAT(with(change), IsError(StatusCode::kInvalidArgument, text));
+  };
+  const auto many = [](int n) {
+    return [n](auto* a) {
+      for (int i = 0; i < n; ++i) (*a)[absl::StrCat("a", i)].set_number(i);
+    };
+  };
+  good(many(100));
+  bad("items[0].attributes", many(101));
+  const auto named = [](size_t bytes) {
+    return [bytes](auto* a) { (*a)[std::string(bytes, 'n')].set_number(1); };
+  };
+  good(named(64));
+  bad("1 to 64 bytes", named(65));
+  bad("1 to 64 bytes", named(0));
+  const auto text = [](size_t bytes) {
+    return [bytes](auto* a) { (*a)["t"].set_text(std::string(bytes, 't')); };
+  };
+  good(text(64 * 1024));
+  bad("items[0].attributes[t]", text(64 * 1024 + 1));
+  const auto texts = [](int n) {
+    return [n](auto* a) {
+      for (int i = 0; i < n; ++i) (*a)["t"].mutable_texts()->add_values("x");
+    };
+  };
+  good(texts(1000));
+  bad("at most 1000", texts(1001));
+  const auto vector = [](int n, float value) {
+    return [n, value](auto* a) {
+      for (int i = 0; i < n; ++i) {
+        (*a)["v"].mutable_vector()->add_values(value);
+      }
+    };
+  };
+  good(vector(4096, 1));
+  bad("at most 4096", vector(4097, 1));
+  bad("finite", vector(1, HUGE_VALF));
+  bad("finite", [](auto* a) { (*a)["n"].set_number(std::nan("")); });
+  bad("text, texts, number or vector", [](auto* a) { (*a)["nothing"]; });
+}
+
+TEST_F(ServerTest, RequestLimitsHoldAtTheirEdges) {
+  const auto with = [&](auto change) {
+    api::RecommendRequest request;
+    request.set_user("ann");
+    change(&request);
+    return client_->Recommend(request).status();
+  };
+  const auto good = [&](auto change) { EXPECT_THAT(with(change), IsOk()); };
+  const auto bad = [&](const char* text, auto change) {
+    EXPECT_THAT(with(change), IsError(StatusCode::kInvalidArgument, text));
+  };
+  const auto candidates = [](int n) {
+    return [n](auto* r) {
+      for (int i = 0; i < n; ++i) r->add_candidates("i001");
+    };
+  };
+  good(candidates(10'000));
+  bad("candidates", candidates(10'001));
+  const auto exclude = [](int n) {
+    return [n](auto* r) {
+      for (int i = 0; i < n; ++i) r->add_exclude("i001");
+    };
+  };
+  good(exclude(10'000));
+  bad("exclude", exclude(10'001));
+  const auto history = [](int n) {
+    return [n](auto* r) {
+      for (int i = 0; i < n; ++i) {
+        r->mutable_history()->add_entries()->set_item("i001");
+      }
+    };
+  };
+  good(history(1000));
+  bad("history.entries", history(1001));
+  const auto values = [](int n) {
+    return [n](auto* r) {
+      auto* const any = r->mutable_filter()->mutable_any_of();
+      any->set_attribute("half");
+      for (int i = 0; i < n; ++i) any->add_values("x");
+    };
+  };
+  good(values(1000));
+  bad("filter.any_of.values", values(1001));
+  const auto nodes = [](int n) {  // one of them holds the others
+    return [n](auto* r) {
+      auto* const all = r->mutable_filter()->mutable_all();
+      for (int i = 1; i < n; ++i) {
+        auto* const range = all->add_filters()->mutable_range();
+        range->set_attribute("year");
+        range->set_min(0);
+      }
+    };
+  };
+  good(nodes(1000));
+  bad("filter", nodes(1001));
+  const auto request_id = [](size_t bytes) {
+    return [bytes](auto* r) { r->set_request_id(std::string(bytes, 'r')); };
+  };
+  good(request_id(256));
+  bad("request_id", request_id(257));
+}
+
+TEST_F(ServerTest, RecommendRefusesWhatMakesNoSense) {
+  api::RecommendRequest request;
+  EXPECT_THAT(client_->Recommend(request),
+              IsError(StatusCode::kInvalidArgument, "user"));
+  request.set_user("ann");
+  request.set_page_token("forged");
+  EXPECT_THAT(client_->Recommend(request),
+              IsError(StatusCode::kInvalidArgument, "page_token"));
+  request.clear_page_token();
+  request.mutable_filter();
+  EXPECT_THAT(client_->Recommend(request),
+              IsError(StatusCode::kInvalidArgument, "filter"));
+  api::Filter* deep = request.mutable_filter();
+  for (int i = 0; i < 10; ++i) deep = deep->mutable_not_();
+  deep->mutable_all();
+  EXPECT_THAT(client_->Recommend(request),
+              IsError(StatusCode::kInvalidArgument, "too deep"));
+  request.clear_filter();
+  auto* const entry = request.mutable_history()->add_entries();
+  entry->set_item("i001");
+  entry->set_weight(0);
+  EXPECT_THAT(
+      client_->Recommend(request),
+      IsError(StatusCode::kInvalidArgument, "history.entries[0].weight"));
+}
+
+TEST_F(ServerTest, BrokenBytesGetAClearAnswer) {
+  api::FeedbackRequest request;
+  *request.add_events() = Like("ann", "i001");
+  *request.add_events() = Like("XXXX", "i001");
+  std::string bytes = request.SerializeAsString();
+  bytes[bytes.find("XXXX")] = '\xff';
+  grpc::Status status = SendRaw("FeedbackService/Feedback", bytes);
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(),
+              testing::HasSubstr("events[1].user is not valid UTF-8"));
+  google::rpc::Status details;
+  google::rpc::BadRequest bad;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  ASSERT_EQ(details.details_size(), 1);
+  ASSERT_TRUE(details.details(0).UnpackTo(&bad));
+  EXPECT_EQ(bad.field_violations(0).field(), "events[1].user");
+
+  status = SendRaw("FeedbackService/Feedback",
+                   request.SerializeAsString().substr(0, 9));
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("cut"));
+  status = SendRaw("RecommendationService/Recommend", std::string(50, '\x0b'));
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+}
+
+TEST_F(ServerTest, AMessageBeyondTheLimitIsRefused) {
+  config_.limits.max_message_mb = 1;
+  Start();
+  EXPECT_EQ(SendRaw("FeedbackService/Feedback", std::string(1 << 20, 'x'))
+                .error_code(),
+            grpc::INVALID_ARGUMENT);  // read, and found to be no message
+  const grpc::Status status =
+      SendRaw("FeedbackService/Feedback", std::string((1 << 20) + 1, 'x'));
+  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("larger than max"));
+}
+
+// Many calls at once, which end as they may.
+class CrowdTest : public ServerTest {
+ protected:
+  static constexpr size_t kCalls = 300;
+  struct Flight {
+    grpc::ClientContext context;
+    api::RecommendRequest request;
+    api::RecommendResponse response;
+    grpc::Status status;
+  };
+
+  // How many ended with each code.
+  std::map<grpc::StatusCode, int> Send(
+      const std::function<void(size_t i, Flight* flight)>& prepare,
+      const std::function<void(size_t i, Flight* flight)>& sent) {
+    const auto stub = api::RecommendationService::NewStub(channel_);
+    std::vector<Flight> flights(kCalls);
+    Mutex mu;
+    CondVar cv;
+    size_t ended = 0;
+    for (size_t i = 0; i < kCalls; ++i) {
+      Flight* const flight = &flights[i];
+      flight->request.set_user("ann");
+      flight->request.set_count(10);
+      prepare(i, flight);
+      stub->async()->Recommend(&flight->context, &flight->request,
+                               &flight->response, [&, flight](grpc::Status s) {
+                                 MutexLock lock(&mu);
+                                 flight->status = std::move(s);
+                                 ++ended;
+                                 cv.Signal();
+                               });
+      sent(i, flight);
+    }
+    {
+      MutexLock lock(&mu);
+      while (ended < kCalls) cv.Wait(&mu);
+    }
+    std::map<grpc::StatusCode, int> codes;
+    for (const Flight& flight : flights) {
+      ++codes[flight.status.error_code()];
+      EXPECT_EQ(flight.response.items_size(), flight.status.ok() ? 10 : 0);
+      if (flight.status.error_code() == grpc::RESOURCE_EXHAUSTED) {
+        EXPECT_THAT(flight.status.error_message(),
+                    testing::HasSubstr("retry after a pause"));
+      }
+    }
+    return codes;
+  }
+};
+
+TEST_F(CrowdTest, AFullQueueRefusesAndTheRestIsAnswered) {
+  config_.serving.max_queued = 1;
+  Start();
+  ASSERT_THAT(Feed(Like("ann", "i003")), IsOk());
+  int refused = 0;
+  for (int round = 0; round < 50 && refused == 0; ++round) {
+    auto codes = Send([](size_t, Flight*) {}, [](size_t, Flight*) {});
+    refused = codes[grpc::RESOURCE_EXHAUSTED];
+    EXPECT_GT(codes[grpc::OK], 0);
+    EXPECT_EQ(codes[grpc::OK] + refused, static_cast<int>(kCalls));
+  }
+  EXPECT_GT(refused, 0);
+}
+
+TEST_F(CrowdTest, CancelledAndLateCallsHarmNobody) {
+  ASSERT_THAT(Feed(Like("ann", "i003")), IsOk());
+  auto codes = Send(
+      [](size_t i, Flight* flight) {
+        if (i % 3 != 1) return;
+        flight->context.set_deadline(std::chrono::system_clock::now() +
+                                     std::chrono::microseconds(200));
+      },
+      [](size_t i, Flight* flight) {
+        if (i % 3 == 2) flight->context.TryCancel();
+      });
+  EXPECT_GE(codes[grpc::OK], static_cast<int>(kCalls / 3));
+  EXPECT_EQ(
+      codes[grpc::OK] + codes[grpc::CANCELLED] + codes[grpc::DEADLINE_EXCEEDED],
+      static_cast<int>(kCalls));
+  EXPECT_THAT(Ask("ann"), IsOk());
+}
+
+}  // namespace
+}  // namespace nearline::server
