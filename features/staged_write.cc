@@ -359,14 +359,14 @@ void StagedWrite::Stage(DeleteUser& m) {
   absl::StatusOr<int64_t> erased = EraseUser(m.id);
   if (absl::IsNotFound(erased.status())) return Fail(m.done, erased.status());
   if (!erased.ok()) return Poison(m.done, erased.status());
-  finish_.push_back([this, m = std::move(m), erased = *erased,
-                     number = store_.last_erasure_](
-                        const absl::Status& status) mutable {
-    if (!status.ok()) return Fail(m.done, status);
-    MutexLock lock(&store_.janitor_mu_);
-    store_.erasures_.push_back({std::move(m), erased, number});
-    store_.janitor_cv_.Signal();
-  });
+  finish_.push_back(
+      [this, m = std::move(m), erased = *erased,
+       number = store_.last_erasure_](const absl::Status& status) mutable {
+        if (!status.ok()) return Fail(m.done, status);
+        MutexLock lock(&store_.janitor_mu_);
+        store_.erasures_.push_back({std::move(m), erased, number});
+        store_.janitor_cv_.Signal();
+      });
 }
 
 void StagedWrite::Stage(Purged& m) {
