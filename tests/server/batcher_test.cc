@@ -74,7 +74,7 @@ TEST(Batcher, AfterACrowdCallersLeaveLeadingToKeptThreadsForAWhile) {
     EXPECT_THAT(batcher.Submit(MakeJob(0)), IsOk());
     MutexLock lock(&mu);
     while (threads.size() < batches) cv.Wait(&mu);
-    return threads.back();
+    return threads[batches - 1];
   };
   const auto caller = std::this_thread::get_id();
   EXPECT_EQ(submit(1), caller);
@@ -84,8 +84,8 @@ TEST(Batcher, AfterACrowdCallersLeaveLeadingToKeptThreadsForAWhile) {
   }
   EXPECT_NE(submit(3), caller);
   size_t batches = 4;
-  while (submit(batches) != caller && batches < 1000) ++batches;
-  EXPECT_LT(batches, 1000u);
+  while (submit(batches) != caller) ++batches;  // ends, or the test times out
+  EXPECT_GE(batches, 16u);
 }
 
 TEST(Batcher, TheNextBatchIsComputedWhileOneIsDelivered) {
