@@ -22,7 +22,8 @@ class DelimitedReader {
   // False at the end of the file.
   bool Next(std::vector<std::string>* fields);
 
-  int64_t line() const { return line_; }  // of the last Next, from 1
+  const std::string& text() const { return text_; }  // of the last Next
+  int64_t line() const { return line_; }             // of the last Next, from 1
   int64_t bytes_read() const { return bytes_read_; }
   int64_t bytes() const { return bytes_; }  // of the file
   const std::string& separator() const { return separator_; }

@@ -38,7 +38,7 @@ Client::Client(ClientOptions options) : options_(std::move(options)) {
 }
 
 template <typename Response, typename Call>
-absl::StatusOr<Response> Client::Retry(Call call) {
+absl::StatusOr<Response> Client::Try(int attempts, Call call) {
   const absl::Time deadline = absl::Now() + options_.timeout;
   absl::Duration pause = options_.first_pause;
   Random random(static_cast<uint64_t>(absl::GetCurrentTimeNanos()));
@@ -54,8 +54,7 @@ absl::StatusOr<Response> Client::Retry(Call call) {
       return FromGrpc(before);
     }
     before = status;
-    const bool last =
-        attempt >= options_.attempts || absl::Now() + pause >= deadline;
+    const bool last = attempt >= attempts || absl::Now() + pause >= deadline;
     if (!WorthRetrying(status) || last) return FromGrpc(status);
     std::this_thread::sleep_for(
         absl::ToChronoNanoseconds(pause * (0.5 + random.Uniform())));
@@ -197,9 +196,11 @@ absl::StatusOr<api::ListGenerationsResponse> Client::ListGenerations() {
 absl::StatusOr<api::RollbackResponse> Client::Rollback(const std::string& id) {
   api::RollbackRequest request;
   request.set_generation(id);
-  return Retry<api::RollbackResponse>([&](auto* context, auto* response) {
-    return model_->Rollback(context, request, response);
-  });
+  const int attempts = id.empty() ? 1 : options_.attempts;
+  return Try<api::RollbackResponse>(
+      attempts, [&](auto* context, auto* response) {
+        return model_->Rollback(context, request, response);
+      });
 }
 
 absl::StatusOr<api::StatusResponse> Client::Status() {

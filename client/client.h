@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "base/status.h"
@@ -30,8 +31,8 @@ struct ClientOptions {
 absl::Status FromGrpc(const grpc::Status& status);
 
 // One server. Calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are tried
-// again until the timeout; that is safe for all of them, because feedback
-// carries event ids. Thread-safe.
+// again until the timeout. That is safe: feedback carries event ids, and the
+// one call that would do more when it comes twice is made once. Thread-safe.
 class Client {
  public:
   explicit Client(ClientOptions options);
@@ -69,6 +70,7 @@ class Client {
       const std::string& run_id,
       const std::function<void(const api::RunProgress&)>& on_progress);
   absl::StatusOr<api::ListGenerationsResponse> ListGenerations();
+  // An empty id is the generation before the one in service; not retried.
   absl::StatusOr<api::RollbackResponse> Rollback(const std::string& id);
 
   // Whether the server has been reached.
@@ -84,7 +86,11 @@ class Client {
 
  private:
   template <typename Response, typename Call>
-  absl::StatusOr<Response> Retry(Call call);
+  absl::StatusOr<Response> Retry(Call call) {
+    return Try<Response>(options_.attempts, std::move(call));
+  }
+  template <typename Response, typename Call>
+  absl::StatusOr<Response> Try(int attempts, Call call);
 
   const ClientOptions options_;
   std::shared_ptr<grpc::Channel> channel_;

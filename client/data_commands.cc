@@ -123,7 +123,8 @@ int ImportCommand(Session& session, ImportOptions options,
     PrintJson({{"items", result->items},
                {"users", result->users},
                {"events", result->events},
-               {"duplicates", result->duplicates}});
+               {"duplicates", result->duplicates},
+               {"deleted_items", result->deleted}});
     return 0;
   }
   std::cout << WithThousands(result->items) << " items, "
@@ -132,6 +133,9 @@ int ImportCommand(Session& session, ImportOptions options,
   if (result->duplicates > 0) {
     std::cout << " (" << WithThousands(result->duplicates)
               << " were there before)";
+  }
+  if (result->deleted > 0) {
+    std::cout << ", " << WithThousands(result->deleted) << " items deleted";
   }
   std::cout << "\n";
   return 0;
@@ -143,12 +147,14 @@ int ExportCommand(Session& session, const std::string& path) {
   if (session.json) {
     PrintJson({{"items", result->items},
                {"users", result->users},
-               {"events", result->events}});
+               {"events", result->events},
+               {"deleted_items", result->deleted}});
     return 0;
   }
   std::cout << WithThousands(result->items) << " items, "
             << WithThousands(result->users) << " users, "
-            << WithThousands(result->events) << " events\n";
+            << WithThousands(result->events) << " events, "
+            << WithThousands(result->deleted) << " deleted items\n";
   return 0;
 }
 

@@ -28,6 +28,32 @@ absl::Time ModificationTime(const std::string& path) {
                                         : absl::UnixEpoch();
 }
 
+// Ids for the events of one file; see Import.
+class EventIds {
+ public:
+  static absl::StatusOr<EventIds> Of(const std::string& path) {
+    EventIds ids;
+    ASSIGN_OR_RETURN(ids.file_, Sha256OfFile(path));
+    ids.file_.resize(16);
+    return ids;
+  }
+  // Once for every line.
+  void Read(const DelimitedReader& reader) {
+    line_ = reader.line();
+    until_ = StableHash(reader.text(), until_);
+  }
+  std::string Get(bool has_time) const {
+    return has_time
+               ? absl::StrCat(absl::Hex(until_, absl::kZeroPad16), ":", line_)
+               : absl::StrCat(file_, ":", line_);
+  }
+
+ private:
+  std::string file_;    // hash of the whole
+  uint64_t until_ = 0;  // hash of the lines read so far
+  int64_t line_ = 0;
+};
+
 // Where each field of a delimited event stands.
 struct Columns {
   int user = 0, item = 1, type = -1, value = -1, time = -1;
@@ -127,13 +153,13 @@ class Importer {
 
   // "user item rating [time]" in every spelling.
   absl::Status Events(const std::string& path) {
-    ASSIGN_OR_RETURN(const std::string hash, Sha256OfFile(path));
-    const std::string prefix = hash.substr(0, 16);
+    ASSIGN_OR_RETURN(EventIds ids, EventIds::Of(path));
     // Without times all events share one, and the same one when imported again.
     const absl::Time fallback = ModificationTime(path);
     std::optional<Columns> columns;
     return ForEachLine(
         path, "", "Events", [&](auto& fields, DelimitedReader& reader) {
+          ids.Read(reader);
           if (!columns.has_value()) {
             bool header = false;
             ASSIGN_OR_RETURN(columns, ChooseColumns(fields, &header));
@@ -141,7 +167,7 @@ class Importer {
           }
           api::Event event;
           RETURN_IF_ERROR(ParseEvent(fields, *columns, fallback, &event));
-          event.set_event_id(absl::StrCat(prefix, ":", reader.line()));
+          event.set_event_id(ids.Get(columns->time >= 0));
           return sender_.Add(std::move(event));
         });
   }
@@ -226,7 +252,7 @@ class Importer {
   }
 
   absl::Status JsonLines(const std::string& path, const std::string& kind) {
-    ASSIGN_OR_RETURN(const std::string hash, Sha256OfFile(path));
+    ASSIGN_OR_RETURN(EventIds ids, EventIds::Of(path));
     const std::string label = kind == "items"   ? "Items"
                               : kind == "users" ? "Users"
                                                 : "Records";
@@ -234,14 +260,14 @@ class Importer {
     return ForEachLine(
         path, std::string(1, '\x01'), label,
         [&](auto& fields, DelimitedReader& reader) -> absl::Status {
+          ids.Read(reader);
           ASSIGN_OR_RETURN(const Json json, ParseJson(fields[0]));
-          return AddJson(json, kind,
-                         absl::StrCat(hash.substr(0, 16), ":", reader.line()));
+          return AddJson(json, kind, ids);
         });
   }
 
   absl::Status AddJson(const Json& json, const std::string& kind,
-                       const std::string& event_id) {
+                       const EventIds& ids) {
     if (!json.is_object()) {
       return absl::InvalidArgumentError("expected a JSON object");
     }
@@ -249,8 +275,12 @@ class Importer {
     for (const char* wrapped : {"item", "user", "event"}) {
       const auto inner = json.find(wrapped);
       if (inner != json.end() && inner->is_object()) {
-        return AddJson(*inner, absl::StrCat(wrapped, "s"), event_id);
+        return AddJson(*inner, absl::StrCat(wrapped, "s"), ids);
       }
+    }
+    const auto deleted = json.find("deleted_item");
+    if (deleted != json.end() && deleted->is_string()) {
+      return sender_.Delete(deleted->get<std::string>());
     }
     if (kind == "items" || (kind.empty() && !json.contains("item"))) {
       api::Item item;
@@ -264,7 +294,9 @@ class Importer {
     }
     api::Event event;
     RETURN_IF_ERROR(FromJson(json, &event));
-    if (event.event_id().empty()) event.set_event_id(event_id);
+    if (event.event_id().empty()) {
+      event.set_event_id(ids.Get(event.has_time()));
+    }
     if (!event.has_time()) SetTime(ModificationTime(options_.path), &event);
     return sender_.Add(std::move(event));
   }
@@ -395,9 +427,13 @@ absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
     for (const api::Event& event : chunk.events()) {
       out << Json{{"event", ToJson(event)}}.dump() << "\n";
     }
+    for (const std::string& item : chunk.deleted_items()) {
+      out << Json{{"deleted_item", item}}.dump() << "\n";
+    }
     result.items += chunk.items_size();
     result.users += chunk.users_size();
     result.events += chunk.events_size();
+    result.deleted += chunk.deleted_items_size();
     const int64_t rows = result.items + result.users + result.events;
     bar.Update(static_cast<double>(rows) / all,
                WithThousands(rows) + " records");

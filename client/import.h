@@ -28,14 +28,18 @@ struct ImportResult {
   int64_t users = 0;
   int64_t events = 0;
   int64_t duplicates = 0;  // imported before: a file can be imported again
+  int64_t deleted = 0;     // items
 };
 
-// Every event gets an id of the file's hash and its line, so that an import can
-// be repeated or resumed. Errors: INVALID_ARGUMENT "file:line: what is wrong".
+// An import can be repeated or resumed: every event without an id gets one.
+// With a time, it is of the lines up to the event's, so that of a file that has
+// grown only the new lines count; without, of the whole file. Errors:
+// INVALID_ARGUMENT "file:line: what is wrong".
 absl::StatusOr<ImportResult> Import(Client* client,
                                     const ImportOptions& options);
 
-// JSON lines {"item": ...}, {"user": ...}, {"event": ...}, which Import reads.
+// JSON lines {"item": ...}, {"user": ...}, {"event": ...}, {"deleted_item":
+// id}, which Import reads.
 absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
                                       bool quiet);
 

@@ -41,29 +41,38 @@ bool Sender::Batch<Request>::full() const {
 }
 
 void Sender::At(const std::string& path, int64_t line) {
-  if (path_ != path) path_ = path;
+  path_ = path;
   line_ = line;
 }
 
 absl::Status Sender::Add(api::Item item) {
-  items_.Count(item, line_);
+  // It may be one that was deleted in a line before.
+  RETURN_IF_ERROR(FlushDeleted());
+  items_.Count(item.ByteSizeLong(), line_);
   *items_.request.add_items() = std::move(item);
   return items_.full() ? FlushItems() : absl::OkStatus();
 }
 
 absl::Status Sender::Add(api::User user) {
-  users_.Count(user, line_);
+  users_.Count(user.ByteSizeLong(), line_);
   *users_.request.add_users() = std::move(user);
   return users_.full() ? FlushUsers() : absl::OkStatus();
 }
 
 absl::Status Sender::Add(api::Event event) {
-  events_.Count(event, line_);
+  events_.Count(event.ByteSizeLong(), line_);
   *events_.request.add_events() = std::move(event);
   return events_.full() ? Flush() : absl::OkStatus();
 }
 
+absl::Status Sender::Delete(const std::string& item) {
+  deleted_.Count(item.size(), line_);
+  deleted_.request.add_items(item);
+  return deleted_.full() ? FlushDeleted() : absl::OkStatus();
+}
+
 absl::Status Sender::Finish() {
+  RETURN_IF_ERROR(FlushDeleted());
   RETURN_IF_ERROR(Flush());
   return Await();
 }
@@ -103,6 +112,18 @@ absl::Status Sender::FlushEvents() {
   pending_ = std::async(std::launch::async, [this, request] {
     return client_.Feedback(std::move(*request));
   });
+  return absl::OkStatus();
+}
+
+// After the events that came before.
+absl::Status Sender::FlushDeleted() {
+  if (deleted_.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(Flush());
+  RETURN_IF_ERROR(Await());
+  RETURN_IF_ERROR(NameLine(client_.DeleteItems(deleted_.request).status(),
+                           path_, deleted_.lines));
+  result_.deleted += static_cast<int64_t>(deleted_.lines.size());
+  deleted_ = {};
   return absl::OkStatus();
 }
 

@@ -13,8 +13,8 @@ namespace nearline::client {
 
 // Gathers the records of a file into calls, by count and by size. Events go
 // while the next ones are read, one call at a time, so that they keep their
-// order; the items and users that they speak of go first. Errors name file and
-// line.
+// order; the items and users that they speak of go first, deletions last.
+// Errors name file and line.
 class Sender {
  public:
   explicit Sender(Client* client) : client_(*client) {}
@@ -24,6 +24,7 @@ class Sender {
   absl::Status Add(api::Item item);
   absl::Status Add(api::User user);
   absl::Status Add(api::Event event);
+  absl::Status Delete(const std::string& item);
   // Sends the rest and waits for the answer. To be called at the end of each
   // file.
   absl::Status Finish();
@@ -37,10 +38,9 @@ class Sender {
     std::vector<int64_t> lines;
     size_t bytes = 0;
 
-    template <typename Record>
-    void Count(const Record& record, int64_t line) {
+    void Count(size_t size, int64_t line) {
       lines.push_back(line);
-      bytes += record.ByteSizeLong();
+      bytes += size;
     }
     bool full() const;
     bool empty() const { return lines.empty(); }
@@ -50,6 +50,7 @@ class Sender {
   absl::Status FlushItems();
   absl::Status FlushUsers();
   absl::Status FlushEvents();
+  absl::Status FlushDeleted();
   absl::Status Await();
 
   Client& client_;
@@ -58,6 +59,7 @@ class Sender {
   Batch<api::UpsertItemsRequest> items_;
   Batch<api::UpsertUsersRequest> users_;
   Batch<api::FeedbackRequest> events_;
+  Batch<api::DeleteItemsRequest> deleted_;
   std::vector<int64_t> sent_lines_;  // of the call that is pending
   std::future<absl::StatusOr<api::FeedbackResponse>> pending_;
   ImportResult result_;

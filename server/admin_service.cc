@@ -50,7 +50,7 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
  private:
   // Callers take 4 MB by default.
   static constexpr size_t kChunkBytes = 1 << 20;
-  enum Stage { kItems, kUsers, kEvents, kDone };
+  enum Stage { kItems, kUsers, kEvents, kDeleted, kDone };
 
   absl::Status Fill(api::ExportResponse* chunk, bool* filled) {
     constexpr int kChunk = 1000;
@@ -82,16 +82,20 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
         ToApi(user.attributes, to->mutable_attributes());
       }
       *filled = !users.empty();
-    } else {
+    } else if (stage_ == kEvents) {
       ASSIGN_OR_RETURN(
           const auto events,
           parts_.store->ReadEvents(event_user_, event_sequence_, kChunk));
       if (events.empty()) {
-        stage_ = kDone;
+        stage_ = kDeleted;
         return absl::OkStatus();
       }
       AddEvents(events, chunk);
       *filled = chunk->events_size() > 0;
+    } else {
+      AddDeletedItems(chunk);
+      *filled = chunk->deleted_items_size() > 0;
+      stage_ = *filled ? kDeleted : kDone;
     }
     return absl::OkStatus();
   }
@@ -116,12 +120,25 @@ class Exporter : public std::enable_shared_from_this<Exporter> {
     }
   }
 
+  // Last: an event would bring an item back that is not known yet.
+  void AddDeletedItems(api::ExportResponse* chunk) {
+    const auto catalogue = parts_.store->ReadCatalogue();
+    size_t bytes = 0;
+    for (; next_item_ < catalogue->size() && bytes < kChunkBytes;
+         ++next_item_) {
+      const features::ItemRecord& item = (*catalogue)[next_item_];
+      if (!item.deleted) continue;
+      chunk->add_deleted_items(item.id);
+      bytes += item.id.size();
+    }
+  }
+
   const Parts& parts_;
   const std::weak_ptr<StreamWriter> writer_;
   const features::Sequence newest_;
   Stage stage_ = kItems;
   std::string last_item_;
-  features::Ordinal next_user_ = 0;
+  features::Ordinal next_user_ = 0, next_item_ = 0;
   features::Ordinal event_user_ = 0;
   features::Sequence event_sequence_ = 0;
   std::string event_user_id_;

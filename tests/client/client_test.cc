@@ -1,5 +1,6 @@
 #include "client/client.h"
 
+#include <atomic>
 #include <set>
 #include <vector>
 
@@ -39,6 +40,16 @@ class FlakyFeedback final : public api::FeedbackService::Service {
   grpc::Status failure_ ABSL_GUARDED_BY(mu_);
 };
 
+class NoRollback final : public api::ModelService::Service {
+ public:
+  grpc::Status Rollback(grpc::ServerContext*, const api::RollbackRequest*,
+                        api::RollbackResponse*) override {
+    ++calls;
+    return grpc::Status(grpc::UNAVAILABLE, "perhaps it was done");
+  }
+  std::atomic<int> calls{0};
+};
+
 class ClientTest : public testing::Test {
  protected:
   ClientTest() {
@@ -47,6 +58,7 @@ class ClientTest : public testing::Test {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
                              &port);
     builder.RegisterService(&service_);
+    builder.RegisterService(&model_);
     server_ = builder.BuildAndStart();
     client_ = std::make_unique<Client>(
         ClientOptions{.address = absl::StrCat("127.0.0.1:", port),
@@ -61,6 +73,7 @@ class ClientTest : public testing::Test {
   }
 
   FlakyFeedback service_;
+  NoRollback model_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Client> client_;
 };
@@ -97,6 +110,13 @@ TEST_F(ClientTest, GivesUpAfterItsAttempts) {
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_EQ(status.message(), "not now");
   EXPECT_EQ(service_.requests().size(), 4u);
+}
+
+TEST_F(ClientTest, DoesNotRepeatWhatWouldGoFurtherBack) {
+  EXPECT_TRUE(absl::IsUnavailable(client_->Rollback("g-1").status()));
+  EXPECT_EQ(model_.calls.exchange(0), 4);
+  EXPECT_TRUE(absl::IsUnavailable(client_->Rollback("").status()));
+  EXPECT_EQ(model_.calls, 1);
 }
 
 TEST_F(ClientTest, DoesNotRepeatWhatCannotGetBetter) {

@@ -199,8 +199,11 @@ class ProcessTest(unittest.TestCase):
 
     def test_an_export_reads_back_to_the_same_state(self):
         self.fill(100, 80)
+        self.server.run("feedback", "ann", "item-00003")
+        self.server.run("items", "--delete", "item-00003")
         out = self.folder / "export.jsonl"
         self.server.run("export", out)
+        self.assertIn('{"deleted_item":"item-00003"}', out.read_text())
         other = tempfile.TemporaryDirectory()
         copy = Server(other.name).start()
         try:
@@ -213,6 +216,15 @@ class ProcessTest(unittest.TestCase):
         finally:
             copy.kill()
             other.cleanup()
+
+    def test_of_a_file_that_has_grown_only_new_lines_count(self):
+        log = self.folder / "log.csv"
+        log.write_text("user,item,time\nann,heat,1700000000\nann,heat,1700000000\n")
+        self.assertEqual(self.server.ask("import", log)["events"], 2)
+        with log.open("a") as f:
+            f.write("bob,heat,1700000001\n")
+        again = self.server.ask("import", log)
+        self.assertEqual((again["events"], again["duplicates"]), (1, 2))
 
     def test_import_names_the_wrong_line(self):
         bad = self.folder / "bad.tsv"

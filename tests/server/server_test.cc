@@ -169,6 +169,37 @@ TEST_F(ServerTest, ExportHoldsWhatCallersPutIn) {
   EXPECT_EQ(events, 1);
 }
 
+TEST_F(ServerTest, AnExportThatIsCutBySizeLosesNothing) {
+  // Several chunks for one user, and one that goes on with the next.
+  constexpr int kEvents = 1200;
+  const std::string context(3000, 'x');
+  for (const char* const user : {"ann", "bob"}) {
+    api::FeedbackRequest request;
+    for (int i = 0; i < kEvents; ++i) {
+      api::Event* const event = request.add_events();
+      *event = Like(user, "i003");
+      event->set_event_id(absl::StrCat(user, i));
+      event->set_context(context);
+    }
+    ASSERT_THAT(client_->Feedback(request), IsOk());
+  }
+  std::set<std::string> ids;
+  int chunks = 0, events = 0;
+  const auto on_chunk = [&](const api::ExportResponse& chunk) {
+    ++chunks;
+    EXPECT_LT(chunk.ByteSizeLong(), 2u << 20);
+    for (const api::Event& event : chunk.events()) {
+      ++events;
+      ids.insert(event.event_id());
+    }
+    return absl::OkStatus();
+  };
+  ASSERT_THAT(client_->Export(on_chunk), IsOk());
+  EXPECT_GT(chunks, 6);
+  EXPECT_EQ(events, 2 * kEvents);
+  EXPECT_EQ(ids.size(), 2u * kEvents);
+}
+
 TEST_F(ServerTest, SimilarItemsExcludeTheItemItself) {
   api::SimilarItemsRequest request;
   request.set_item("i003");
