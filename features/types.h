@@ -27,14 +27,14 @@ using Attributes = std::map<std::string, Attribute>;
 struct NewEvent {
   std::string user;
   std::string item;
-  std::string type;         // a configured name
-  double value = 0;         // a rating, a price, a duration; 0 when unused
-  int64_t time_micros = 0;  // since the Unix epoch
-  bool time_given = true;   // tells a repeat from another event
-  std::string event_id;     // empty: the event cannot be told from its repeats
-  std::string request_id;   // of the answer that led to it, if any
-  int32_t position = -1;    // in that answer, from 0; -1 when unknown
-  std::string context;      // free text of the caller's, kept as it is
+  std::string type;             // a configured name
+  double value = 0;             // a rating, a price, a duration; 0 when unused
+  int64_t time_micros = 0;      // since the Unix epoch
+  bool time_must_match = true;  // for an event with the same id to be a repeat
+  std::string event_id;    // empty: the event cannot be told from its repeats
+  std::string request_id;  // of the answer that led to it, if any
+  int32_t position = -1;   // in that answer, from 0; -1 when unknown
+  std::string context;     // free text of the caller's, kept as it is
 };
 
 // An event as the log holds it.

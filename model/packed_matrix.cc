@@ -30,9 +30,9 @@ dnnl::stream& Stream() {
 }
 
 // oneDNN 3 dropped the operation descriptor that version 2 asks for.
-dnnl::matmul::primitive_desc Describe(const memory::desc& source,
-                                      const memory::desc& weights,
-                                      const memory::desc& out) {
+dnnl::matmul::primitive_desc DescribeProduct(const memory::desc& source,
+                                             const memory::desc& weights,
+                                             const memory::desc& out) {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
 #if DNNL_VERSION_MAJOR >= 3
@@ -78,7 +78,7 @@ struct PackedMatrix::Impl {
   std::vector<Product> products;  // by kBatchSizes
 
   void Build(const float* rows);
-  void Describe();
+  void ChooseLayout();
   memory PackFloat(const float* rows, int count) const;
   memory PackInt8(const float* rows, int count);
   memory LayOut(void* plain, memory::data_type type) const;
@@ -89,7 +89,7 @@ void PackedMatrix::Impl::Build(const float* rows) {
   const int parts = (n + kBlockRows - 1) / kBlockRows;
   block_rows = RoundUp((n + parts - 1) / parts, 16);
   depth = int8 ? RoundUp(d, 64) : d;
-  Describe();
+  ChooseLayout();
   for (int first = 0; first < n; first += block_rows) {
     const int count = std::min(block_rows, n - first);
     const float* const block = rows + static_cast<size_t>(first) * d;
@@ -104,19 +104,18 @@ void PackedMatrix::Impl::Build(const float* rows) {
 }
 
 // The largest batch chooses the layout; the smaller ones take it.
-void PackedMatrix::Impl::Describe() {
+void PackedMatrix::Impl::ChooseLayout() {
   const auto type = int8 ? memory::data_type::s8 : memory::data_type::f32;
   const auto sums = int8 ? memory::data_type::s32 : memory::data_type::f32;
   const auto row_major = memory::format_tag::ab;
   const memory::desc any({depth, block_rows}, type, memory::format_tag::any);
-  weights =
-      nearline::model::Describe({{kMaxBatch, depth}, type, row_major}, any,
-                                {{kMaxBatch, block_rows}, sums, row_major})
-          .weights_desc();
+  weights = DescribeProduct({{kMaxBatch, depth}, type, row_major}, any,
+                            {{kMaxBatch, block_rows}, sums, row_major})
+                .weights_desc();
   for (const int m : kBatchSizes) {
     const memory::desc source({m, depth}, type, row_major);
     const memory::desc out({m, block_rows}, sums, row_major);
-    const auto pd = nearline::model::Describe(source, weights, out);
+    const auto pd = DescribeProduct(source, weights, out);
     products.push_back({dnnl::matmul(pd), source, out, pd.scratchpad_desc()});
   }
 }

@@ -41,6 +41,7 @@ bool QueryCache::Find(const History& history, float* query) {
 void QueryCache::Put(const History& history, const float* query) {
   const size_t hash = absl::HashOf(history.rows, history.weights);
   Entry entry{hash, history, {query, query + dim_}};
+  if (BytesOf(entry) > shard_budget_) return;  // it would push out all others
   Shard& shard = shards_[hash % kShards];
   MutexLock lock(&shard.mu);
   const auto place = shard.places.find(hash);

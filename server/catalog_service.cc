@@ -104,7 +104,10 @@ class Service final : public Base {
                   .id = call->request().user(),
                   .done =
                       [this, call](absl::StatusOr<int64_t> events) {
-                        parts_.slot->ForgetQueries();
+                        // Gone from the log, even if not from old files yet.
+                        if (!absl::IsNotFound(events.status())) {
+                          parts_.slot->ForgetQueries();
+                        }
                         if (events.ok()) call->response().set_events(*events);
                         call->Finish(events.status());
                       }},

@@ -19,36 +19,34 @@ absl::Status Bad(const std::string& text, const std::string& range) {
 
 std::string DurationText(absl::Duration d) { return absl::FormatDuration(d); }
 
+// `scale` of what is kept make one of the file's units.
+template <typename T>
+ConfigField Scaled(std::string path, T* value, int64_t scale, int64_t low,
+                   int64_t high, const std::string& unit, std::string what) {
+  std::string range = absl::StrCat(unit, ", ", low, " to ", high);
+  return {std::move(path), range, std::move(what),
+          [=](const std::string& text) {
+            int64_t n = 0;
+            if (!absl::SimpleAtoi(text, &n) || n < low || n > high) {
+              return Bad(text, range);
+            }
+            *value = static_cast<T>(n * scale);
+            return absl::OkStatus();
+          },
+          [=] { return absl::StrCat(*value / scale); }};
+}
+
 template <typename T>
 ConfigField Whole(std::string path, T* value, int64_t low, int64_t high,
                   std::string what) {
-  std::string range = absl::StrCat("a whole number, ", low, " to ", high);
-  return {std::move(path), range, std::move(what),
-          [=](const std::string& text) {
-            int64_t n = 0;
-            if (!absl::SimpleAtoi(text, &n) || n < low || n > high) {
-              return Bad(text, range);
-            }
-            *value = static_cast<T>(n);
-            return absl::OkStatus();
-          },
-          [=] { return absl::StrCat(*value); }};
+  return Scaled(std::move(path), value, 1, low, high, "a whole number",
+                std::move(what));
 }
 
-// A number of MiB kept as bytes.
 ConfigField Mebibytes(std::string path, int64_t* bytes, int64_t low,
                       int64_t high, std::string what) {
-  std::string range = absl::StrCat("MiB, ", low, " to ", high);
-  return {std::move(path), range, std::move(what),
-          [=](const std::string& text) {
-            int64_t n = 0;
-            if (!absl::SimpleAtoi(text, &n) || n < low || n > high) {
-              return Bad(text, range);
-            }
-            *bytes = n << 20;
-            return absl::OkStatus();
-          },
-          [=] { return absl::StrCat(*bytes >> 20); }};
+  return Scaled(std::move(path), bytes, 1 << 20, low, high, "MiB",
+                std::move(what));
 }
 
 ConfigField Duration(std::string path, absl::Duration* value,

@@ -175,7 +175,7 @@ absl::StatusOr<features::NewEvent> ConvertEvent(const api::Event& in,
                            .type = in.type(),
                            .value = in.value(),
                            .time_micros = absl::ToUnixMicros(now),
-                           .time_given = in.has_time(),
+                           .time_must_match = in.has_time(),
                            .event_id = in.event_id(),
                            .request_id = in.request_id(),
                            .position = in.has_position() ? in.position() : -1,
@@ -297,8 +297,8 @@ absl::StatusOr<features::NewEvent> ConvertOne(
   const std::string field = absl::StrCat("events[", i, "]");
   ASSIGN_OR_RETURN(features::NewEvent event,
                    ConvertEvent(request.events(i), field, now, max_future));
-  // A file without times gets another one whenever it is touched.
-  if (request.historical()) event.time_given = false;
+  // An import of a file without times makes them up, anew when it is touched.
+  if (request.historical()) event.time_must_match = false;
   if (request.historical() && event.event_id.empty()) {
     return Invalid(field + ".event_id", "\"\"",
                    "an id: historical events need one");

@@ -51,7 +51,7 @@ TEST_F(StoreTest, ARepeatCountsOnceAndGetsItsSequence) {
 
 TEST_F(StoreTest, ARepeatWithoutATimeIsARepeatWheneverItComes) {
   NewEvent event = Like("ann", "heat", "id-1");
-  event.time_given = false;
+  event.time_must_match = false;
   ASSERT_THAT(AppendAll(store_.get(), {event}), IsOk());
   event.time_micros += 1000;
   const auto again = AppendAll(store_.get(), {event});

@@ -232,20 +232,27 @@ TEST(RowMask, FullMasksHaveNoBitBeyondTheEnd) {
   EXPECT_EQ(RowMask(64, true).Count(), 64);
 }
 
-class MatrixScannerTest
-    : public testing::TestWithParam<PackedMatrix::Precision> {};
+struct ScannerCase {
+  PackedMatrix::Precision precision;
+  size_t outlier;  // a value beside which int8 leaves the others few bits
+};
+
+constexpr size_t kNoOutlier = SIZE_MAX, kScannerDim = 24;
+
+class MatrixScannerTest : public testing::TestWithParam<ScannerCase> {};
 
 TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
-  if (GetParam() != PackedMatrix::Precision::kFloat32 &&
-      GetParam() != PackedMatrix::Fastest()) {
+  if (GetParam().precision != PackedMatrix::Precision::kFloat32 &&
+      GetParam().precision != PackedMatrix::Fastest()) {
     GTEST_SKIP() << "this processor has no fast int8 product";
   }
-  constexpr size_t kDim = 24, kBase = 50, kFew = 700, kAll = 2000;
-  const auto values = RandomFloats(kAll * kDim, 1);
+  constexpr size_t kDim = kScannerDim, kBase = 50, kFew = 700, kAll = 2000;
+  auto values = RandomFloats(kAll * kDim, 1);
+  if (GetParam().outlier != kNoOutlier) values[GetParam().outlier] = 20;
   const auto biases = RandomFloats(kAll, 2);
   ItemTable rows({values.begin(), values.begin() + kBase * kDim}, kDim);
   ItemTable bias({biases.begin(), biases.begin() + kBase}, 1);
-  auto scanner = MatrixScanner::Create(&rows, &bias, GetParam());
+  auto scanner = MatrixScanner::Create(&rows, &bias, GetParam().precision);
   ASSERT_THAT(scanner, IsOk());
   for (size_t row = kBase; row < kAll; ++row) {
     rows.SetTail(row - kBase, values.data() + row * kDim);
@@ -279,9 +286,13 @@ TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Precisions, MatrixScannerTest,
-                         testing::Values(PackedMatrix::Precision::kFloat32,
-                                         PackedMatrix::Precision::kInt8));
+INSTANTIATE_TEST_SUITE_P(
+    Precisions, MatrixScannerTest,
+    testing::Values(
+        ScannerCase{PackedMatrix::Precision::kFloat32, kNoOutlier},
+        ScannerCase{PackedMatrix::Precision::kInt8, kNoOutlier},
+        ScannerCase{PackedMatrix::Precision::kInt8, 7 * kScannerDim},
+        ScannerCase{PackedMatrix::Precision::kInt8, 1500 * kScannerDim}));
 
 TEST(PackedMatrix, ErrsByLessThanItsBound) {
   for (const auto precision :
@@ -324,7 +335,9 @@ TEST(PackedMatrix, TellsWhatRoundingTook) {
     return PackedMatrix::Create(rows.data(), kRows, kDim, precision)->loss();
   };
   EXPECT_EQ(loss(PackedMatrix::Precision::kFloat32), 0);
-  if (PackedMatrix::Fastest() == PackedMatrix::Precision::kFloat32) return;
+  if (PackedMatrix::Fastest() == PackedMatrix::Precision::kFloat32) {
+    GTEST_SKIP() << "this processor has no fast int8 product";
+  }
   EXPECT_LT(loss(PackedMatrix::Precision::kInt8), 0.01);
   rows[7] = 20;  // the others keep few bits beside it
   EXPECT_GT(loss(PackedMatrix::Precision::kInt8), MatrixScanner::kMostLoss);

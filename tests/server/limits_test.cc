@@ -219,9 +219,9 @@ TEST_F(ServerTest, RecommendRefusesWhatMakesNoSense) {
 TEST_F(ServerTest, BrokenBytesGetAClearAnswer) {
   api::FeedbackRequest request;
   *request.add_events() = Like("ann", "i001");
-  *request.add_events() = Like("XXXX", "i001");
+  *request.add_events() = Like("broken", "i001");
   std::string bytes = request.SerializeAsString();
-  bytes[bytes.find("XXXX")] = '\xff';
+  bytes[bytes.find("broken")] = '\xff';
   grpc::Status status = SendRaw("FeedbackService/Feedback", bytes);
   EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
   EXPECT_THAT(status.error_message(),
