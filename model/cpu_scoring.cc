@@ -235,19 +235,29 @@ void MatrixScanner::ScanBatch(const float* queries,
 
 void MatrixScanner::ScanBase(const PackedMatrix::Queries& queries,
                              std::vector<TopK>* top) const {
+  constexpr int kTogether = 8;  // blocks whose scores are kept, 0.5 MB
   thread_local std::vector<float> scores;
   // To and fro: what the last scan read last is still near.
   thread_local bool back = false;
   back = !back;
   const auto stride = static_cast<size_t>(matrix_.stride());
-  scores.resize(PackedMatrix::kMaxBatch * stride);
-  for (int i = 0; i < matrix_.blocks(); ++i) {
-    const int b = back ? matrix_.blocks() - 1 - i : i;
-    matrix_.MultiplyBlock(queries, b, scores.data());
-    const Row start = static_cast<Row>(b) * static_cast<Row>(stride);
-    for (size_t q = 0; q < top->size(); ++q) {
-      (*top)[q].Add(scores.data() + q * stride, bias_.base().data() + start,
-                    static_cast<size_t>(matrix_.BlockRows(b)), start);
+  const size_t size = PackedMatrix::kMaxBatch * stride;
+  scores.resize(kTogether * size);
+  std::vector<ScoredBlock> blocks;
+  for (int first = 0; first < matrix_.blocks(); first += kTogether) {
+    const int end = std::min(first + kTogether, matrix_.blocks());
+    blocks.clear();
+    for (int i = first; i < end; ++i) {
+      const int b = back ? matrix_.blocks() - 1 - i : i;
+      const Row row = static_cast<Row>(b) * static_cast<Row>(stride);
+      float* const out = scores.data() + blocks.size() * size;
+      matrix_.MultiplyBlock(queries, b, out);
+      blocks.push_back({out, bias_.base().data() + row,
+                        static_cast<size_t>(matrix_.BlockRows(b)), row});
+    }
+    for (TopK& of_query : *top) {
+      of_query.Add(blocks);
+      for (ScoredBlock& block : blocks) block.scores += stride;
     }
   }
 }
@@ -272,8 +282,8 @@ void MatrixScanner::ScanTail(const float* queries,
     for (size_t i = 0; i < masks.size(); ++i) {
       // A mask may be older than the block.
       const auto end = static_cast<Row>(masks[i]->rows());
-      (*top)[i].Add(scores.data() + i * stride, block->bias.data(),
-                    std::min(block->end(), std::max(end, row)) - row, row);
+      (*top)[i].Add({{scores.data() + i * stride, block->bias.data(),
+                      std::min(block->end(), std::max(end, row)) - row, row}});
     }
     row = block->end();
   }
@@ -282,7 +292,7 @@ void MatrixScanner::ScanTail(const float* queries,
       if (row >= masks[i]->rows()) continue;
       const float score =
           Dot(queries + i * rows_.dim(), rows_[row], rows_.dim());
-      (*top)[i].Add(&score, bias_[row], 1, row);
+      (*top)[i].Add({{&score, bias_[row], 1, row}});
     }
   }
 }
@@ -295,9 +305,8 @@ std::vector<ScoredRow> MatrixScanner::Rescore(
   if (nominees.size() <= k) {
     ScoreExactly(query, absl::MakeSpan(nominees));
   } else {
-    // The likely best first: few of the rest can reach the k-th of these.
+    // The likely best come first: few of the rest can reach the k-th of these.
     const auto rest = nominees.begin() + static_cast<std::ptrdiff_t>(k);
-    std::nth_element(nominees.begin(), rest, nominees.end());
     ScoreExactly(query, absl::MakeSpan(nominees.data(), k));
     const float kth = std::max_element(nominees.begin(), rest)->score;
     nominees.erase(

@@ -259,7 +259,7 @@ std::vector<ScoredRow> Generation::Similar(Row row, const RowMask& mask,
     const float* v = (*vectors_)[other];
     const float length = norm * std::sqrt(Dot(v, v, d));
     const float cosine = length > 0 ? Dot(query, v, d) / length : 0.0f;
-    top.Add(&cosine, &no_bias, 1, other);
+    top.Add({{&cosine, &no_bias, 1, other}});
   }
   return top.Take();
 }

@@ -151,7 +151,7 @@ void StridedMaximaImpl(const float* scores, const float* bias,
   const D d;
   const size_t lanes = hn::Lanes(d);
   for (size_t j = 0; j < 64; j += lanes) {
-    auto largest = hn::Set(d, -std::numeric_limits<float>::infinity());
+    auto largest = hn::LoadU(d, maxima + j);
     for (size_t i = j; i < n; i += 64) {
       const uint64_t word = eligible[i / 64] >> j;
       uint8_t bits[8];

@@ -30,9 +30,9 @@ void AddRelu(const float* a, const float* b, size_t n, float* out);
 size_t IndicesAbove(const float* scores, const float* bias, size_t n,
                     float threshold, uint32_t* indices);
 
-// maxima[j] = the largest of scores[i] + bias[i] with i % 64 == j and bit j of
-// eligible[i / 64] set, for j in [0, 64); -infinity where there is none. NaN is
-// passed over. n is a multiple of 64.
+// Raises maxima[j] to the largest of scores[i] + bias[i] with i % 64 == j and
+// bit j of eligible[i / 64] set, for j in [0, 64). NaN is passed over. n is a
+// multiple of 64.
 void StridedMaxima(const float* scores, const float* bias,
                    const uint64_t* eligible, size_t n, float* maxima);
 

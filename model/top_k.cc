@@ -16,37 +16,55 @@ TopK::TopK(int k, const RowMask* mask, float slack)
   best_.reserve(limit_);
 }
 
-void TopK::Seed(const float* scores, const float* bias, size_t n, Row first) {
-  constexpr size_t kSets = 64, kMostRows = 1024;
-  n = std::min(n, kMostRows) / kSets * kSets;
-  if (k_ > kSets || n == 0) return;
-  uint64_t eligible[kMostRows / kSets];
-  for (size_t i = 0; i < n; i += kSets) {
-    eligible[i / kSets] = mask_->From(first + static_cast<Row>(i));
+// Of disjoint sets of rows, k have one at or above the k-th largest of the
+// sets' maxima. Sets several times as many as k make that close to the k-th
+// row.
+void TopK::RaiseThreshold(absl::Span<const ScoredBlock> blocks) {
+  constexpr size_t kSets = 64;  // that StridedMaxima tells apart
+  const bool across = 4 * k_ <= kSets;
+  thread_local std::vector<float> maxima;
+  thread_local std::vector<uint64_t> eligible;
+  maxima.assign(kSets * (across ? 1 : blocks.size()),
+                -std::numeric_limits<float>::infinity());
+  if (2 * k_ > maxima.size()) return;
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    const ScoredBlock& block = blocks[b];
+    eligible.clear();
+    for (size_t i = 0; i + kSets <= block.n; i += kSets) {
+      eligible.push_back(mask_->From(block.first + static_cast<Row>(i)));
+    }
+    StridedMaxima(block.scores, block.bias, eligible.data(),
+                  eligible.size() * kSets,
+                  maxima.data() + (across ? 0 : b * kSets));
   }
-  float maxima[kSets];
-  StridedMaxima(scores, bias, eligible, n, maxima);
-  std::nth_element(maxima, maxima + k_ - 1, maxima + kSets, std::greater<>());
-  if (!std::isinf(maxima[k_ - 1])) SetThreshold(maxima[k_ - 1]);
+  const auto kth = maxima.begin() + static_cast<std::ptrdiff_t>(k_) - 1;
+  std::nth_element(maxima.begin(), kth, maxima.end(), std::greater<>());
+  if (!std::isinf(*kth)) SetThreshold(*kth);
 }
 
 // Just below the k-th, so that a lower row with the same score still comes in.
 void TopK::SetThreshold(float kth) {
-  threshold_ =
+  const float below =
       std::nextafter(kth - slack_, -std::numeric_limits<float>::infinity());
+  threshold_ = std::max(threshold_, below);
 }
 
-void TopK::Add(const float* scores, const float* bias, size_t n, Row first) {
-  constexpr size_t kStep = 256;
-  if (best_.empty() && std::isinf(threshold_)) Seed(scores, bias, n, first);
+void TopK::Add(absl::Span<const ScoredBlock> blocks) {
+  RaiseThreshold(blocks);
+  for (const ScoredBlock& block : blocks) AddBlock(block);
+}
+
+void TopK::AddBlock(const ScoredBlock& block) {
+  constexpr size_t kStep = 512;
   uint32_t indices[kStep];
-  for (size_t start = 0; start < n; start += kStep) {
-    const size_t count =
-        IndicesAbove(scores + start, bias + start, std::min(kStep, n - start),
-                     threshold_, indices);
+  for (size_t start = 0; start < block.n; start += kStep) {
+    const float* const scores = block.scores + start;
+    const float* const bias = block.bias + start;
+    const size_t count = IndicesAbove(
+        scores, bias, std::min(kStep, block.n - start), threshold_, indices);
     for (size_t i = 0; i < count; ++i) {
-      const size_t at = start + indices[i];
-      const Row row = first + static_cast<Row>(at);
+      const uint32_t at = indices[i];
+      const Row row = block.first + static_cast<Row>(start) + at;
       if (!(*mask_)[row]) continue;
       best_.push_back({scores[at] + bias[at], row});
       if (best_.size() >= limit_) Shrink();

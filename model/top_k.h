@@ -59,6 +59,14 @@ class RowMask {
   size_t rows_ = 0;
 };
 
+// Rows first .. first + n: row first + i has scores[i] + bias[i].
+struct ScoredBlock {
+  const float* scores = nullptr;
+  const float* bias = nullptr;
+  size_t n = 0;
+  Row first = 0;
+};
+
 // Keeps the k best eligible rows of what it is shown, in any order of blocks;
 // and with a slack every row whose score is within it of the k-th.
 class TopK {
@@ -66,16 +74,16 @@ class TopK {
   // `mask` covers every row shown, and outlives this.
   TopK(int k, const RowMask* mask, float slack = 0);
 
-  // Rows first .. first + n with score scores[i] + bias[i]. NaN is never kept.
-  void Add(const float* scores, const float* bias, size_t n, Row first);
+  // NaN is never kept. Blocks that are shown together cost less.
+  void Add(absl::Span<const ScoredBlock> blocks);
 
-  // Without a slack, best first, at most k; with one, in no order.
+  // Without a slack, best first, at most k; with one, the k best come first,
+  // and otherwise there is no order.
   std::vector<ScoredRow> Take();
 
  private:
-  // A first threshold from the first rows: of 64 disjoint sets of them, k have
-  // a row at or above the k-th largest of the sets' maxima.
-  void Seed(const float* scores, const float* bias, size_t n, Row first);
+  void RaiseThreshold(absl::Span<const ScoredBlock> blocks);
+  void AddBlock(const ScoredBlock& block);
   void SetThreshold(float kth);
   void Shrink();
 

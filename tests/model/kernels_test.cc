@@ -88,7 +88,9 @@ TEST(Kernels, StridedMaximaSeeOnlyTheEligible) {
     if (((eligible[i / 64] >> (i % 64)) & 1) == 0 || i == 70) continue;
     expected[i % 64] = std::max(expected[i % 64], scores[i] + bias[i]);
   }
-  std::vector<float> maxima(64);
+  expected[9] = 100;
+  std::vector<float> maxima(64, -std::numeric_limits<float>::infinity());
+  maxima[9] = 100;
   StridedMaxima(scores.data(), bias.data(), eligible.data(), kRows,
                 maxima.data());
   EXPECT_EQ(maxima, expected);
@@ -195,14 +197,20 @@ TEST(TopK, EqualsAFullSortUnderMasksAndTies) {
     for (Row r = 0; r < n; ++r) {
       if (random.Below(3) > 0) mask.Set(r);
     }
-    const size_t k = 1 + random.Below(50);
-    TopK top(static_cast<int>(k), &mask);
+    const size_t k = 1 + random.Below(random.Below(2) == 0 ? 16 : 300);
+    TopK one_by_one(static_cast<int>(k), &mask);
+    TopK together(static_cast<int>(k), &mask);
     const size_t step = 1 + random.Below(1000);
+    std::vector<ScoredBlock> blocks;
     for (size_t first = 0; first < n; first += step) {
-      top.Add(scores.data() + first, bias.data() + first,
-              std::min(step, n - first), static_cast<Row>(first));
+      blocks.push_back({scores.data() + first, bias.data() + first,
+                        std::min(step, n - first), static_cast<Row>(first)});
+      one_by_one.Add({blocks.back()});
     }
-    EXPECT_EQ(top.Take(), SortAll(scores, bias, mask, k));
+    together.Add(blocks);
+    const auto expected = SortAll(scores, bias, mask, k);
+    EXPECT_EQ(one_by_one.Take(), expected);
+    EXPECT_EQ(together.Take(), expected);
   }
 }
 
@@ -212,7 +220,7 @@ TEST(TopK, NeverKeepsNaN) {
   const std::vector<float> bias(2, 0.0f);
   const RowMask mask(2, true);
   TopK top(2, &mask);
-  top.Add(scores.data(), bias.data(), 2, 0);
+  top.Add({{scores.data(), bias.data(), 2, 0}});
   EXPECT_EQ(top.Take().size(), 1u);
 }
 
@@ -348,7 +356,7 @@ TEST(TopK, KeepsAllWithinTheSlack) {
   const std::vector<float> bias(6, 0.0f);
   const RowMask mask(6, true);
   TopK top(2, &mask, 1.5f);  // the second is 4.5
-  top.Add(scores.data(), bias.data(), 6, 0);
+  top.Add({{scores.data(), bias.data(), 6, 0}});
   EXPECT_THAT(top.Take(),
               testing::ElementsAre(ScoredRow{5, 0}, ScoredRow{4.5, 2},
                                    ScoredRow{4, 4}, ScoredRow{3, 3}));
