@@ -11,7 +11,7 @@ WORKDIR /src
 COPY . .
 RUN cmake --preset release -DNEARLINE_TESTS=OFF \
  && cmake --build --preset release \
- && DESTDIR=/image cmake --install build/release --strip
+ && DESTDIR=/image cmake --install build/release --strip --component runtime
 # The packages that hold the shared libraries the programs ask for.
 RUN ldd /image/usr/local/bin/* | awk '$2 == "=>" { print $3 }' | sort -u \
   | xargs readlink -f | xargs -n 1 dpkg-query -S 2>/dev/null \

@@ -4,10 +4,9 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/escaping.h"
+#include "absl/random/random.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/hash.h"
-#include "base/random.h"
 
 namespace nearline::client {
 namespace {
@@ -15,6 +14,13 @@ namespace {
 bool WorthRetrying(const grpc::Status& status) {
   return status.error_code() == grpc::UNAVAILABLE ||
          status.error_code() == grpc::RESOURCE_EXHAUSTED;
+}
+
+std::string MakeUpEventId(absl::BitGen* random) {
+  const auto part = [&] {
+    return absl::Hex(absl::Uniform<uint64_t>(*random), absl::kZeroPad16);
+  };
+  return absl::StrCat(part(), part());
 }
 
 }  // namespace
@@ -41,7 +47,7 @@ template <typename Response, typename Call>
 absl::StatusOr<Response> Client::Try(int attempts, Call call) {
   const absl::Time deadline = absl::Now() + options_.timeout;
   absl::Duration pause = options_.first_pause;
-  Random random(static_cast<uint64_t>(absl::GetCurrentTimeNanos()));
+  absl::BitGen random;
   grpc::Status before;
   for (int attempt = 1;; ++attempt) {
     grpc::ClientContext context;
@@ -57,7 +63,7 @@ absl::StatusOr<Response> Client::Try(int attempts, Call call) {
     const bool last = attempt >= attempts || absl::Now() + pause >= deadline;
     if (!WorthRetrying(status) || last) return FromGrpc(status);
     std::this_thread::sleep_for(
-        absl::ToChronoNanoseconds(pause * (0.5 + random.Uniform())));
+        absl::ToChronoNanoseconds(pause * absl::Uniform(random, 0.5, 1.5)));
     pause = std::min(pause * 2, absl::Seconds(2));
   }
 }
@@ -82,10 +88,9 @@ absl::StatusOr<api::SimilarItemsResponse> Client::SimilarItems(
 
 absl::StatusOr<api::FeedbackResponse> Client::Feedback(
     api::FeedbackRequest request) {
+  absl::BitGen random;
   for (api::Event& event : *request.mutable_events()) {
-    if (event.event_id().empty()) {
-      event.set_event_id(absl::BytesToHexString(RandomBytes(12)));
-    }
+    if (event.event_id().empty()) event.set_event_id(MakeUpEventId(&random));
   }
   return Retry<api::FeedbackResponse>([&](auto* context, auto* response) {
     return feedback_->Feedback(context, request, response);
@@ -182,7 +187,8 @@ absl::StatusOr<api::RunProgress> Client::WatchRun(
   const auto reader = model_->WatchRun(&context, request);
   api::RunProgress progress;
   while (reader->Read(&progress)) on_progress(progress);
-  RETURN_IF_ERROR(FromGrpc(reader->Finish()));
+  const absl::Status end = FromGrpc(reader->Finish());
+  if (!end.ok()) return end;
   return progress;
 }
 

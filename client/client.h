@@ -8,8 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "base/status.h"
 #include "proto/nearline/v1/admin.grpc.pb.h"
 #include "proto/nearline/v1/catalog.grpc.pb.h"
 #include "proto/nearline/v1/feedback.grpc.pb.h"

@@ -61,7 +61,15 @@ endif()
 function(nearline_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
-  target_link_libraries(${name} PUBLIC nearline_flags ${ARG_DEPS})
+  target_link_libraries(${name} PUBLIC
+    "$<BUILD_INTERFACE:nearline_flags>" ${ARG_DEPS})
+endfunction()
+
+# nearline_export(NAME AS): other projects link the library as nearline::AS.
+function(nearline_export name as)
+  set_target_properties(${name} PROPERTIES EXPORT_NAME ${as})
+  install(TARGETS ${name} EXPORT nearline
+    ARCHIVE DESTINATION lib COMPONENT development)
 endfunction()
 
 # nearline_binary(NAME SOURCES ... DEPS ...): an installed program.
@@ -69,5 +77,5 @@ function(nearline_binary name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE nearline_flags ${ARG_DEPS})
-  install(TARGETS ${name} RUNTIME DESTINATION bin)
+  install(TARGETS ${name} RUNTIME DESTINATION bin COMPONENT runtime)
 endfunction()
