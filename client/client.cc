@@ -7,13 +7,25 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "proto/google/rpc/error_details.pb.h"
+#include "proto/google/rpc/status.pb.h"
 
 namespace nearline::client {
 namespace {
 
+// gRPC says RESOURCE_EXHAUSTED of a message that is too large, too, but only a
+// server whose queue is full says that later may be better.
 bool WorthRetrying(const grpc::Status& status) {
-  return status.error_code() == grpc::UNAVAILABLE ||
-         status.error_code() == grpc::RESOURCE_EXHAUSTED;
+  if (status.error_code() == grpc::UNAVAILABLE) return true;
+  google::rpc::Status details;
+  if (status.error_code() != grpc::RESOURCE_EXHAUSTED ||
+      !details.ParseFromString(status.error_details())) {
+    return false;
+  }
+  return std::any_of(details.details().begin(), details.details().end(),
+                     [](const google::protobuf::Any& detail) {
+                       return detail.Is<google::rpc::RetryInfo>();
+                     });
 }
 
 std::string MakeUpEventId(absl::BitGen* random) {

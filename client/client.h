@@ -30,9 +30,10 @@ struct ClientOptions {
 // The server's status with its message, as an absl::Status.
 absl::Status FromGrpc(const grpc::Status& status);
 
-// One server. Calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are tried
-// again until the timeout. That is safe: feedback carries event ids, and the
-// one call that would do more when it comes twice is made once. Thread-safe.
+// One server. Calls that fail with UNAVAILABLE, or because its queue is full,
+// are tried again until the timeout. That is safe: feedback carries event ids,
+// and the one call that would do more when it comes twice is made once.
+// Thread-safe.
 class Client {
  public:
   explicit Client(ClientOptions options);

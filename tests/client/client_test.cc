@@ -5,10 +5,18 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "proto/google/rpc/error_details.pb.h"
+#include "proto/google/rpc/status.pb.h"
 #include "tests/testing.h"
 
 namespace nearline::client {
 namespace {
+
+std::string TryLater() {
+  google::rpc::Status advice;
+  advice.add_details()->PackFrom(google::rpc::RetryInfo());
+  return advice.SerializeAsString();
+}
 
 // Fails as often as it is told, and keeps what it was asked.
 class FlakyFeedback final : public api::FeedbackService::Service {
@@ -22,11 +30,12 @@ class FlakyFeedback final : public api::FeedbackService::Service {
     response->set_accepted(request->events_size());
     return grpc::Status::OK;
   }
-  void Fail(size_t times, grpc::StatusCode code) {
+  void Fail(size_t times, grpc::StatusCode code,
+            const std::string& details = TryLater()) {
     MutexLock lock(&mu_);
     requests_.clear();
     failures_ = times;
-    failure_ = grpc::Status(code, "not now");
+    failure_ = grpc::Status(code, "not now", details);
   }
   std::vector<api::FeedbackRequest> requests() const {
     MutexLock lock(&mu_);
@@ -122,6 +131,11 @@ TEST_F(ClientTest, DoesNotRepeatWhatWouldGoFurtherBack) {
 TEST_F(ClientTest, DoesNotRepeatWhatCannotGetBetter) {
   service_.Fail(1, grpc::INVALID_ARGUMENT);
   EXPECT_TRUE(absl::IsInvalidArgument(client_->Feedback(TwoEvents()).status()));
+  EXPECT_EQ(service_.requests().size(), 1u);
+  // As gRPC says it of a message that is too large: without advice.
+  service_.Fail(1, grpc::RESOURCE_EXHAUSTED, "");
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(client_->Feedback(TwoEvents()).status()));
   EXPECT_EQ(service_.requests().size(), 1u);
 }
 
