@@ -224,8 +224,10 @@ void MatrixScanner::ScanBatch(const float* queries,
     top.emplace_back(ks[i], masks[i], 2 * bound);
     bounds.push_back(bound);
   }
-  ScanBase(prepared, &top);
-  ScanTail(queries, prepared, *tail, masks, &top);
+  ScanParts(Parts(*tail), prepared, &top);
+  ScanRows(
+      tail->empty() ? static_cast<Row>(rows_.base_rows()) : tail->back()->end(),
+      queries, masks, &top);
   for (size_t i = 0; i < m; ++i) {
     best->push_back(Rescore(queries + i * rows_.dim(),
                             static_cast<size_t>(ks[i]), bounds[i],
@@ -233,66 +235,61 @@ void MatrixScanner::ScanBatch(const float* queries,
   }
 }
 
-void MatrixScanner::ScanBase(const PackedMatrix::Queries& queries,
-                             std::vector<TopK>* top) const {
-  constexpr int kTogether = 8;  // blocks whose scores are kept, 0.5 MB
-  thread_local std::vector<float> scores;
+std::vector<MatrixScanner::Part> MatrixScanner::Parts(const Tail& tail) const {
   // To and fro: what the last scan read last is still near.
   thread_local bool back = false;
   back = !back;
-  const auto stride = static_cast<size_t>(matrix_.stride());
-  const size_t size = PackedMatrix::kMaxBatch * stride;
-  scores.resize(kTogether * size);
+  std::vector<Part> parts;
+  for (int i = 0; i < matrix_.blocks(); ++i) {
+    const int b = back ? matrix_.blocks() - 1 - i : i;
+    const auto row = static_cast<Row>(b) * static_cast<Row>(matrix_.stride());
+    parts.push_back({&matrix_, b, bias_.base().data() + row, row});
+  }
+  for (const auto& block : tail) {
+    parts.push_back({&block->matrix, 0, block->bias.data(), block->first});
+  }
+  return parts;
+}
+
+void MatrixScanner::ScanParts(absl::Span<const Part> parts,
+                              const PackedMatrix::Queries& queries,
+                              std::vector<TopK>* top) const {
+  constexpr size_t kTogether = 4096;  // rows whose scores are kept, 0.5 MB
+  thread_local std::vector<float> scores;
+  scores.resize((kTogether + PackedMatrix::kBlockRows) *
+                PackedMatrix::kMaxBatch);
   std::vector<ScoredBlock> blocks;
-  for (int first = 0; first < matrix_.blocks(); first += kTogether) {
-    const int end = std::min(first + kTogether, matrix_.blocks());
+  for (size_t next = 0; next < parts.size();) {
+    const size_t first = next;
     blocks.clear();
-    for (int i = first; i < end; ++i) {
-      const int b = back ? matrix_.blocks() - 1 - i : i;
-      const Row row = static_cast<Row>(b) * static_cast<Row>(stride);
-      float* const out = scores.data() + blocks.size() * size;
-      matrix_.MultiplyBlock(queries, b, out);
-      blocks.push_back({out, bias_.base().data() + row,
-                        static_cast<size_t>(matrix_.BlockRows(b)), row});
+    for (size_t rows = 0; next < parts.size() && rows < kTogether; ++next) {
+      const Part& part = parts[next];
+      float* const out = scores.data() + rows * PackedMatrix::kMaxBatch;
+      part.matrix->MultiplyBlock(queries, part.block, out);
+      blocks.push_back({out, part.bias,
+                        static_cast<size_t>(part.matrix->BlockRows(part.block)),
+                        part.first});
+      rows += static_cast<size_t>(part.matrix->stride());
     }
     for (TopK& of_query : *top) {
       of_query.Add(blocks);
-      for (ScoredBlock& block : blocks) block.scores += stride;
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        blocks[i].scores += parts[first + i].matrix->stride();
+      }
     }
   }
 }
 
-void MatrixScanner::ScanTail(const float* queries,
-                             const PackedMatrix::Queries& prepared,
-                             const Tail& tail,
+// The rows from `row` on, which no block holds yet.
+void MatrixScanner::ScanRows(Row row, const float* queries,
                              absl::Span<const RowMask* const> masks,
                              std::vector<TopK>* top) const {
-  thread_local std::vector<float> scores;
-  scores.resize(PackedMatrix::kMaxBatch *
-                static_cast<size_t>(PackedMatrix::kBlockRows));
-  Row rows = 0;
-  for (const RowMask* mask : masks) {
-    rows = std::max(rows, static_cast<Row>(mask->rows()));
-  }
-  auto row = static_cast<Row>(rows_.base_rows());
-  for (const auto& block : tail) {
-    if (row >= rows) break;
-    block->matrix.MultiplyBlock(prepared, 0, scores.data());
-    const auto stride = static_cast<size_t>(block->matrix.stride());
-    for (size_t i = 0; i < masks.size(); ++i) {
-      // A mask may be older than the block.
-      const auto end = static_cast<Row>(masks[i]->rows());
-      (*top)[i].Add({{scores.data() + i * stride, block->bias.data(),
-                      std::min(block->end(), std::max(end, row)) - row, row}});
-    }
-    row = block->end();
-  }
-  for (; row < rows; ++row) {
-    for (size_t i = 0; i < masks.size(); ++i) {
-      if (row >= masks[i]->rows()) continue;
-      const float score =
-          Dot(queries + i * rows_.dim(), rows_[row], rows_.dim());
-      (*top)[i].Add({{&score, bias_[row], 1, row}});
+  const size_t d = rows_.dim();
+  for (size_t i = 0; i < masks.size(); ++i) {
+    const auto end = static_cast<Row>(masks[i]->rows());
+    for (Row r = row; r < end; ++r) {
+      const float score = Dot(queries + i * d, rows_[r], d);
+      (*top)[i].Add({{&score, bias_[r], 1, r}});
     }
   }
 }

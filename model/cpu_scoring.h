@@ -115,8 +115,8 @@ class NeuMfRanker final : public Ranker {
   const Parts parts_;
 };
 
-// The matrix product over all items in blocks that stay in cache, top-k fused
-// into it; then the tail in blocks too, and what fills none row by row. All
+// The matrix product over all items, base and tail, in blocks that stay in
+// cache, top-k fused into it; what fills no block yet is scored row by row. All
 // that is within the product's error of the k-th is scored again in float32.
 class MatrixScanner final : public Scanner {
  public:
@@ -146,15 +146,24 @@ class MatrixScanner final : public Scanner {
   };
   // In order of row, without gaps.
   using Tail = std::vector<std::shared_ptr<const TailBlock>>;
+  // Rows that one product covers: a block of the base, or of the tail.
+  struct Part {
+    const PackedMatrix* matrix;
+    int block;
+    const float* bias;
+    Row first;
+  };
 
   // At most kMaxBatch queries; appends to `best`.
   void ScanBatch(const float* queries, absl::Span<const RowMask* const> masks,
                  absl::Span<const int> ks,
                  std::vector<std::vector<ScoredRow>>* best) const;
-  void ScanBase(const PackedMatrix::Queries& queries,
-                std::vector<TopK>* top) const;
-  void ScanTail(const float* queries, const PackedMatrix::Queries& prepared,
-                const Tail& tail, absl::Span<const RowMask* const> masks,
+  std::vector<Part> Parts(const Tail& tail) const;
+  void ScanParts(absl::Span<const Part> parts,
+                 const PackedMatrix::Queries& queries,
+                 std::vector<TopK>* top) const;
+  void ScanRows(Row row, const float* queries,
+                absl::Span<const RowMask* const> masks,
                 std::vector<TopK>* top) const;
   absl::StatusOr<std::shared_ptr<const TailBlock>> Pack(Row first,
                                                         Row end) const;

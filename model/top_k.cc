@@ -57,11 +57,14 @@ void TopK::Add(absl::Span<const ScoredBlock> blocks) {
 void TopK::AddBlock(const ScoredBlock& block) {
   constexpr size_t kStep = 512;
   uint32_t indices[kStep];
-  for (size_t start = 0; start < block.n; start += kStep) {
+  const size_t covered =
+      mask_->rows() > block.first ? mask_->rows() - block.first : 0;
+  const size_t n = std::min(block.n, covered);
+  for (size_t start = 0; start < n; start += kStep) {
     const float* const scores = block.scores + start;
     const float* const bias = block.bias + start;
-    const size_t count = IndicesAbove(
-        scores, bias, std::min(kStep, block.n - start), threshold_, indices);
+    const size_t count = IndicesAbove(scores, bias, std::min(kStep, n - start),
+                                      threshold_, indices);
     for (size_t i = 0; i < count; ++i) {
       const uint32_t at = indices[i];
       const Row row = block.first + static_cast<Row>(start) + at;

@@ -71,7 +71,7 @@ struct ScoredBlock {
 // and with a slack every row whose score is within it of the k-th.
 class TopK {
  public:
-  // `mask` covers every row shown, and outlives this.
+  // Rows that `mask` does not cover are not eligible. It outlives this.
   TopK(int k, const RowMask* mask, float slack = 0);
 
   // NaN is never kept. Blocks that are shown together cost less.
