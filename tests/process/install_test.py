@@ -64,7 +64,7 @@ class InstallTest(unittest.TestCase):
         (source / "CMakeLists.txt").write_text(PROJECT)
         (source / "ask.cc").write_text(PROGRAM)
         build = self.folder / "build"
-        run(CMAKE, "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={self.prefix}",
+        run(CMAKE, "-G", "Ninja", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={self.prefix}",
             f"-DCMAKE_CXX_COMPILER={COMPILER}")
         run(CMAKE, "--build", build)
         self.assertIn("UNAVAILABLE", run(build / "ask"))
