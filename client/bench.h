@@ -11,7 +11,7 @@ namespace nearline::client {
 struct BenchOptions {
   std::string address;
   int connections = 2;
-  int in_flight = 128;  // in all
+  int in_flight = 64;  // in all
   double seconds = 5;   // a repetition
   int repetitions = 5;
   int count = 10;    // items asked for
