@@ -9,22 +9,26 @@
 
 namespace nearline::model {
 
-void HistoryLayer::Apply(const History& history, float* out) const {
-  const size_t d = bias_.size();
-  double squares = 0;
-  for (const float w : history.weights) squares += static_cast<double>(w) * w;
-  const auto scale =
-      static_cast<float>(squares > 0 ? 1.0 / std::sqrt(squares) : 0.0);
+void GatherSum(const ItemTable& table, const History& history, float scale,
+               float* out) {
   thread_local std::vector<const float*> rows;
   thread_local std::vector<float> weights;
   rows.clear();
   weights.clear();
   for (size_t i = 0; i < history.rows.size(); ++i) {
-    rows.push_back(table_[history.rows[i]]);
+    rows.push_back(table[history.rows[i]]);
     weights.push_back(history.weights[i] * scale);
   }
-  SumScaled(rows.data(), weights.data(), rows.size(), d, out);
-  AddBiasTanh(bias_.data(), d, out);
+  SumScaled(rows.data(), weights.data(), rows.size(), table.dim(), out);
+}
+
+void HistoryLayer::Apply(const History& history, float* out) const {
+  double squares = 0;
+  for (const float w : history.weights) squares += static_cast<double>(w) * w;
+  const auto scale =
+      static_cast<float>(squares > 0 ? 1.0 / std::sqrt(squares) : 0.0);
+  GatherSum(table_, history, scale, out);
+  AddBiasTanh(bias_.data(), bias_.size(), out);
 }
 
 absl::StatusOr<DenseLayer> DenseLayer::Create(const std::vector<float>& weight,
@@ -59,12 +63,19 @@ absl::Status MultVaeEncoder::Encode(absl::Span<const History* const> histories,
   return absl::OkStatus();
 }
 
-absl::Status NeuMfEncoder::Encode(absl::Span<const History* const> histories,
-                                  std::vector<float>* queries) const {
-  const auto d = static_cast<size_t>(dim());
-  queries->resize(histories.size() * d);
-  for (size_t i = 0; i < histories.size(); ++i) {
-    first_.Apply(*histories[i], queries->data() + i * d);
+absl::Status HistoryEncoder::Encode(absl::Span<const History* const> histories,
+                                    std::vector<float>* queries) const {
+  queries->resize(histories.size() * static_cast<size_t>(dim()));
+  float* out = queries->data();
+  for (const History* history : histories) {
+    if (neural_) {
+      neural_->Apply(*history, out);
+      out += neural_->dim();
+    }
+    if (linear_ != nullptr) {
+      GatherSum(*linear_, *history, 1, out);
+      out += linear_->dim();
+    }
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,8 @@
 #define NEARLINE_MODEL_CPU_SCORING_H_
 
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -22,6 +24,10 @@ class ConstantEncoder final : public Encoder {
     return absl::OkStatus();
   }
 };
+
+// x -> scale * sum_i x_i E_i, out: [D]; E is `table`.
+void GatherSum(const ItemTable& table, const History& history, float scale,
+               float* out);
 
 // x -> tanh(sum_i x_i E_i + b), x the L2-normalized weights. The first layer of
 // an autoencoder over a history, as a gather of rows.
@@ -76,18 +82,29 @@ class MultVaeEncoder final : public Encoder {
   const DenseLayer hidden_;
 };
 
-// NeuMF's user side (see docs/decisions/0003): h = tanh(sum_i x_i E_i + b).
-// Its GMF branch is the dot product of h * w with an item's row, so it encodes
-// and scans too; w is folded into the item rows.
-class NeuMfEncoder final : public Encoder {
+// A neural part h = tanh(sum_i x_i E_i + b) over the normalized history, a
+// linear part sum_i x_i L_i over the history as it is, or both side by side:
+// - Mult-DAE, which is the first alone;
+// - NeuMF's user side (see docs/decisions/0003), likewise: its GMF branch is
+// the
+//   dot product of h * w with an item's row; w is folded into the item rows;
+// - EASE, which is the second alone;
+// - the joint model, which is both.
+class HistoryEncoder final : public Encoder {
  public:
-  explicit NeuMfEncoder(HistoryLayer first) : first_(std::move(first)) {}
-  int dim() const override { return first_.dim(); }
+  // `linear`, when there is one, outlives this.
+  HistoryEncoder(std::optional<HistoryLayer> neural, const ItemTable* linear)
+      : neural_(std::move(neural)), linear_(linear) {}
+  int dim() const override {
+    return (neural_ ? neural_->dim() : 0) +
+           (linear_ ? static_cast<int>(linear_->dim()) : 0);
+  }
   absl::Status Encode(absl::Span<const History* const> histories,
                       std::vector<float>* queries) const override;
 
  private:
-  const HistoryLayer first_;
+  const std::optional<HistoryLayer> neural_;
+  const ItemTable* const linear_;
 };
 
 // The whole network: GMF branch plus an MLP whose first layer is split into a

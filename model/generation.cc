@@ -77,6 +77,36 @@ absl::StatusOr<HistoryLayer> LoadNeuMfHistory(const ItemTables& tables,
                      "neumf.history.bias");
 }
 
+// Mult-DAE, EASE, or both side by side.
+absl::Status LoadHistoryEncoder(const std::string& model,
+                                const ItemTables& tables,
+                                const Tensors& tensors, Scoring* scoring) {
+  std::optional<HistoryLayer> neural;
+  const ItemTable* linear = nullptr;
+  if (model != "ease") {
+    ASSIGN_OR_RETURN(HistoryLayer layer,
+                     LoadHistory(tables, tensors, model + ".item.encoder",
+                                 model + ".encoder.bias"));
+    neural.emplace(std::move(layer));
+  }
+  if (model != "mult-dae") {
+    const char* const name =
+        model == "ease" ? "ease.item.encoder" : "joint.item.linear";
+    ASSIGN_OR_RETURN(linear, Table(tables, name, -1));
+  }
+  scoring->encoder =
+      std::make_unique<HistoryEncoder>(std::move(neural), linear);
+  return LoadScanner(tables, model + ".item.decoder", model + ".item.bias",
+                     scoring);
+}
+
+// Where a retriever keeps what it knows of items.
+std::string ItemVectors(const std::string& retriever) {
+  if (retriever == "neumf") return "neumf.item.gmf";
+  if (retriever == "popularity") return "popularity.item.zero";
+  return retriever + ".item.decoder";
+}
+
 absl::StatusOr<std::unique_ptr<Ranker>> LoadNeuMf(const ItemTables& tables,
                                                   const Tensors& tensors) {
   ASSIGN_OR_RETURN(HistoryLayer first, LoadNeuMfHistory(tables, tensors));
@@ -108,9 +138,14 @@ absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
     RETURN_IF_ERROR(LoadMultVae(tables, *tensors, &scoring));
   } else if (manifest.retriever == "neumf") {
     ASSIGN_OR_RETURN(HistoryLayer first, LoadNeuMfHistory(tables, *tensors));
-    scoring.encoder = std::make_unique<NeuMfEncoder>(std::move(first));
+    scoring.encoder =
+        std::make_unique<HistoryEncoder>(std::move(first), nullptr);
     RETURN_IF_ERROR(
         LoadScanner(tables, "neumf.item.gmf", "neumf.item.bias", &scoring));
+  } else if (manifest.retriever == "mult-dae" || manifest.retriever == "ease" ||
+             manifest.retriever == "joint") {
+    RETURN_IF_ERROR(
+        LoadHistoryEncoder(manifest.retriever, tables, *tensors, &scoring));
   } else if (manifest.retriever == "popularity") {
     scoring.encoder = std::make_unique<ConstantEncoder>();
     RETURN_IF_ERROR(LoadScanner(tables, "popularity.item.zero",
@@ -118,7 +153,8 @@ absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
   } else {
     return absl::InvalidArgumentError(
         absl::StrCat("retriever ", Quoted(manifest.retriever),
-                     " is none of mult-vae, neumf, popularity"));
+                     " is none of joint, mult-vae, mult-dae, ease, neumf, "
+                     "popularity"));
   }
   if (manifest.ranker == "neumf") {
     ASSIGN_OR_RETURN(scoring.ranker, LoadNeuMf(tables, *tensors));
@@ -175,11 +211,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
   g->features_ = std::make_unique<const ItemFeatureMap>(std::move(features));
   ASSIGN_OR_RETURN(g->scoring_,
                    factory(g->manifest_, g->tables_, &bundle.tensors));
-  const char* const vectors =
-      g->manifest_.retriever == "mult-vae" ? "mult-vae.item.decoder"
-      : g->manifest_.retriever == "neumf"  ? "neumf.item.gmf"
-                                           : "popularity.item.zero";
-  g->vectors_ = g->tables_.at(vectors).get();
+  g->vectors_ = g->tables_.at(ItemVectors(g->manifest_.retriever)).get();
   for (Row row = 0; row < g->base_rows_; ++row) {
     g->row_of_id_.emplace(g->items_[row], row);
   }

@@ -15,6 +15,36 @@ struct Model {
   std::vector<ParameterSpec> parameters;
 };
 
+std::vector<ParameterSpec> Denoising() {
+  return {
+      {"hidden", 200, 8, 4096, true, "width of the hidden layer"},
+      {"dropout", 0.5, 0, 0.95, false, "of the input"},
+      {"learning_rate", 4e-3, 1e-6, 1, false,
+       "of Adam at the start; falls linearly to a fiftieth"},
+      {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
+      {"batch", 256, 1, 100000, true, "users a step"},
+      {"epochs", 40, 1, 10000, true, "at most"},
+      {"patience", 10, 1, 10000, true,
+       "epochs without a better validation NDCG@100 before it stops"},
+  };
+}
+
+std::vector<ParameterSpec> Linear(int rank) {
+  return {
+      {"lambda", 0, 0, 1e9, false,
+       "ridge; 0: three times the mean events an item"},
+      {"rank", static_cast<double>(rank), 0, 8192, true,
+       "of the truncation; 0: full"},
+      {"shift", 0.3, 0, 10, false, "added to the diagonal before truncation"},
+  };
+}
+
+std::vector<ParameterSpec> Join(std::vector<ParameterSpec> a,
+                                const std::vector<ParameterSpec>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
 const std::vector<Model>& Models() {
   static const auto* const models = new std::vector<Model>{
       {"popularity", "most events first; the baseline", {}},
@@ -35,6 +65,21 @@ const std::vector<Model>& Models() {
            {"patience", 10, 1, 10000, true,
             "epochs without a better validation NDCG@100 before it stops"},
        }},
+      {"mult-dae",
+       "denoising autoencoder with a multinomial likelihood (Liang et al., "
+       "WWW 2018)",
+       Denoising()},
+      {"ease",
+       "linear autoencoder in closed form (Steck, WWW 2019), truncated to a "
+       "low rank",
+       Linear(256)},
+      {"joint",
+       "mult-dae and ease side by side, added in the logits "
+       "(docs/decisions/0008)",
+       Join(Denoising(),
+            Join(Linear(512), {{"linear_weight", -1, -1, 1000, false,
+                                "of ease's logits; -1: the best on validation "
+                                "data"}}))},
       {"neumf",
        "GMF and MLP over a user built from the history (after He et al., WWW "
        "2017; docs/decisions/0003)",

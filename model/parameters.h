@@ -32,6 +32,7 @@ class Parameters {
   absl::Status SetText(absl::string_view assignment);
 
   double operator[](const std::string& name) const { return values_.at(name); }
+  bool Has(const std::string& name) const { return values_.contains(name); }
   int Int(const std::string& name) const {
     return static_cast<int>(values_.at(name));
   }

@@ -20,15 +20,16 @@ torch::Tensor TableOn(const ItemTable& table, torch::Device device) {
       .to(device);
 }
 
-// tanh(sum_i x_i E_i + b) on the device; rows of the tail are added from the
-// host.
+// tanh(sum_i x_i E_i + b) over the normalized history, or without a bias
+// sum_i x_i E_i over the history as it is, on the device; rows of the tail are
+// added from the host.
 class DeviceHistory {
  public:
-  DeviceHistory(const ItemTable& table, const Tensor& bias,
+  DeviceHistory(const ItemTable& table, const Tensor* bias,
                 torch::Device device)
       : table_(table),
         rows_(TableOn(table, device)),
-        bias_(FromPlain(bias).to(device)),
+        bias_(bias == nullptr ? torch::Tensor() : FromPlain(*bias).to(device)),
         device_(device) {}
 
   torch::Tensor Apply(absl::Span<const History* const> histories) const {
@@ -41,8 +42,9 @@ class DeviceHistory {
       double squares = 0;
       for (const float w : history.weights)
         squares += static_cast<double>(w) * w;
-      const auto scale =
+      auto scale =
           squares > 0 ? static_cast<float>(1 / std::sqrt(squares)) : 0.0f;
+      if (!bias_.defined()) scale = 1;
       for (size_t j = 0; j < history.rows.size(); ++j) {
         const Row row = history.rows[j];
         const float w = history.weights[j] * scale;
@@ -61,6 +63,7 @@ class DeviceHistory {
         torch::tensor(weights, torch::kFloat32).to(device_)));
     const torch::Tensor extra =
         torch::from_blob(tail.data(), sum.sizes(), torch::kFloat32).to(device_);
+    if (!bias_.defined()) return sum + extra;
     return torch::tanh(sum + extra + bias_);
   }
 
@@ -77,15 +80,20 @@ absl::Status ToHost(const torch::Tensor& t, std::vector<float>* out) {
 
 class DeviceEncoder final : public Encoder {
  public:
-  DeviceEncoder(DeviceHistory history, std::vector<torch::Tensor> dense,
-                int dim)
-      : history_(std::move(history)), dense_(std::move(dense)), dim_(dim) {}
+  // Parts side by side, then two dense layers when `dense` holds any.
+  DeviceEncoder(std::vector<DeviceHistory> parts,
+                std::vector<torch::Tensor> dense, int dim)
+      : parts_(std::move(parts)), dense_(std::move(dense)), dim_(dim) {}
   int dim() const override { return dim_; }
   absl::Status Encode(absl::Span<const History* const> histories,
                       std::vector<float>* queries) const override {
     return TorchGuard([&]() -> absl::Status {
       const torch::NoGradGuard no_grad;
-      torch::Tensor h = history_.Apply(histories);
+      std::vector<torch::Tensor> sums;
+      for (const DeviceHistory& part : parts_) {
+        sums.push_back(part.Apply(histories));
+      }
+      torch::Tensor h = torch::cat(sums, 1);
       if (!dense_.empty()) {
         h = torch::linear(h, dense_[0], dense_[1]);
         h = torch::tanh(torch::linear(h, dense_[2], dense_[3]));
@@ -95,7 +103,7 @@ class DeviceEncoder final : public Encoder {
   }
 
  private:
-  const DeviceHistory history_;
+  const std::vector<DeviceHistory> parts_;
   const std::vector<torch::Tensor> dense_;
   const int dim_;
 };
@@ -298,8 +306,8 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
                                         load.Weight("mult-vae.hidden.bias")};
     RETURN_IF_ERROR(load.status());
     scoring.encoder = std::make_unique<DeviceEncoder>(
-        DeviceHistory(*first, *first_bias, device), std::move(dense),
-        scoring.encoder->dim());
+        std::vector{DeviceHistory(*first, first_bias, device)},
+        std::move(dense), scoring.encoder->dim());
     rows = load.Table("mult-vae.item.decoder");
     bias = load.Table("mult-vae.item.bias");
   } else if (manifest.retriever == "neumf") {
@@ -307,10 +315,29 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
     const Tensor* first_bias = load.Plain("neumf.history.bias");
     RETURN_IF_ERROR(load.status());
     scoring.encoder = std::make_unique<DeviceEncoder>(
-        DeviceHistory(*first, *first_bias, device),
+        std::vector{DeviceHistory(*first, first_bias, device)},
         std::vector<torch::Tensor>(), scoring.encoder->dim());
     rows = load.Table("neumf.item.gmf");
     bias = load.Table("neumf.item.bias");
+  } else if (manifest.retriever != "popularity") {
+    const std::string& model = manifest.retriever;
+    std::vector<DeviceHistory> parts;
+    if (model != "ease") {
+      const ItemTable* first = load.Table(model + ".item.encoder");
+      const Tensor* first_bias = load.Plain(model + ".encoder.bias");
+      RETURN_IF_ERROR(load.status());
+      parts.emplace_back(*first, first_bias, device);
+    }
+    if (model != "mult-dae") {
+      const ItemTable* linear = load.Table(
+          model == "ease" ? "ease.item.encoder" : "joint.item.linear");
+      RETURN_IF_ERROR(load.status());
+      parts.emplace_back(*linear, nullptr, device);
+    }
+    scoring.encoder = std::make_unique<DeviceEncoder>(
+        std::move(parts), std::vector<torch::Tensor>(), scoring.encoder->dim());
+    rows = load.Table(model + ".item.decoder");
+    bias = load.Table(model + ".item.bias");
   }
   RETURN_IF_ERROR(load.status());
   if (rows != nullptr) {
@@ -331,7 +358,7 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   dense.push_back(load.Weight("neumf.mlp.last"));
   RETURN_IF_ERROR(load.status());
   scoring.ranker =
-      std::make_unique<DeviceRanker>(DeviceHistory(*first, *first_bias, device),
+      std::make_unique<DeviceRanker>(DeviceHistory(*first, first_bias, device),
                                      ranked, std::move(dense), device);
   return scoring;
 }

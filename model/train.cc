@@ -27,7 +27,11 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
   }
   RETURN_IF_ERROR(CheckDevice(options.device));
   if (model == "popularity") return TrainPopularity(set);
-  if (model == "mult-vae") return TrainMultVae(set, parameters, options);
+  if (model == "mult-dae" || model == "mult-vae") {
+    return TrainAutoencoder(std::string(model), set, parameters, options);
+  }
+  if (model == "ease") return TrainEase(set, parameters, options);
+  if (model == "joint") return TrainJoint(set, parameters, options);
   if (model == "neumf") return TrainNeuMf(set, parameters, options);
   return absl::InvalidArgumentError(
       absl::StrCat("no trainer for model ", Quoted(model)));

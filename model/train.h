@@ -14,7 +14,7 @@ namespace nearline::model {
 
 // What one epoch of training came to.
 struct EpochReport {
-  std::string phase;  // "mult-vae", "neumf (pre-training)", ...
+  std::string phase;  // "mult-vae", "neumf GMF", ...
   int epoch = 0;      // from 1
   int epochs = 0;     // at most
   double loss = 0;    // mean a user
@@ -48,9 +48,18 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
                               const TrainOptions& options);
 
 absl::StatusOr<Tensors> TrainPopularity(const TrainingSet& set);
-absl::StatusOr<Tensors> TrainMultVae(const TrainingSet& set,
-                                     const Parameters& parameters,
-                                     const TrainOptions& options);
+// Mult-VAE, or Mult-DAE when the parameters have no "latent"; `name` begins the
+// names of its tensors.
+absl::StatusOr<Tensors> TrainAutoencoder(const std::string& name,
+                                         const TrainingSet& set,
+                                         const Parameters& parameters,
+                                         const TrainOptions& options);
+absl::StatusOr<Tensors> TrainEase(const TrainingSet& set,
+                                  const Parameters& parameters,
+                                  const TrainOptions& options);
+absl::StatusOr<Tensors> TrainJoint(const TrainingSet& set,
+                                   const Parameters& parameters,
+                                   const TrainOptions& options);
 absl::StatusOr<Tensors> TrainNeuMf(const TrainingSet& set,
                                    const Parameters& parameters,
                                    const TrainOptions& options);

@@ -1,7 +1,8 @@
-// Mult-VAE after Liang et al. 2018: L2-normalized input with dropout, tanh,
-// multinomial likelihood, KL annealed linearly to beta. The first layer is a
-// weighted sum of embedding rows, so it costs what the histories hold and not
-// what the catalogue does.
+// Mult-VAE and Mult-DAE after Liang et al. 2018: L2-normalized input with
+// dropout, tanh, multinomial likelihood; the variational one has a latent layer
+// whose KL term is annealed linearly to beta. The first layer is a weighted sum
+// of embedding rows, so it costs what the histories hold and not what the
+// catalogue does.
 #include <algorithm>
 #include <cmath>
 
@@ -11,9 +12,12 @@
 namespace nearline::model {
 namespace {
 
-struct MultVae : torch::nn::Module {
-  MultVae(int64_t items, int64_t hidden, int64_t latent, const Tensors* warm,
-          torch::Generator* generator) {
+// encoder -> tanh -> [mean + noise -> hidden -> tanh] -> decoder; the middle is
+// there when `latent` > 0. Tensors are named "<name>.mean.weight" and so on.
+struct Autoencoder : torch::nn::Module {
+  Autoencoder(std::string model, int64_t items, int64_t width, int64_t latent,
+              const Tensors* warm, torch::Generator* generator)
+      : name(std::move(model)), variational(latent > 0) {
     // Xavier for weights, a thousandth for biases, as the authors' code.
     const auto xavier = [&](int64_t out, int64_t in) {
       return torch::randn({out, in}, *generator) *
@@ -22,25 +26,27 @@ struct MultVae : torch::nn::Module {
     const auto small = [&](int64_t n) {
       return torch::randn({n}, *generator) * 1e-3;
     };
-    const auto add = [&](const char* name, const std::string& tensor,
+    const auto add = [&](const char* member, const std::string& tensor,
                          torch::Tensor fresh) {
-      return register_parameter(name, WarmOr(warm, tensor, std::move(fresh)));
+      return register_parameter(
+          member, WarmOr(warm, name + "." + tensor, std::move(fresh)));
     };
-    encoder = add("encoder", "mult-vae.item.encoder", xavier(items, hidden));
-    encoder_bias = add("encoder_bias", "mult-vae.encoder.bias", small(hidden));
-    mean = add("mean", "mult-vae.mean.weight", xavier(latent, hidden));
-    mean_bias = add("mean_bias", "mult-vae.mean.bias", small(latent));
-    log_variance = add("log_variance", "mult-vae.train.log_variance.weight",
-                       xavier(latent, hidden));
-    log_variance_bias = add("log_variance_bias",
-                            "mult-vae.train.log_variance.bias", small(latent));
-    hidden_weight =
-        add("hidden", "mult-vae.hidden.weight", xavier(hidden, latent));
-    hidden_bias = add("hidden_bias", "mult-vae.hidden.bias", small(hidden));
-    decoder = add("decoder", "mult-vae.item.decoder", xavier(items, hidden));
+    encoder = add("encoder", "item.encoder", xavier(items, width));
+    encoder_bias = add("encoder_bias", "encoder.bias", small(width));
+    if (variational) {
+      mean = add("mean", "mean.weight", xavier(latent, width));
+      mean_bias = add("mean_bias", "mean.bias", small(latent));
+      log_variance = add("log_variance", "train.log_variance.weight",
+                         xavier(latent, width));
+      log_variance_bias =
+          add("log_variance_bias", "train.log_variance.bias", small(latent));
+      hidden = add("hidden", "hidden.weight", xavier(width, latent));
+      hidden_bias = add("hidden_bias", "hidden.bias", small(width));
+    }
+    decoder = add("decoder", "item.decoder", xavier(items, width));
     decoder_bias = register_parameter(
         "decoder_bias",
-        WarmOr(warm, "mult-vae.item.bias", small(items).unsqueeze(1))
+        WarmOr(warm, name + ".item.bias", small(items).unsqueeze(1))
             .squeeze(1)
             .clone());
   }
@@ -48,55 +54,63 @@ struct MultVae : torch::nn::Module {
   // Logits [users, items]; `kl` [users] is set in training.
   torch::Tensor Forward(const Bags& bags, torch::Generator* generator,
                         torch::Tensor* kl) {
-    const torch::Tensor h = torch::tanh(
+    torch::Tensor h = torch::tanh(
         std::get<0>(torch::embedding_bag(
             encoder, bags.items, bags.offsets, /*scale_grad_by_freq=*/false,
             /*mode=*/0, /*sparse=*/false, bags.weights)) +
         encoder_bias);
-    const torch::Tensor mu = torch::linear(h, mean, mean_bias);
-    torch::Tensor z = mu;
-    if (kl != nullptr) {
-      const torch::Tensor lv =
-          torch::linear(h, log_variance, log_variance_bias);
-      const torch::Tensor noise =
-          torch::randn(mu.sizes(), *generator).to(mu.device());
-      z = mu + noise * torch::exp(0.5 * lv);
-      *kl = 0.5 * (lv.exp() + mu * mu - 1 - lv).sum(1);
+    if (variational) {
+      torch::Tensor z = torch::linear(h, mean, mean_bias);
+      if (kl != nullptr) {
+        const torch::Tensor lv =
+            torch::linear(h, log_variance, log_variance_bias);
+        *kl = 0.5 * (lv.exp() + z * z - 1 - lv).sum(1);
+        const torch::Tensor noise =
+            torch::randn(z.sizes(), *generator).to(z.device());
+        z = z + noise * torch::exp(0.5 * lv);
+      }
+      h = torch::tanh(torch::linear(z, hidden, hidden_bias));
     }
-    const torch::Tensor last =
-        torch::tanh(torch::linear(z, hidden_weight, hidden_bias));
-    return torch::linear(last, decoder, decoder_bias);
+    return torch::linear(h, decoder, decoder_bias);
   }
 
   Tensors Export() const {
     Tensors out;
-    AddTensor(&out, "mult-vae.item.encoder", encoder);
-    AddTensor(&out, "mult-vae.encoder.bias", encoder_bias);
-    AddTensor(&out, "mult-vae.mean.weight", mean);
-    AddTensor(&out, "mult-vae.mean.bias", mean_bias);
-    AddTensor(&out, "mult-vae.train.log_variance.weight", log_variance);
-    AddTensor(&out, "mult-vae.train.log_variance.bias", log_variance_bias);
-    AddTensor(&out, "mult-vae.hidden.weight", hidden_weight);
-    AddTensor(&out, "mult-vae.hidden.bias", hidden_bias);
-    AddTensor(&out, "mult-vae.item.decoder", decoder);
-    AddTensor(&out, "mult-vae.item.bias", decoder_bias.unsqueeze(1));
+    const auto add = [&](const char* tensor, const torch::Tensor& value) {
+      AddTensor(&out, name + "." + tensor, value);
+    };
+    add("item.encoder", encoder);
+    add("encoder.bias", encoder_bias);
+    if (variational) {
+      add("mean.weight", mean);
+      add("mean.bias", mean_bias);
+      add("train.log_variance.weight", log_variance);
+      add("train.log_variance.bias", log_variance_bias);
+      add("hidden.weight", hidden);
+      add("hidden.bias", hidden_bias);
+    }
+    add("item.decoder", decoder);
+    add("item.bias", decoder_bias.unsqueeze(1));
     return out;
   }
 
+  const std::string name;
+  const bool variational;
   torch::Tensor encoder, encoder_bias, mean, mean_bias, log_variance,
-      log_variance_bias, hidden_weight, hidden_bias, decoder, decoder_bias;
+      log_variance_bias, hidden, hidden_bias, decoder, decoder_bias;
 };
 
 class Trainer {
  public:
-  Trainer(const TrainingSet& set, const Parameters& p,
+  Trainer(const std::string& name, const TrainingSet& set, const Parameters& p,
           const TrainOptions& options)
       : set_(set),
         p_(p),
         options_(options),
         device_(options.device),
         generator_(at::detail::createCPUGenerator(options.seed)),
-        model_(set.items, p.Int("hidden"), p.Int("latent"), options.warm_start,
+        model_(name, set.items, p.Int("hidden"),
+               p.Has("latent") ? p.Int("latent") : 0, options.warm_start,
                &generator_) {
     model_.to(device_);
   }
@@ -115,7 +129,8 @@ class Trainer {
     double best_metric = -1;
     int best_epoch = 0;
     for (int epoch = 1; epoch <= epochs; ++epoch) {
-      EpochReport report{.phase = "mult-vae", .epoch = epoch, .epochs = epochs};
+      EpochReport report{
+          .phase = model_.name, .epoch = epoch, .epochs = epochs};
       report.loss = RunEpoch(&adam);
       report.metric = Validate();
       if (options_.on_epoch) options_.on_epoch(report);
@@ -137,6 +152,7 @@ class Trainer {
   }
 
   double Beta() const {
+    if (!model_.variational) return 0;
     const double anneal = p_["anneal_epochs"] * StepsAnEpoch();
     // A warm start has been annealed already.
     if (anneal <= 0 || options_.warm_start != nullptr) return p_["beta"];
@@ -157,7 +173,7 @@ class Trainer {
               rate_ * std::max(0.02, 1 - static_cast<double>(step_) / steps_));
       const Bags bags =
           MakeBags(set_.train, users, p_["dropout"], &generator_, device_);
-      torch::Tensor kl;
+      torch::Tensor kl = torch::zeros({1});
       const torch::Tensor log_p =
           torch::log_softmax(model_.Forward(bags, &generator_, &kl), 1);
       const torch::Tensor hits =
@@ -196,7 +212,7 @@ class Trainer {
   const TrainOptions& options_;
   const torch::Device device_;
   torch::Generator generator_;
-  MultVae model_;
+  Autoencoder model_;
   int64_t step_ = 0;
   double steps_ = 1;  // in all
   double rate_ = 0;   // of learning, at the start
@@ -204,12 +220,13 @@ class Trainer {
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainMultVae(const TrainingSet& set,
-                                     const Parameters& parameters,
-                                     const TrainOptions& options) {
+absl::StatusOr<Tensors> TrainAutoencoder(const std::string& name,
+                                         const TrainingSet& set,
+                                         const Parameters& parameters,
+                                         const TrainOptions& options) {
   return TorchGuard([&]() -> absl::StatusOr<Tensors> {
     torch::set_num_threads(options.threads);
-    return Trainer(set, parameters, options).Run();
+    return Trainer(name, set, parameters, options).Run();
   });
 }
 

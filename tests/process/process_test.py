@@ -25,6 +25,7 @@ training:
   min_holdout_users: 20
   parameters:
     mult-vae: {hidden: 128, latent: 32, epochs: 15}
+    joint: {hidden: 64, rank: 64, epochs: 15}
     neumf: {factors: 64, layer1: 32, layer2: 8, gmf_epochs: 15, mlp_epochs: 4, joint_epochs: 1}
 store: {free_space_reserve_mb: 0}
 """
@@ -161,6 +162,23 @@ class ProcessTest(unittest.TestCase):
         self.assertIn("without the ranker", model["decision"])
         self.assertEqual(self.server.ask("recommend", "user-00001")["served_by"],
                          "SERVED_BY_SHORTLIST")
+
+    def test_the_joint_model_serves_and_starts_warm(self):
+        self.server.kill(signal.SIGTERM)
+        self.server.environment = {"NEARLINE_TRAINING_RETRIEVER": "joint", "NEARLINE_TRAINING_RANKER": ""}
+        self.server.start()
+        self.fill()
+        for parent in (False, True):
+            self.assertEqual(self.server.ask("retrain")["state"], "RUN_STATE_PUBLISHED")
+            serving = next(m for m in self.server.ask("models") if m["in_service"])
+            self.assertEqual(serving["model"], "joint")
+            self.assertEqual(bool(serving["parent"]), parent)
+        before = self.server.ask("recommend", "user-00001")
+        self.assertEqual(before["served_by"], "SERVED_BY_SHORTLIST")
+        best = before["items"][0]["item"]
+        self.server.ask("feedback", "user-00001", best)
+        after = self.server.ask("recommend", "user-00001")
+        self.assertNotIn(best, [i["item"] for i in after["items"]])
 
     def test_kill_9_loses_and_doubles_nothing(self):
         rng = random.Random(1)
