@@ -113,9 +113,15 @@ absl::StatusOr<std::vector<int>> RankOfTruth(const Generation& generation,
         ranks.push_back(static_cast<int>(list.size()));
         continue;
       }
-      const auto as_good = std::count_if(
+      auto as_good = std::count_if(
           list.begin(), list.end(),
           [&](const ScoredRow& s) { return s.score >= found->score; });
+      for (const Row repeat : batch[i].repeats) {
+        as_good +=
+            std::any_of(list.begin(), list.end(), [&](const ScoredRow& s) {
+              return s.row == repeat && s.score >= found->score;
+            });
+      }
       ranks.push_back(static_cast<int>(as_good) - 1);
     }
   }

@@ -31,9 +31,10 @@ struct MetricSpec {
 // One question to a model whose answer is known.
 struct Case {
   History history;
-  RowMask mask;            // what may be answered
-  std::vector<Row> truth;  // ascending; rows the model lacks are misses
-  int positives = 0;       // truth and what the model lacks
+  RowMask mask;              // what may be answered
+  std::vector<Row> truth;    // ascending; rows the model lacks are misses
+  int positives = 0;         // truth and what the model lacks
+  std::vector<Row> repeats;  // candidates once more for each further listing
 };
 
 // Per-case values, one vector a metric, by name.
@@ -45,7 +46,8 @@ absl::StatusOr<CaseMetrics> Evaluate(
     const std::vector<MetricSpec>& metrics, const RecommendOptions& options,
     const std::function<void(double)>& on_share = {});
 
-// Rank, from 0, of each case's one truth among its mask; ties count against it.
+// Rank, from 0, of each case's one truth among its mask; ties count against it,
+// and what is listed more than once counts as often, the truth itself too.
 absl::StatusOr<std::vector<int>> RankOfTruth(const Generation& generation,
                                              absl::Span<const Case> cases,
                                              const RecommendOptions& options);

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -23,14 +25,73 @@ struct UserItems {
   std::vector<std::vector<std::string>> items;
 };
 
+// "adjacency" when the first line has spaces, and nothing else that separates.
+absl::StatusOr<std::string> GuessFormat(const std::string& path) {
+  // A separator that no file holds: the whole line is one field.
+  ASSIGN_OR_RETURN(DelimitedReader reader,
+                   DelimitedReader::Open(path, std::string(1, '\x01')));
+  std::vector<std::string> fields;
+  if (!reader.Next(&fields)) return std::string();
+  const bool spaces = fields[0].find(' ') != std::string::npos &&
+                      fields[0].find_first_of("\t,;|") == std::string::npos &&
+                      fields[0].find("::") == std::string::npos;
+  return std::string(spaces ? "adjacency" : "");
+}
+
+absl::StatusOr<std::string> SeparatorOf(const std::string& format) {
+  if (format == "tsv") return std::string("\t");
+  if (format == "csv") return std::string(",");
+  if (format == "dat") return std::string("::");
+  if (format == "adjacency") return std::string(" ");
+  if (format.empty()) return std::string();  // guessed
+  return absl::InvalidArgumentError(absl::StrCat(
+      "format ", Quoted(format), ": expected tsv, csv, dat or adjacency"));
+}
+
+bool IsHeader(const std::string& first_field) {
+  const std::string name = absl::AsciiStrToLower(first_field);
+  return name == "user" || name == "userid" || name == "user_id";
+}
+
+class UserItemsBuilder {
+ public:
+  void Add(const std::string& user, const std::string& item) {
+    const auto [it, added] = index_.try_emplace(user, out_.users.size());
+    if (added) {
+      out_.users.push_back(user);
+      out_.items.emplace_back();
+      seen_.emplace_back();
+    }
+    if (seen_[it->second].insert(item).second) {
+      out_.items[it->second].push_back(item);
+    }
+  }
+  UserItems Take() { return std::move(out_); }
+
+ private:
+  UserItems out_;
+  absl::flat_hash_map<std::string, size_t> index_;
+  std::vector<absl::flat_hash_set<std::string>> seen_;
+};
+
 absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
-                                        double min_value) {
-  ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path));
-  UserItems out;
-  absl::flat_hash_map<std::string, size_t> index;
-  std::vector<std::set<std::string>> seen;
+                                        std::string format, double min_value) {
+  if (format.empty()) {
+    ASSIGN_OR_RETURN(format, GuessFormat(path));
+  }
+  ASSIGN_OR_RETURN(const std::string separator, SeparatorOf(format));
+  ASSIGN_OR_RETURN(DelimitedReader reader,
+                   DelimitedReader::Open(path, separator));
+  UserItemsBuilder builder;
   std::vector<std::string> fields;
   while (reader.Next(&fields)) {
+    if (reader.line() == 1 && IsHeader(fields[0])) continue;
+    if (format == "adjacency") {
+      for (size_t i = 1; i < fields.size(); ++i) {
+        if (!fields[i].empty()) builder.Add(fields[0], fields[i]);
+      }
+      continue;
+    }
     if (fields.size() < 2) {
       return reader.Error("expected user, item [, value [, time]]");
     }
@@ -41,17 +102,9 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
           absl::StrCat("value ", Quoted(fields[2]), " is no number"));
     }
     if (fields.size() > 2 && value < min_value) continue;
-    const auto [it, added] = index.try_emplace(fields[0], out.users.size());
-    if (added) {
-      out.users.push_back(fields[0]);
-      out.items.emplace_back();
-      seen.emplace_back();
-    }
-    if (seen[it->second].insert(fields[1]).second) {
-      out.items[it->second].push_back(fields[1]);
-    }
+    builder.Add(fields[0], fields[1]);
   }
-  return out;
+  return builder.Take();
 }
 
 // "(user,item)<tab>negative<tab>..." a line.
@@ -78,17 +131,20 @@ class Laboratory {
       : e_(experiment), parameters_(parameters), on_epoch_(on_epoch) {}
 
   absl::StatusOr<ExperimentResult> Run() {
-    ASSIGN_OR_RETURN(train_, ReadUserItems(e_.train, e_.min_value));
+    ASSIGN_OR_RETURN(train_, Read(e_.train));
     NumberItems();
     for (const auto& items : train_.items) Append(items, &set_.train);
     set_.items = static_cast<int64_t>(items_.size());
     if (e_.protocol == "strong") {
       RETURN_IF_ERROR(PrepareStrong());
+    } else if (e_.protocol == "full") {
+      RETURN_IF_ERROR(PrepareRanking(e_.train, e_.test));
     } else if (e_.protocol == "sampled") {
       RETURN_IF_ERROR(PrepareSampled());
     } else {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "protocol ", Quoted(e_.protocol), ": expected strong or sampled"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("protocol ", Quoted(e_.protocol),
+                       ": expected strong, full or sampled"));
     }
     result_.users = static_cast<int64_t>(cases_.size());
     result_.items = set_.items;
@@ -97,6 +153,10 @@ class Laboratory {
   }
 
  private:
+  absl::StatusOr<UserItems> Read(const std::string& path) const {
+    return ReadUserItems(path, e_.format, e_.min_value);
+  }
+
   void NumberItems() {
     std::set<std::string> ids;
     for (const auto& list : train_.items) ids.insert(list.begin(), list.end());
@@ -138,10 +198,8 @@ class Laboratory {
       const std::function<void(const std::string& user,
                                const std::vector<std::string>&,
                                const std::vector<std::string>&)>& visit) {
-    ASSIGN_OR_RETURN(const UserItems input,
-                     ReadUserItems(input_path, e_.min_value));
-    ASSIGN_OR_RETURN(const UserItems target,
-                     ReadUserItems(target_path, e_.min_value));
+    ASSIGN_OR_RETURN(const UserItems input, Read(input_path));
+    ASSIGN_OR_RETURN(const UserItems target, Read(target_path));
     absl::flat_hash_map<std::string, size_t> inputs;
     for (size_t i = 0; i < input.users.size(); ++i) inputs[input.users[i]] = i;
     static const std::vector<std::string> nothing;
@@ -163,8 +221,14 @@ class Laboratory {
                         Append(target, &set_.validation_target);
                       }));
     }
+    return PrepareRanking(e_.test_input, e_.test_target);
+  }
+
+  // Every item but those of the input is a candidate.
+  absl::Status PrepareRanking(const std::string& input_path,
+                              const std::string& target_path) {
     return ForEachPair(
-        e_.test_input, e_.test_target,
+        input_path, target_path,
         [&](const auto& user, const auto& input, const auto& target) {
           Case c{.history = HistoryFrom(input),
                  .mask = RowMask(items_.size(), true)};
@@ -186,7 +250,9 @@ class Laboratory {
           }
           for (const std::string& item : candidates) {
             const Row row = RowOf(item);
-            if (row != kNoRow) c.mask.Set(row);
+            if (row == kNoRow) continue;
+            if (c.mask[row]) c.repeats.push_back(row);
+            c.mask.Set(row);
           }
           AddCase(user, std::move(c), target);
         });

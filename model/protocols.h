@@ -13,13 +13,17 @@
 namespace nearline::model {
 
 // An experiment on files of "user item [value [time]]" lines: further columns
-// are ignored, a header is recognized, the separator is guessed.
+// are ignored, a header is recognized; or of "user item item ..." lines.
 struct Experiment {
   std::string model;
   // "strong": users of validation and test are not in training; their input
   // lines are folded in, their target lines are to be found (Liang 2018).
+  // "full": every item that is not in the user's training lines is a candidate.
   // "sampled": one held-out item a user against the listed negatives (He 2017).
   std::string protocol;
+  // "tsv", "csv", "dat" ("::"), "adjacency" (spaces, "user item item ..."); ""
+  // by content.
+  std::string format;
   std::string train, validation_input, validation_target, test_input,
       test_target, test, negatives;
   double min_value = -1e300;  // lines below it are left out

@@ -75,6 +75,7 @@ int RunEvaluate(EvaluateFlags flags) {
   }
   if (flags.metrics.empty()) {
     flags.metrics = e.protocol == "sampled" ? "hr@10,ndcg@10"
+                    : e.protocol == "full"  ? "ndcg@20,recall@20"
                                             : "ndcg@100,recall@20,recall@50";
   }
   auto metrics = MetricSpec::ParseList(flags.metrics);
@@ -113,17 +114,23 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
   app->add_option("model", e.model, "one of `nearline-train models`")
       ->required();
   app->add_option("--protocol", e.protocol,
-                  "strong: held-out users (Liang 2018); sampled: one item "
+                  "strong: held-out users (Liang 2018); full: every item that "
+                  "is not in the user's training lines; sampled: one item "
                   "against listed negatives (He 2017)")
       ->required()
-      ->check(CLI::IsMember({"strong", "sampled"}));
+      ->check(CLI::IsMember({"strong", "full", "sampled"}));
+  app->add_option("--format", e.format,
+                  "of all files: tsv, csv, dat (::), or adjacency (user item "
+                  "item ...); default: by content")
+      ->check(CLI::IsMember({"tsv", "csv", "dat", "adjacency"}));
   app->add_option("--train", e.train, "training lines: user item [value]")
       ->required();
   app->add_option("--validation-input", e.validation_input);
   app->add_option("--validation-target", e.validation_target);
   app->add_option("--test-input", e.test_input);
   app->add_option("--test-target", e.test_target);
-  app->add_option("--test", e.test, "sampled: one held-out item a user");
+  app->add_option("--test", e.test,
+                  "full: what is to be found; sampled: one item a user");
   app->add_option("--negatives", e.negatives,
                   "sampled: (user,item) negative negative ...");
   app->add_option("--min-value", e.min_value, "leave out lines below it");

@@ -1,9 +1,11 @@
 // Training with LibTorch: what is learned, and that it is served as trained.
 #include "model/train.h"
 
+#include "base/file.h"
 #include "base/random.h"
 #include "model/devices.h"
 #include "model/evaluate.h"
+#include "model/protocols.h"
 #include "tests/model/tiny_model.h"
 #include "tests/testing.h"
 
@@ -239,6 +241,62 @@ TEST(Ease, RefusesWhatDoesNotFitInMemory) {
   set.train.EndUser();
   EXPECT_THAT(Train("ease", set, *ParametersOf("ease"), {}),
               IsError(absl::StatusCode::kResourceExhausted, "mult-dae"));
+}
+
+// Of a, 1 and 2 are no candidates, so 3 comes first; of b, 2 comes before 4.
+TEST(Experiment, RanksEveryItemThatIsNotInTrainingWhateverTheFormat) {
+  const TempDir dir;
+  const auto write = [&](const char* name, const char* text) {
+    EXPECT_THAT(WriteFileAtomic(dir / name, text), IsOk());
+    return dir / name;
+  };
+  Experiment e{.model = "popularity", .protocol = "full"};
+  e.metrics = *MetricSpec::ParseList("hr@1,ndcg@10");
+  const auto run = [&] {
+    return RunExperiment(e, *ParametersOf("popularity"), {});
+  };
+  e.train = write("adjacency.txt", "a 1 2\nb 1 3\nc 1 2 4\n");
+  e.test = write("adjacency-test.txt", "a 3\nb 4\n");
+  const auto spaces = run();
+  ASSERT_THAT(spaces, IsOk());
+  EXPECT_EQ(spaces->per_seed.at("hr@1")[0], 0.5);
+  EXPECT_NEAR(spaces->per_seed.at("ndcg@10")[0], (1 + 1 / std::log2(3)) / 2,
+              1e-6);
+  e.train =
+      write("pairs.csv", "user,item\na,1\na,2\nb,1\nb,3\nc,1\nc,2\nc,4\n");
+  e.test = write("pairs-test.csv", "user,item\na,3\nb,4\n");
+  const auto pairs = run();
+  ASSERT_THAT(pairs, IsOk());
+  EXPECT_EQ(pairs->per_seed, spaces->per_seed);
+  e.format = "xml";
+  EXPECT_THAT(run(), IsError(absl::StatusCode::kInvalidArgument, "adjacency"));
+}
+
+// Popularity: 1 before 2 before 3 and 4, which tie.
+TEST(Experiment, ListedNegativesCountAsOftenAsTheyAreListed) {
+  const TempDir dir;
+  const auto write = [&](const char* name, const char* text) {
+    EXPECT_THAT(WriteFileAtomic(dir / name, text), IsOk());
+    return dir / name;
+  };
+  Experiment e{.model = "popularity", .protocol = "sampled"};
+  e.train = write("train", "a\t1\na\t2\nb\t1\nb\t2\nc\t1\nc\t3\nd\t4\n");
+  e.test = write("test", "a\t3\n");
+  const auto rank = [&](const char* negatives) {
+    e.negatives = write("negatives", negatives);
+    for (const int k : {1, 2, 3, 4}) {
+      e.metrics = *MetricSpec::ParseList(absl::StrCat("hr@", k));
+      const auto result = RunExperiment(e, *ParametersOf("popularity"), {});
+      EXPECT_THAT(result, IsOk());
+      if (result->per_seed.begin()->second[0] == 1) return k;
+    }
+    return 5;
+  };
+  EXPECT_EQ(rank("(a,3)\t9\n"), 1);
+  EXPECT_EQ(rank("(a,3)\t2\n"), 2);
+  EXPECT_EQ(rank("(a,3)\t2\t2\n"), 3);
+  EXPECT_EQ(rank("(a,3)\t2\t4\n"), 3);
+  EXPECT_EQ(rank("(a,3)\t2\t2\t3\n"), 4);
 }
 
 TEST(Train, WithoutEventsItSaysSo) {
