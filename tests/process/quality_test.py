@@ -36,6 +36,12 @@ def main():
         if not good:
             failures.append(name)
 
+    def check_exactly(name, got, wanted):
+        good = abs(got - wanted) < .0006
+        print(f"{'ok  ' if good else 'FAIL'} {name}: {got:.4f}, reference exactly {wanted:.4f}")
+        if not good:
+            failures.append(name)
+
     strong_files = ["--protocol", "strong", "--train", strong / "train.tsv",
                     "--validation-input", strong / "validation_tr.tsv",
                     "--validation-target", strong / "validation_te.tsv",
@@ -43,11 +49,24 @@ def main():
     ncf_files = ["--protocol", "sampled", "--train", ncf / "ml-1m.train.rating",
                  "--test", ncf / "ml-1m.test.rating", "--negatives", ncf / "ml-1m.test.negative"]
     popularity = evaluate("popularity", *strong_files)
-    check("popularity NDCG@100, strong", popularity["ndcg@100"], .2122, .003)
+    check_exactly("popularity NDCG@100, strong", popularity["ndcg@100"], .2122)
+    by_the_book = ["--set", "lambda=1000", "--set", "rank=0"]
+    ease = evaluate("ease", *strong_files, *by_the_book)
+    check_exactly("EASE NDCG@100, strong", ease["ndcg@100"], .4149)
+    ease = evaluate("ease", *strong_files)
+    check("truncated EASE NDCG@100, strong", ease["ndcg@100"], .423, 0)
+    joint = evaluate("joint", *strong_files)
+    check("joint NDCG@100, strong", joint["ndcg@100"], .4311, 0)
+    check("joint Recall@20, strong", joint["recall@20"], .3664, .01)
+    check("joint Recall@50, strong", joint["recall@50"], .4857, .01)
     vae = evaluate("mult-vae", *strong_files)
     check("Mult-VAE NDCG@100, strong", vae["ndcg@100"], .4001, .01)
     popularity = evaluate("popularity", *ncf_files)
-    check("popularity HR@10, ncf", popularity["hr@10"], .4520, .001)
+    check_exactly("popularity HR@10, ncf", popularity["hr@10"], .4520)
+    check_exactly("popularity NDCG@10, ncf", popularity["ndcg@10"], .2526)
+    ease = evaluate("ease", *ncf_files, *by_the_book)
+    check_exactly("EASE HR@10, ncf", ease["hr@10"], .7177)
+    check_exactly("EASE NDCG@10, ncf", ease["ndcg@10"], .4483)
     neumf = evaluate("neumf", *ncf_files)
     check("NeuMF HR@10, ncf", neumf["hr@10"], .70, 0)
     check("NeuMF NDCG@10, ncf", neumf["ndcg@10"], .42, 0)
