@@ -40,17 +40,18 @@ class EventIds {
   // Once for every line.
   void Read(const DelimitedReader& reader) {
     line_ = reader.line();
-    until_ = StableHash(reader.text(), until_);
+    until_ = HashOf(absl::StrCat(absl::Hex(until_.high), absl::Hex(until_.low),
+                                 "\n", reader.text()));
   }
   std::string Get(bool has_time) const {
-    return has_time
-               ? absl::StrCat(absl::Hex(until_, absl::kZeroPad16), ":", line_)
-               : absl::StrCat(file_, ":", line_);
+    return has_time ? absl::StrCat(absl::Hex(until_.high, absl::kZeroPad16),
+                                   ":", line_)
+                    : absl::StrCat(file_, ":", line_);
   }
 
  private:
-  std::string file_;    // hash of the whole
-  uint64_t until_ = 0;  // hash of the lines read so far
+  std::string file_;  // hash of the whole
+  Hash128 until_;     // hash of the lines read so far
   int64_t line_ = 0;
 };
 

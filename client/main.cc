@@ -65,16 +65,22 @@ CommandLine::CommandLine()
   AddRecords();
   AddBench();
   Add("status", "how the server is", [this] { return ShowStatus(session_); });
-  Add("completion", "for bash: source <(nearline completion)", [] {
+  // The one command that talks to nobody.
+  commands_[app_.add_subcommand(
+      "completion", "for bash: source <(nearline completion)")] = [] {
     PrintCompletion();
     return 0;
-  });
+  };
 }
 
 CLI::App* CommandLine::Add(const std::string& name, const std::string& what,
                            std::function<int()> run) {
   CLI::App* const command = app_.add_subcommand(name, what);
-  commands_[command] = std::move(run);
+  commands_[command] = [this, run = std::move(run)] {
+    session_.options.timeout = absl::Seconds(timeout_);
+    session_.client = std::make_unique<Client>(session_.options);
+    return run();
+  };
   return command;
 }
 
@@ -198,8 +204,6 @@ int CommandLine::Run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app_.exit(e) == 0 ? 0 : 2;  // --help, or wrong words
   }
-  session_.options.timeout = absl::Seconds(timeout_);
-  session_.client = std::make_unique<Client>(session_.options);
   return commands_.at(app_.get_subcommands()[0])();
 }
 

@@ -85,9 +85,8 @@ class MultVaeEncoder final : public Encoder {
 // A neural part h = tanh(sum_i x_i E_i + b) over the normalized history, a
 // linear part sum_i x_i L_i over the history as it is, or both side by side:
 // - Mult-DAE, which is the first alone;
-// - NeuMF's user side (see docs/decisions/0003), likewise: its GMF branch is
-// the
-//   dot product of h * w with an item's row; w is folded into the item rows;
+// - NeuMF's user side (docs/decisions/0003), likewise: its GMF branch is the
+//   dot product of h * w with an item's row, and w is folded into the rows;
 // - EASE, which is the second alone;
 // - the joint model, which is both.
 class HistoryEncoder final : public Encoder {

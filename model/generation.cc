@@ -83,16 +83,15 @@ absl::Status LoadHistoryEncoder(const std::string& model,
                                 const Tensors& tensors, Scoring* scoring) {
   std::optional<HistoryLayer> neural;
   const ItemTable* linear = nullptr;
-  if (model != "ease") {
+  if (tables.contains(model + ".item.encoder")) {
     ASSIGN_OR_RETURN(HistoryLayer layer,
                      LoadHistory(tables, tensors, model + ".item.encoder",
                                  model + ".encoder.bias"));
     neural.emplace(std::move(layer));
   }
-  if (model != "mult-dae") {
-    const char* const name =
-        model == "ease" ? "ease.item.encoder" : "joint.item.linear";
-    ASSIGN_OR_RETURN(linear, Table(tables, name, -1));
+  // A model with neither part lacks the linear one, says the error.
+  if (!neural.has_value() || tables.contains(model + ".item.linear")) {
+    ASSIGN_OR_RETURN(linear, Table(tables, model + ".item.linear", -1));
   }
   scoring->encoder =
       std::make_unique<HistoryEncoder>(std::move(neural), linear);

@@ -174,7 +174,8 @@ class Run {
         RETURN_IF_ERROR(Annotate(parameters.Set(key, value), name));
       }
     }
-    const bool warm = job_.warm_start && incumbent_.has_value() &&
+    const bool warm = job_.warm_start && StartsWarm(name) &&
+                      incumbent_.has_value() &&
                       (incumbent_->manifest.retriever == name ||
                        incumbent_->manifest.ranker == name);
     std::optional<Tensors> start;
@@ -188,20 +189,11 @@ class Run {
                          .warm_start = warm ? &*start : nullptr};
     options.on_epoch = [&](const EpochReport& report) {
       if (!on_progress_) return;
-      // NeuMF's phases take about 40, 50 and 10 % of its time; of the joint
-      // model's, EASE takes a tenth.
-      double before = 0, width = 1;
-      if (report.phase == "ease" && name == "joint") width = 0.1;
-      if (report.phase == "joint") before = 0.1, width = 0.9;
-      if (report.phase == "neumf GMF") width = 0.4;
-      if (report.phase == "neumf MLP") before = 0.4, width = 0.5;
-      if (report.phase == "neumf") before = 0.9, width = 0.1;
-      const double done = before + width * report.epoch / report.epochs;
       on_progress_({.phase = "train " + report.phase,
                     .epoch = report.epoch,
                     .epochs = report.epochs,
                     .loss = report.loss,
-                    .share_done = from + (to - from) * done});
+                    .share_done = from + (to - from) * report.share});
     };
     Report("train " + name, from);
     ASSIGN_OR_RETURN(const Tensors tensors,

@@ -78,8 +78,8 @@ const std::vector<Model>& Models() {
        "(docs/decisions/0008)",
        Join(Denoising(),
             Join(Linear(512), {{"linear_weight", -1, -1, 1000, false,
-                                "of ease's logits; -1: the best on validation "
-                                "data"}}))},
+                                "of ease's logits; below 0: the best on "
+                                "validation data"}}))},
       {"neumf",
        "GMF and MLP over a user built from the history (after He et al., WWW "
        "2017; docs/decisions/0003)",

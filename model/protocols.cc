@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -25,27 +26,44 @@ struct UserItems {
   std::vector<std::vector<std::string>> items;
 };
 
-// "adjacency" when the first line has spaces, and nothing else that separates.
-absl::StatusOr<std::string> GuessFormat(const std::string& path) {
+// How a file is to be read.
+struct Layout {
+  std::string separator;   // empty: guessed
+  bool adjacency = false;  // "user item item ..." lines; else one event a line
+};
+
+// Lines of spaces, and of nothing else that separates, are adjacency, unless
+// all have three fields or all have four: user, item, value, time.
+absl::StatusOr<Layout> GuessLayout(const std::string& path) {
+  constexpr int kLines = 1000;
   // A separator that no file holds: the whole line is one field.
   ASSIGN_OR_RETURN(DelimitedReader reader,
                    DelimitedReader::Open(path, std::string(1, '\x01')));
-  std::vector<std::string> fields;
-  if (!reader.Next(&fields)) return std::string();
-  const bool spaces = fields[0].find(' ') != std::string::npos &&
-                      fields[0].find_first_of("\t,;|") == std::string::npos &&
-                      fields[0].find("::") == std::string::npos;
-  return std::string(spaces ? "adjacency" : "");
+  std::set<int64_t> lengths;
+  std::vector<std::string> line;
+  for (int i = 0; i < kLines && reader.Next(&line); ++i) {
+    const bool spaces = absl::StrContains(line[0], ' ') &&
+                        line[0].find_first_of("\t,;|") == std::string::npos &&
+                        !absl::StrContains(line[0], "::");
+    if (!spaces && i == 0) return Layout();
+    lengths.insert(std::count(line[0].begin(), line[0].end(), ' ') + 1);
+  }
+  const bool columns =
+      lengths == std::set<int64_t>{3} || lengths == std::set<int64_t>{4};
+  return Layout{.separator = " ", .adjacency = !columns};
 }
 
-absl::StatusOr<std::string> SeparatorOf(const std::string& format) {
-  if (format == "tsv") return std::string("\t");
-  if (format == "csv") return std::string(",");
-  if (format == "dat") return std::string("::");
-  if (format == "adjacency") return std::string(" ");
-  if (format.empty()) return std::string();  // guessed
-  return absl::InvalidArgumentError(absl::StrCat(
-      "format ", Quoted(format), ": expected tsv, csv, dat or adjacency"));
+absl::StatusOr<Layout> LayoutOf(const std::string& format,
+                                const std::string& path) {
+  if (format.empty()) return GuessLayout(path);
+  if (format == "tsv") return Layout{.separator = "\t"};
+  if (format == "csv") return Layout{.separator = ","};
+  if (format == "dat") return Layout{.separator = "::"};
+  if (format == "spaces") return Layout{.separator = " "};
+  if (format == "adjacency") return Layout{.separator = " ", .adjacency = true};
+  return absl::InvalidArgumentError(
+      absl::StrCat("format ", Quoted(format),
+                   ": expected tsv, csv, dat, spaces or adjacency"));
 }
 
 bool IsHeader(const std::string& first_field) {
@@ -75,18 +93,16 @@ class UserItemsBuilder {
 };
 
 absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
-                                        std::string format, double min_value) {
-  if (format.empty()) {
-    ASSIGN_OR_RETURN(format, GuessFormat(path));
-  }
-  ASSIGN_OR_RETURN(const std::string separator, SeparatorOf(format));
+                                        const std::string& format,
+                                        double min_value) {
+  ASSIGN_OR_RETURN(const Layout layout, LayoutOf(format, path));
   ASSIGN_OR_RETURN(DelimitedReader reader,
-                   DelimitedReader::Open(path, separator));
+                   DelimitedReader::Open(path, layout.separator));
   UserItemsBuilder builder;
   std::vector<std::string> fields;
   while (reader.Next(&fields)) {
     if (reader.line() == 1 && IsHeader(fields[0])) continue;
-    if (format == "adjacency") {
+    if (layout.adjacency) {
       for (size_t i = 1; i < fields.size(); ++i) {
         if (!fields[i].empty()) builder.Add(fields[0], fields[i]);
       }

@@ -21,6 +21,10 @@ TopK::TopK(int k, const RowMask* mask, float slack)
 // row.
 void TopK::RaiseThreshold(absl::Span<const ScoredBlock> blocks) {
   constexpr size_t kSets = 64;  // that StridedMaxima tells apart
+  const bool whole =
+      std::any_of(blocks.begin(), blocks.end(),
+                  [](const ScoredBlock& block) { return block.n >= kSets; });
+  if (!whole) return;
   const bool across = 4 * k_ <= kSets;
   thread_local std::vector<float> maxima;
   thread_local std::vector<uint64_t> eligible;

@@ -322,15 +322,14 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   } else if (manifest.retriever != "popularity") {
     const std::string& model = manifest.retriever;
     std::vector<DeviceHistory> parts;
-    if (model != "ease") {
+    if (tables.contains(model + ".item.encoder")) {
       const ItemTable* first = load.Table(model + ".item.encoder");
       const Tensor* first_bias = load.Plain(model + ".encoder.bias");
       RETURN_IF_ERROR(load.status());
       parts.emplace_back(*first, first_bias, device);
     }
-    if (model != "mult-dae") {
-      const ItemTable* linear = load.Table(
-          model == "ease" ? "ease.item.encoder" : "joint.item.linear");
+    if (tables.contains(model + ".item.linear")) {
+      const ItemTable* linear = load.Table(model + ".item.linear");
       RETURN_IF_ERROR(load.status());
       parts.emplace_back(*linear, nullptr, device);
     }

@@ -37,6 +37,10 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
       absl::StrCat("no trainer for model ", Quoted(model)));
 }
 
+bool StartsWarm(absl::string_view model) {
+  return model != "popularity" && model != "ease";
+}
+
 absl::Status CheckDevice(const std::string& device) {
   return TorchGuard([&]() -> absl::Status {
     const torch::Device parsed(device);

@@ -19,6 +19,7 @@ struct EpochReport {
   int epochs = 0;     // at most
   double loss = 0;    // mean a user
   double metric = 0;  // validation NDCG@100; 0 without validation
+  double share = 0;   // of the whole training that is done
 };
 using OnEpoch = std::function<void(const EpochReport&)>;
 
@@ -46,6 +47,9 @@ struct TrainOptions {
 absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
                               const Parameters& parameters,
                               const TrainOptions& options);
+
+// Whether the model can start from earlier weights; closed forms cannot.
+bool StartsWarm(absl::string_view model);
 
 absl::StatusOr<Tensors> TrainPopularity(const TrainingSet& set);
 // Mult-VAE, or Mult-DAE when the parameters have no "latent"; `name` begins the

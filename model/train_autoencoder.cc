@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/torch_guard.h"
-#include "model/train.h"
+#include "model/torch_training.h"
 
 namespace nearline::model {
 namespace {
@@ -54,11 +53,7 @@ struct Autoencoder : torch::nn::Module {
   // Logits [users, items]; `kl` [users] is set in training.
   torch::Tensor Forward(const Bags& bags, torch::Generator* generator,
                         torch::Tensor* kl) {
-    torch::Tensor h = torch::tanh(
-        std::get<0>(torch::embedding_bag(
-            encoder, bags.items, bags.offsets, /*scale_grad_by_freq=*/false,
-            /*mode=*/0, /*sparse=*/false, bags.weights)) +
-        encoder_bias);
+    torch::Tensor h = HiddenOf(bags, encoder, encoder_bias);
     if (variational) {
       torch::Tensor z = torch::linear(h, mean, mean_bias);
       if (kl != nullptr) {
@@ -129,8 +124,10 @@ class Trainer {
     double best_metric = -1;
     int best_epoch = 0;
     for (int epoch = 1; epoch <= epochs; ++epoch) {
-      EpochReport report{
-          .phase = model_.name, .epoch = epoch, .epochs = epochs};
+      EpochReport report{.phase = model_.name,
+                         .epoch = epoch,
+                         .epochs = epochs,
+                         .share = static_cast<double>(epoch) / epochs};
       report.loss = RunEpoch(&adam);
       report.metric = Validate();
       if (options_.on_epoch) options_.on_epoch(report);
@@ -160,15 +157,10 @@ class Trainer {
   }
 
   double RunEpoch(torch::optim::Adam* adam) {
-    const std::vector<int64_t> order =
-        Shuffled(set_.train.users(), &generator_);
-    const auto batch = static_cast<size_t>(p_.Int("batch"));
     double total = 0;
-    for (size_t first = 0; first < order.size(); first += batch) {
-      const size_t count = std::min(batch, order.size() - first);
-      const std::vector<int64_t> users(
-          order.begin() + static_cast<std::ptrdiff_t>(first),
-          order.begin() + static_cast<std::ptrdiff_t>(first + count));
+    for (const std::vector<int64_t>& users :
+         ShuffledBatches(set_.train.users(), p_.Int("batch"), &generator_)) {
+      const auto count = static_cast<double>(users.size());
       SetRate(adam,
               rate_ * std::max(0.02, 1 - static_cast<double>(step_) / steps_));
       const Bags bags =
@@ -179,32 +171,20 @@ class Trainer {
       const torch::Tensor hits =
           log_p.index({bags.target_users, bags.target_items});
       const torch::Tensor loss =
-          (Beta() * kl.sum() - (hits * bags.target_weights).sum()) /
-          static_cast<double>(count);
+          (Beta() * kl.sum() - (hits * bags.target_weights).sum()) / count;
       adam->zero_grad();
       loss.backward();
       adam->step();
       ++step_;
-      total += loss.item<double>() * static_cast<double>(count);
+      total += loss.item<double>() * count;
     }
-    return total / static_cast<double>(order.size());
+    return total / static_cast<double>(set_.train.users());
   }
 
   double Validate() {
-    const int64_t users = set_.validation_target.users();
-    if (users == 0) return 0;
-    const torch::NoGradGuard no_grad;
-    double sum = 0;
-    for (int64_t first = 0; first < users; first += 500) {
-      const std::vector<int64_t> batch =
-          Range(first, std::min<int64_t>(500, users - first));
-      const Bags bags =
-          MakeBags(set_.validation_input, batch, 0, &generator_, device_);
-      torch::Tensor logits = model_.Forward(bags, &generator_, nullptr);
-      MaskInputs(bags, &logits);
-      sum += BatchNdcg(logits, set_.validation_target, batch);
-    }
-    return sum / static_cast<double>(users);
+    return ValidationNdcg(set_, 500, device_, [&](const Bags& bags) {
+      return model_.Forward(bags, &generator_, nullptr);
+    });
   }
 
   const TrainingSet& set_;

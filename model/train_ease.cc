@@ -9,8 +9,7 @@
 #include <cmath>
 
 #include "absl/strings/str_format.h"
-#include "model/torch_guard.h"
-#include "model/train.h"
+#include "model/torch_training.h"
 
 namespace nearline::model {
 namespace {
@@ -36,7 +35,7 @@ torch::Tensor Gram(const TrainingSet& set) {
       }
     }
   }
-  return gram.triu_() + gram.triu(1).t();
+  return gram + gram.triu(1).t();
 }
 
 // B [n, n].
@@ -94,7 +93,8 @@ absl::StatusOr<Tensors> TrainEase(const TrainingSet& set,
     torch::Generator generator = at::detail::createCPUGenerator(options.seed);
     const auto report = [&](int step) {
       if (options.on_epoch) {
-        options.on_epoch({.phase = "ease", .epoch = step, .epochs = 3});
+        options.on_epoch(
+            {.phase = "ease", .epoch = step, .epochs = 3, .share = step / 3.0});
       }
     };
     torch::Tensor gram = Gram(set);
@@ -114,7 +114,7 @@ absl::StatusOr<Tensors> TrainEase(const TrainingSet& set,
     }
     report(3);
     Tensors out;
-    AddTensor(&out, "ease.item.encoder", left);
+    AddTensor(&out, "ease.item.linear", left);
     AddTensor(&out, "ease.item.decoder", right);
     AddTensor(&out, "ease.item.bias", torch::zeros({n, 1}));
     return out;

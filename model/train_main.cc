@@ -83,7 +83,7 @@ int RunEvaluate(EvaluateFlags flags) {
   e.metrics = *std::move(metrics);
   ProgressBar bar("Training");
   const auto result = RunExperiment(e, *parameters, [&](const EpochReport& r) {
-    bar.Update(static_cast<double>(r.epoch) / r.epochs,
+    bar.Update(r.share,
                absl::StrFormat("%s, epoch %d, loss %.3f, NDCG@100 %.4f",
                                r.phase, r.epoch, r.loss, r.metric));
   });
@@ -120,9 +120,9 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
       ->required()
       ->check(CLI::IsMember({"strong", "full", "sampled"}));
   app->add_option("--format", e.format,
-                  "of all files: tsv, csv, dat (::), or adjacency (user item "
-                  "item ...); default: by content")
-      ->check(CLI::IsMember({"tsv", "csv", "dat", "adjacency"}));
+                  "of all files: tsv, csv, dat (::), spaces, or adjacency "
+                  "(user item item ...); default: by content")
+      ->check(CLI::IsMember({"tsv", "csv", "dat", "spaces", "adjacency"}));
   app->add_option("--train", e.train, "training lines: user item [value]")
       ->required();
   app->add_option("--validation-input", e.validation_input);

@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/torch_guard.h"
-#include "model/train.h"
+#include "model/torch_training.h"
 
 namespace nearline::model {
 namespace {
@@ -58,11 +57,7 @@ struct NeuMf : torch::nn::Module {
   }
 
   torch::Tensor User(const Bags& bags) {
-    return torch::tanh(std::get<0>(torch::embedding_bag(
-                           history, bags.items, bags.offsets,
-                           /*scale_grad_by_freq=*/false, /*mode=*/0,
-                           /*sparse=*/false, bags.weights)) +
-                       history_bias);
+    return HiddenOf(bags, history, history_bias);
   }
   // Logits [users, |items|] of either branch.
   torch::Tensor Gmf(const torch::Tensor& h, const torch::Tensor& items) {
@@ -120,20 +115,24 @@ class Trainer {
       const int all = p_.Int(name);
       return warm && all > 0 ? std::max(1, all / 3) : all;
     };
-    const auto batch = static_cast<size_t>(p_.Int("batch"));
+    const int64_t batch = p_.Int("batch");
     const double slower = warm ? 0.25 : 1.0;
     NeuMf& m = model_;
     RunPhase({.name = "neumf GMF",
               .epochs = epochs("gmf_epochs"),
               .rate = slower * p_["gmf_learning_rate"],
               .batch = batch,
+              .begin = 0,
+              .end = 0.4,
               .gmf = true,
               .parameters = {m.history, m.history_bias, m.gmf, m.bias}});
     if (!warm) m.ProjectGmf(&generator_);
     RunPhase({.name = "neumf MLP",
               .epochs = epochs("mlp_epochs"),
               .rate = slower * p_["mlp_learning_rate"],
-              .batch = std::max<size_t>(1, batch / 2),
+              .batch = std::max<int64_t>(1, batch / 2),
+              .begin = 0.4,
+              .end = 0.9,
               .items = p_.Int("mlp_items"),
               .mlp = true,
               .parameters = {m.user, m.user_bias, m.mlp, m.weight2, m.bias2,
@@ -148,6 +147,8 @@ class Trainer {
               .epochs = epochs("joint_epochs"),
               .rate = p_["joint_learning_rate"],
               .batch = batch,
+              .begin = 0.9,
+              .end = 1,
               .items = p_.Int("joint_items"),
               .gmf = true,
               .mlp = true,
@@ -160,7 +161,9 @@ class Trainer {
     std::string name;
     int epochs = 0;
     double rate = 0;    // of learning, at the start
-    size_t batch = 0;   // users
+    int64_t batch = 0;  // users
+    double begin = 0;   // shares of the whole training, about
+    double end = 1;
     int64_t items = 0;  // drawn a step; 0: all
     bool gmf = false;   // which branches are in the sum
     bool mlp = false;
@@ -171,36 +174,31 @@ class Trainer {
     torch::optim::Adam adam(
         phase.parameters,
         torch::optim::AdamOptions(phase.rate).weight_decay(p_["weight_decay"]));
-    const size_t users = static_cast<size_t>(set_.train.users());
-    const size_t steps_an_epoch = (users + phase.batch - 1) / phase.batch;
-    const auto steps =
-        static_cast<double>(phase.epochs) * static_cast<double>(steps_an_epoch);
+    const int64_t users = set_.train.users();
+    const auto steps = static_cast<double>(
+        phase.epochs * ((users + phase.batch - 1) / phase.batch));
+    const OnEpoch on_epoch = PartOf(options_.on_epoch, phase.begin, phase.end);
     int64_t step = 0;
     for (int epoch = 1; epoch <= phase.epochs; ++epoch) {
-      const std::vector<int64_t> order =
-          Shuffled(set_.train.users(), &generator_);
       double total = 0;
-      for (size_t first = 0; first < users; first += phase.batch) {
+      for (const std::vector<int64_t>& batch :
+           ShuffledBatches(users, phase.batch, &generator_)) {
         SetRate(&adam,
                 phase.rate *
                     std::max(0.02, 1 - static_cast<double>(step++) / steps));
-        const size_t count = std::min(phase.batch, users - first);
-        const std::vector<int64_t> batch(
-            order.begin() + static_cast<std::ptrdiff_t>(first),
-            order.begin() + static_cast<std::ptrdiff_t>(first + count));
         const torch::Tensor loss = Loss(phase, batch);
         adam.zero_grad();
         loss.backward();
         adam.step();
-        total += loss.item<double>() * static_cast<double>(count);
+        total += loss.item<double>() * static_cast<double>(batch.size());
       }
-      if (options_.on_epoch) {
-        options_.on_epoch({.phase = phase.name,
-                           .epoch = epoch,
-                           .epochs = phase.epochs,
-                           .loss = total / static_cast<double>(users),
-                           .metric = Validate(phase)});
-      }
+      if (!on_epoch) continue;
+      on_epoch({.phase = phase.name,
+                .epoch = epoch,
+                .epochs = phase.epochs,
+                .loss = total / static_cast<double>(users),
+                .metric = Validate(phase),
+                .share = static_cast<double>(epoch) / phase.epochs});
     }
   }
 
@@ -241,22 +239,11 @@ class Trainer {
   }
 
   double Validate(const Phase& phase) {
-    const int64_t users = set_.validation_target.users();
-    if (users == 0) return 0;
-    const torch::NoGradGuard no_grad;
     const torch::Tensor all =
         torch::arange(set_.items, torch::kInt64).to(device_);
-    double sum = 0;
-    for (int64_t first = 0; first < users; first += 50) {
-      const std::vector<int64_t> batch =
-          Range(first, std::min<int64_t>(50, users - first));
-      const Bags bags =
-          MakeBags(set_.validation_input, batch, 0, &generator_, device_);
-      torch::Tensor logits = Logits(phase, model_.User(bags), all);
-      MaskInputs(bags, &logits);
-      sum += BatchNdcg(logits, set_.validation_target, batch);
-    }
-    return sum / static_cast<double>(users);
+    return ValidationNdcg(set_, 50, device_, [&](const Bags& bags) {
+      return Logits(phase, model_.User(bags), all);
+    });
   }
 
   const TrainingSet& set_;

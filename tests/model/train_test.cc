@@ -57,8 +57,6 @@ absl::StatusOr<std::shared_ptr<Generation>> Serve(const std::string& model,
   return Generation::Create(std::move(bundle), opened->scoring);
 }
 
-constexpr absl::string_view kClosedForm = "ease";
-
 class TrainTest : public testing::TestWithParam<const char*> {
  protected:
   Parameters Small() {
@@ -80,7 +78,7 @@ TEST_P(TrainTest, LearnsTheTwoTastesAndServesThem) {
       .on_epoch = [&](const EpochReport& r) { metric = r.metric; }};
   const auto tensors = Train(GetParam(), set, Small(), options);
   ASSERT_THAT(tensors, IsOk());
-  if (kClosedForm != GetParam()) {
+  if (StartsWarm(GetParam())) {
     EXPECT_GT(metric, 0.35);
   }
   const auto generation = Serve(GetParam(), *tensors, "cpu");
@@ -104,16 +102,16 @@ TEST_P(TrainTest, TheSameSeedGivesTheSameWeights) {
   }
 }
 
-TEST_P(TrainTest, AWarmStartBeginsWhereTheOldWeightsWere) {
-  if (kClosedForm == GetParam()) GTEST_SKIP() << "has no epochs";
+class WarmStartTest : public TrainTest {};
+
+TEST_P(WarmStartTest, BeginsWhereTheOldWeightsWere) {
   const TrainingSet set = TwoTastes();
   const auto cold = Train(GetParam(), set, Small(), {});
   ASSERT_THAT(cold, IsOk());
-  double first = -1;
+  double first = 0;  // that is known
   TrainOptions options{.on_epoch =
                            [&](const EpochReport& r) {
-                             if (r.phase == kClosedForm) return;
-                             if (first < 0) first = r.metric;
+                             if (first <= 0) first = r.metric;
                            },
                        .warm_start = &*cold};
   ASSERT_THAT(Train(GetParam(), set, Small(), options), IsOk());
@@ -146,18 +144,40 @@ TEST_P(TrainTest, DevicesAgree) {
   }
 }
 
+std::string NameOf(const testing::TestParamInfo<const char*>& info) {
+  std::string name = info.param;
+  std::erase(name, '-');
+  return name;
+}
 INSTANTIATE_TEST_SUITE_P(Models, TrainTest,
                          testing::Values("mult-vae", "mult-dae", "ease",
                                          "joint", "neumf"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::erase(name, '-');
-                           return name;
-                         });
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
+                         testing::Values("mult-vae", "mult-dae", "joint",
+                                         "neumf"),
+                         NameOf);
+
+TEST(WarmStart, OfAnotherWidthIsCold) {
+  const TrainingSet set = TwoTastes();
+  Parameters p = *ParametersOf("joint");
+  for (const char* setting : {"hidden=16", "rank=16", "epochs=1"}) {
+    ASSERT_THAT(p.SetText(setting), IsOk());
+  }
+  const auto wide = Train("joint", set, p, {});
+  ASSERT_THAT(wide, IsOk());
+  ASSERT_THAT(p.Set("hidden", 8), IsOk());
+  const auto cold = Train("joint", set, p, {});
+  const auto warm = Train("joint", set, p, {.warm_start = &*wide});
+  ASSERT_THAT(cold, IsOk());
+  ASSERT_THAT(warm, IsOk());
+  EXPECT_EQ(warm->all().at("joint.item.decoder").values,
+            cold->all().at("joint.item.decoder").values);
+}
 
 // encoder decoder^T [n, n] in double.
 std::vector<double> Product(const Tensors& tensors, int64_t n) {
-  const Tensor& left = tensors.all().at("ease.item.encoder");
+  const Tensor& left = tensors.all().at("ease.item.linear");
   const Tensor& right = tensors.all().at("ease.item.decoder");
   const int64_t rank = left.shape[1];
   std::vector<double> out;
@@ -243,50 +263,58 @@ TEST(Ease, RefusesWhatDoesNotFitInMemory) {
               IsError(absl::StatusCode::kResourceExhausted, "mult-dae"));
 }
 
+class ExperimentTest : public testing::Test {
+ protected:
+  std::string Write(const char* name, const char* text) {
+    EXPECT_THAT(WriteFileAtomic(dir_ / name, text), IsOk());
+    return dir_ / name;
+  }
+  absl::StatusOr<ExperimentResult> Run() {
+    return RunExperiment(e_, *ParametersOf("popularity"), {});
+  }
+
+  const TempDir dir_;
+  Experiment e_{.model = "popularity"};
+};
+
 // Of a, 1 and 2 are no candidates, so 3 comes first; of b, 2 comes before 4.
-TEST(Experiment, RanksEveryItemThatIsNotInTrainingWhateverTheFormat) {
-  const TempDir dir;
-  const auto write = [&](const char* name, const char* text) {
-    EXPECT_THAT(WriteFileAtomic(dir / name, text), IsOk());
-    return dir / name;
-  };
-  Experiment e{.model = "popularity", .protocol = "full"};
-  e.metrics = *MetricSpec::ParseList("hr@1,ndcg@10");
-  const auto run = [&] {
-    return RunExperiment(e, *ParametersOf("popularity"), {});
-  };
-  e.train = write("adjacency.txt", "a 1 2\nb 1 3\nc 1 2 4\n");
-  e.test = write("adjacency-test.txt", "a 3\nb 4\n");
-  const auto spaces = run();
+TEST_F(ExperimentTest, RanksEveryItemThatIsNotInTrainingWhateverTheFormat) {
+  e_.protocol = "full";
+  e_.metrics = *MetricSpec::ParseList("hr@1,ndcg@10");
+  e_.train = Write("adjacency.txt", "a 1 2\nb 1 3\nc 1 2 4\n");
+  e_.test = Write("adjacency-test.txt", "a 3\nb 4\n");
+  const auto spaces = Run();
   ASSERT_THAT(spaces, IsOk());
   EXPECT_EQ(spaces->per_seed.at("hr@1")[0], 0.5);
   EXPECT_NEAR(spaces->per_seed.at("ndcg@10")[0], (1 + 1 / std::log2(3)) / 2,
               1e-6);
-  e.train =
-      write("pairs.csv", "user,item\na,1\na,2\nb,1\nb,3\nc,1\nc,2\nc,4\n");
-  e.test = write("pairs-test.csv", "user,item\na,3\nb,4\n");
-  const auto pairs = run();
+  e_.train =
+      Write("pairs.csv", "user,item\na,1\na,2\nb,1\nb,3\nc,1\nc,2\nc,4\n");
+  e_.test = Write("pairs-test.csv", "user,item\na,3\nb,4\n");
+  const auto pairs = Run();
   ASSERT_THAT(pairs, IsOk());
   EXPECT_EQ(pairs->per_seed, spaces->per_seed);
-  e.format = "xml";
-  EXPECT_THAT(run(), IsError(absl::StatusCode::kInvalidArgument, "adjacency"));
+  e_.train = Write("columns.txt",
+                   "a 1 5 9\na 2 5 9\nb 1 5 9\nb 3 5 9\n"
+                   "c 1 5 9\nc 2 5 9\nc 4 5 9\n");
+  e_.test = Write("columns-test.txt", "a 3 5 9\nb 4 5 9\n");
+  const auto columns = Run();
+  ASSERT_THAT(columns, IsOk());
+  EXPECT_EQ(columns->per_seed, spaces->per_seed);
+  e_.format = "xml";
+  EXPECT_THAT(Run(), IsError(absl::StatusCode::kInvalidArgument, "adjacency"));
 }
 
 // Popularity: 1 before 2 before 3 and 4, which tie.
-TEST(Experiment, ListedNegativesCountAsOftenAsTheyAreListed) {
-  const TempDir dir;
-  const auto write = [&](const char* name, const char* text) {
-    EXPECT_THAT(WriteFileAtomic(dir / name, text), IsOk());
-    return dir / name;
-  };
-  Experiment e{.model = "popularity", .protocol = "sampled"};
-  e.train = write("train", "a\t1\na\t2\nb\t1\nb\t2\nc\t1\nc\t3\nd\t4\n");
-  e.test = write("test", "a\t3\n");
+TEST_F(ExperimentTest, ListedNegativesCountAsOftenAsTheyAreListed) {
+  e_.protocol = "sampled";
+  e_.train = Write("train", "a\t1\na\t2\nb\t1\nb\t2\nc\t1\nc\t3\nd\t4\n");
+  e_.test = Write("test", "a\t3\n");
   const auto rank = [&](const char* negatives) {
-    e.negatives = write("negatives", negatives);
+    e_.negatives = Write("negatives", negatives);
     for (const int k : {1, 2, 3, 4}) {
-      e.metrics = *MetricSpec::ParseList(absl::StrCat("hr@", k));
-      const auto result = RunExperiment(e, *ParametersOf("popularity"), {});
+      e_.metrics = *MetricSpec::ParseList(absl::StrCat("hr@", k));
+      const auto result = Run();
       EXPECT_THAT(result, IsOk());
       if (result->per_seed.begin()->second[0] == 1) return k;
     }

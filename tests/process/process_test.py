@@ -218,10 +218,11 @@ class ProcessTest(unittest.TestCase):
     def test_an_export_reads_back_to_the_same_state(self):
         self.fill(100, 80)
         self.server.run("feedback", "ann", "item-00003")
-        self.server.run("items", "--delete", "item-00003")
+        self.server.run("items", "--delete", "item-00003", "film-00001")  # unlisted, listed
         out = self.folder / "export.jsonl"
         self.server.run("export", out)
-        self.assertIn('{"deleted_item":"item-00003"}', out.read_text())
+        for item in ("item-00003", "film-00001"):
+            self.assertIn(f'{{"deleted_item":"{item}"}}', out.read_text())
         other = tempfile.TemporaryDirectory()
         copy = Server(other.name).start()
         try:

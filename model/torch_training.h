@@ -1,0 +1,57 @@
+// What the trainers share: batches of histories, validation, warm starts.
+#ifndef NEARLINE_MODEL_TORCH_TRAINING_H_
+#define NEARLINE_MODEL_TORCH_TRAINING_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "model/torch_guard.h"
+#include "model/train.h"
+
+namespace nearline::model {
+
+// A batch of histories for embedding_bag: L2-normalized weights, with dropout.
+struct Bags {
+  torch::Tensor items;    // int64 [nnz kept]
+  torch::Tensor offsets;  // int64 [users]
+  torch::Tensor weights;  // float32 [nnz kept]
+  // All of the users' items, kept or not: what is to be predicted.
+  torch::Tensor target_users;    // int64 [nnz], index in the batch
+  torch::Tensor target_items;    // int64 [nnz]
+  torch::Tensor target_weights;  // float32 [nnz], as they are
+};
+
+// Drops each item of the input with probability `dropout`, and scales the rest
+// by 1 / (1 - dropout). The generator is not used without dropout.
+Bags MakeBags(const features::Interactions& data,
+              const std::vector<int64_t>& users, double dropout,
+              torch::Generator* generator, torch::Device device);
+
+// tanh(sum_i x_i rows_i + bias) over the bags' normalized items: [users, dim].
+torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,
+                       const torch::Tensor& bias);
+
+// A permutation of 0 .. n - 1 in pieces of `size`, the last one shorter.
+std::vector<std::vector<int64_t>> ShuffledBatches(int64_t n, int64_t size,
+                                                  torch::Generator* generator);
+
+// Mean NDCG@100 over the validation users, `batch` at a time; 0 without any.
+// `logits` gives the scores [users, items] of a batch.
+double ValidationNdcg(const TrainingSet& set, int64_t batch,
+                      torch::Device device,
+                      const std::function<torch::Tensor(const Bags&)>& logits);
+
+// The warm start's tensor when there is one of this shape, else `fresh`.
+torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
+                     torch::Tensor fresh);
+
+void SetRate(torch::optim::Adam* adam, double rate);
+
+// Reports of a part of a training as reports of the whole, of which it takes
+// the shares from `begin` to `end`.
+OnEpoch PartOf(const OnEpoch& whole, double begin, double end);
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_TORCH_TRAINING_H_
