@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
@@ -21,6 +22,33 @@ inline absl::Status Annotate(const absl::Status& status,
         out.SetPayload(url, payload);
       });
   return out;
+}
+
+// The payload that names the field of a request which is at fault.
+inline constexpr char kFieldPayload[] = "nearline/field";
+
+inline absl::Status WithField(absl::Status status, absl::string_view field) {
+  status.SetPayload(kFieldPayload, absl::Cord(field));
+  return status;
+}
+
+// INVALID_ARGUMENT "field = value: expected allowed".
+inline absl::Status InvalidField(absl::string_view field,
+                                 absl::string_view value,
+                                 absl::string_view allowed) {
+  return WithField(absl::InvalidArgumentError(absl::StrCat(
+                       field, " = ", value, ": expected ", allowed)),
+                   field);
+}
+
+// The error of a part of a request as one of the whole: "value = ..." becomes
+// "events[3].value = ...".
+inline absl::Status InPart(const absl::Status& status, absl::string_view part) {
+  absl::Status out(status.code(), absl::StrCat(part, ".", status.message()));
+  const auto field = status.GetPayload(kFieldPayload);
+  if (!field.has_value()) return out;
+  return WithField(std::move(out),
+                   absl::StrCat(part, ".", std::string(*field)));
 }
 
 }  // namespace nearline

@@ -54,12 +54,18 @@ absl::StatusOr<api::Filter> ParseFilter(const std::string& text) {
   const std::string value = body.substr(equals + 1);
   api::Filter filter;
   const size_t dots = value.find("..");
-  if (dots != std::string::npos) {
-    double low = 0, high = 0;
+  double low = 0, high = 0;
+  const std::string from = value.substr(0, dots);
+  const std::string to =
+      dots == std::string::npos ? "" : value.substr(dots + 2);
+  const bool numbers = (from.empty() || absl::SimpleAtod(from, &low)) &&
+                       (to.empty() || absl::SimpleAtod(to, &high)) &&
+                       !(from.empty() && to.empty());
+  if (dots != std::string::npos && numbers) {
     auto* const range = filter.mutable_range();
     range->set_attribute(name);
-    if (absl::SimpleAtod(value.substr(0, dots), &low)) range->set_min(low);
-    if (absl::SimpleAtod(value.substr(dots + 2), &high)) range->set_max(high);
+    if (!from.empty()) range->set_min(low);
+    if (!to.empty()) range->set_max(high);
   } else {
     auto* const any = filter.mutable_any_of();
     any->set_attribute(name);
@@ -97,6 +103,12 @@ void PrintRunFigures(const api::RunProgress& run) {
 
 int Recommend(Session& session, const RecommendFlags& flags) {
   api::RecommendRequest request;
+  if (!flags.user.empty() && !flags.history.empty()) {
+    return Fail(
+        session,
+        absl::InvalidArgumentError(
+            "a user or --history, not both: which one shall be answered?"));
+  }
   if (flags.history.empty()) {
     request.set_user(flags.user);
   } else {
@@ -133,7 +145,8 @@ int Recommend(Session& session, const RecommendFlags& flags) {
       {api::SERVED_BY_RANKED, "shortlisted and ranked"},
       {api::SERVED_BY_SHORTLIST, "shortlisted"},
       {api::SERVED_BY_POPULAR, "popular items"}};
-  std::cout << how.at(response->served_by());
+  const auto known = how.find(response->served_by());
+  std::cout << (known == how.end() ? "served in a newer way" : known->second);
   if (!response->generation().empty()) {
     std::cout << " by " << response->generation();
   }

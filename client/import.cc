@@ -233,6 +233,13 @@ class Importer {
           fields.size(), " fields; expected a user in column ",
           columns.user + 1, " and an item in column ", columns.item + 1));
     }
+    // A column that is missing from a line would be made up below.
+    const int last = std::max({columns.type, columns.value, columns.time});
+    if (static_cast<size_t>(last + 1) > fields.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(fields.size(), " fields; expected at least ", last + 1,
+                       ", as many as the columns that are read"));
+    }
     event->set_user(*user);
     event->set_item(*item);
     const std::string* const type = at(columns.type);

@@ -102,7 +102,8 @@ void CommandLine::AddAsking() {
   c->add_option("--exclude", flags.exclude, "never these")->default_str("");
   c->add_flag("--include-seen", flags.include_seen,
               "also what the user has seen");
-  c->add_option("--page", flags.page, "next_page_token of the answer before");
+  c->add_option("--page", flags.page,
+                "next_page_token of the answer before, which --json shows");
 
   c = Add("similar", "items like an item",
           [this] { return Similar(session_, similar_, similar_count_); });

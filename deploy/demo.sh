@@ -103,7 +103,7 @@ python3 - "$metrics" <<'PY'
 import sys, urllib.request
 text = urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics").read().decode()
 wanted = ("nearline_rpc_requests_total", "nearline_generation_quality", "nearline_hot_profiles ",
-          "nearline_store_events", "nearline_training_runs_total")
+          "nearline_store_sequence", "nearline_training_runs_total")
 print(*[l for l in text.splitlines() if l.startswith(wanted)], sep="\n")
 PY
 

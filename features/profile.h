@@ -55,12 +55,6 @@ class Profile {
   // Of the newest event applied; 0 when there is none.
   Sequence sequence() const { return sequence_; }
   int64_t events() const { return events_; }
-  const std::shared_ptr<const Attributes>& attributes() const {
-    return attributes_;
-  }
-  void set_attributes(std::shared_ptr<const Attributes> a) {
-    attributes_ = std::move(a);
-  }
 
   // Builds from all events of the user in order of sequence.
   class Builder;
@@ -76,7 +70,6 @@ class Profile {
   Sequence sequence_ = 0;
   int64_t events_ = 0;
   bool truncated_ = false;  // something fell out of the history
-  std::shared_ptr<const Attributes> attributes_;
 };
 
 class Profile::Builder {

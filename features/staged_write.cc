@@ -85,9 +85,9 @@ absl::StatusOr<StagedWrite::Examined> StagedWrite::Examine(
   Examined examined;
   EventOutcome& outcome = examined.outcome;
   if (types.Find(event.type) < 0) {
-    outcome.status = absl::InvalidArgumentError(
-        absl::StrCat("type = ", Quoted(event.type),
-                     " is not a configured event type (", types.names(), ")"));
+    outcome.status = InvalidField(
+        "type", Quoted(event.type),
+        absl::StrCat("a configured event type (", types.names(), ")"));
     return examined;
   }
   std::optional<EventIdRecord> known;
@@ -102,6 +102,13 @@ absl::StatusOr<StagedWrite::Examined> StagedWrite::Examine(
   if (known.has_value()) {
     outcome.sequence = known->sequence;
     outcome.duplicate = known->payload_hash == examined.payload;
+    if (outcome.duplicate && event.time_must_match) {
+      const Ordinal user = *FindUser(event.user);
+      ASSIGN_OR_RETURN(const std::optional<Event> first,
+                       ReadEvent(user, known->sequence));
+      outcome.duplicate =
+          !first.has_value() || first->time_micros == event.time_micros;
+    }
     if (!outcome.duplicate) {
       outcome.status = absl::AlreadyExistsError(
           absl::StrCat("event_id = ", Quoted(event.event_id), " of user ",
@@ -167,10 +174,11 @@ absl::Status StagedWrite::StageEvent(NewEvent& in, bool historical,
              EncodeEvent(event));
   batch_.Put(table(kSequences), SequenceKey(event.sequence), OrdinalKey(user));
   if (!id_key.empty()) {
-    const EventIdRecord record{.sequence = event.sequence,
-                               .payload_hash = examined->payload,
-                               .time_micros = absl::ToUnixMicros(now_),
-                               .permanent = historical};
+    const EventIdRecord record{
+        .sequence = event.sequence,
+        .payload_hash = examined->payload,
+        .time_micros = std::max(absl::ToUnixMicros(now_), event.time_micros),
+        .permanent = historical};
     event_ids_[id_key] = record;
   }
   const double weight = store_.event_types().Weight(event.type, event.value);
@@ -195,8 +203,7 @@ void StagedWrite::Stage(Append& m) {
   std::vector<Examined> examined(m.events.size());
   // Two events of one batch with one id: the same content is a repeat, another
   // is refused here, where the first has no sequence yet.
-  absl::flat_hash_map<std::tuple<absl::string_view, uint64_t, uint64_t>,
-                      uint64_t>
+  absl::flat_hash_map<std::tuple<absl::string_view, uint64_t, uint64_t>, size_t>
       in_batch;
   for (size_t i = 0; i < m.events.size(); ++i) {
     const NewEvent& event = m.events[i];
@@ -204,9 +211,14 @@ void StagedWrite::Stage(Append& m) {
     if (!one.ok()) return Fail(m.done, one.status());
     absl::Status& status = one->outcome.status;
     if (status.ok() && !event.event_id.empty()) {
-      const auto [it, first] = in_batch.try_emplace(
-          {event.user, one->id.high, one->id.low}, one->payload);
-      if (!first && it->second != one->payload) {
+      const auto [it, first] =
+          in_batch.try_emplace({event.user, one->id.high, one->id.low}, i);
+      const NewEvent& before = m.events[it->second];
+      const bool at_the_time =
+          (!event.time_must_match && !before.time_must_match) ||
+          event.time_micros == before.time_micros;
+      if (!first &&
+          (examined[it->second].payload != one->payload || !at_the_time)) {
         status = absl::AlreadyExistsError(
             absl::StrCat("event_id = ", Quoted(event.event_id),
                          " stands twice in the batch with different contents"));
@@ -214,9 +226,7 @@ void StagedWrite::Stage(Append& m) {
     }
     if (!status.ok() && !m.each) {
       // The messages begin with the field.
-      return Fail(m.done,
-                  absl::Status(status.code(), absl::StrCat("events[", i, "].",
-                                                           status.message())));
+      return Fail(m.done, InPart(status, absl::StrCat("events[", i, "]")));
     }
     examined[i] = *std::move(one);
   }
@@ -233,6 +243,21 @@ void StagedWrite::Stage(Append& m) {
   }
   result.sequence = sequence_;
   WhenDurable(std::move(m.done), std::move(result));
+}
+
+absl::StatusOr<std::optional<Event>> StagedWrite::ReadEvent(
+    Ordinal user, Sequence sequence) const {
+  const auto staged = std::find_if(
+      events_.begin(), events_.end(),
+      [&](const StagedEvent& e) { return e.event.sequence == sequence; });
+  if (staged != events_.end()) return staged->event;
+  const Database::Pin pin(store_.database_.get());
+  const std::string key = EventKey(user, sequence);
+  const auto value = pin.Get(kEvents, key);
+  if (absl::IsNotFound(value.status())) return std::optional<Event>();
+  RETURN_IF_ERROR(value.status());
+  ASSIGN_OR_RETURN(Event event, DecodeEventRow(key, *value));
+  return event;
 }
 
 void StagedWrite::EraseEvent(const Event& event) {
@@ -256,23 +281,10 @@ void StagedWrite::Stage(Retract& m) {
         FindEventId(id_key);
     if (!record.ok()) return Poison(m.done, record.status());
     if (!record->has_value() || (*record)->retracted) continue;
-    const Sequence sequence = (*record)->sequence;
-    Event event;
-    const auto staged = std::find_if(
-        events_.begin(), events_.end(),
-        [&](const StagedEvent& e) { return e.event.sequence == sequence; });
-    if (staged != events_.end()) {
-      event = staged->event;
-    } else {
-      const Database::Pin pin(store_.database_.get());
-      const std::string key = EventKey(user, sequence);
-      const auto value = pin.Get(kEvents, key);
-      if (!value.ok()) continue;
-      const auto decoded = DecodeEventRow(key, *value);
-      if (!decoded.ok()) return Poison(m.done, decoded.status());
-      event = *decoded;
-    }
-    EraseEvent(event);
+    const auto event = ReadEvent(user, (*record)->sequence);
+    if (!event.ok()) return Poison(m.done, event.status());
+    if (!event->has_value()) continue;
+    EraseEvent(**event);
     EventIdRecord kept = **record;
     kept.retracted = true;
     event_ids_[id_key] = kept;

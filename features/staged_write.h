@@ -65,6 +65,9 @@ class StagedWrite {
   };
   absl::StatusOr<Examined> Examine(const NewEvent& event, bool historical);
   absl::Status StageEvent(NewEvent& event, bool historical, Examined* examined);
+  // The event, staged or written; nothing when it was retracted or erased.
+  absl::StatusOr<std::optional<Event>> ReadEvent(Ordinal user,
+                                                 Sequence sequence) const;
   void EraseEvent(const Event& event);
   absl::StatusOr<int64_t> EraseUser(const std::string& id);
   void StageTables();

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "base/hash.h"
 #include "base/text.h"
 #include "base/varint.h"
@@ -16,6 +17,11 @@ constexpr Sequence kAllSequences = ~Sequence{0};
 
 absl::Status NoSuchUser(absl::string_view id) {
   return absl::NotFoundError(absl::StrCat("no user ", Quoted(id)));
+}
+
+absl::Status BadMeta(const std::string& key) {
+  return absl::DataLossError(
+      absl::StrCat("the store's \"", key, "\" is damaged; restore a backup"));
 }
 
 }  // namespace
@@ -55,7 +61,8 @@ Store::~Store() {
 
 absl::Status Store::Load() {
   RETURN_IF_ERROR(LoadMeta());
-  return LoadTables();
+  RETURN_IF_ERROR(LoadTables());
+  return recount_ ? Recount() : absl::OkStatus();
 }
 
 absl::Status Store::LoadMeta() {
@@ -90,26 +97,37 @@ absl::Status Store::LoadMeta() {
     put("log_id", absl::BytesToHexString(RandomBytes(8)));
     put("secret", RandomBytes(32));
     put("epoch", std::to_string(absl::ToUnixMicros(clock_->Now())));
-    put("half_life", absl::FormatDuration(options_.popularity_half_life));
+    put("counting", CountingRules());
     put("next_user", "0");
     put("next_sequence", "1");
   }
   // Erased, and perhaps not gone from every file when the last process ended.
   if (const auto unfinished = meta.find("purge"); unfinished != meta.end()) {
-    last_erasure_ = std::stoull(unfinished->second);
+    if (!absl::SimpleAtoi(unfinished->second, &last_erasure_)) {
+      return BadMeta("purge");
+    }
     MutexLock lock(&janitor_mu_);
     erasures_.push_back({.number = last_erasure_});
     janitor_cv_.Signal();
   }
   log_id_ = meta["log_id"];
   secret_ = meta["secret"];
-  next_user_ = static_cast<Ordinal>(std::stoul(meta["next_user"]));
-  sequence_ = std::stoull(meta["next_sequence"]) - 1;
+  uint64_t next_sequence = 0;
+  if (!absl::SimpleAtoi(meta["next_user"], &next_user_)) {
+    return BadMeta("next_user");
+  }
+  if (!absl::SimpleAtoi(meta["next_sequence"], &next_sequence) ||
+      next_sequence == 0) {
+    return BadMeta("next_sequence");
+  }
+  sequence_ = next_sequence - 1;
 
   std::map<std::string, uint8_t> codes;
   for (const auto& [key, value] : meta) {
     if (key.starts_with("type/")) {
-      codes[key.substr(5)] = static_cast<uint8_t>(std::stoul(value));
+      uint32_t code = 0;
+      if (!absl::SimpleAtoi(value, &code) || code > 255) return BadMeta(key);
+      codes[key.substr(5)] = static_cast<uint8_t>(code);
     }
   }
   for (const EventType& type : options_.event_types) {
@@ -133,9 +151,59 @@ absl::Status Store::LoadMeta() {
   }
   WriterLock lock(&memory_mu_);
   catalogue_ = std::make_unique<Catalogue>(options_.established_after);
-  counts_ = std::make_unique<PopularityCounts>(options_.popularity_half_life,
-                                               std::stoll(meta["epoch"]));
+  // Shares of events are told from the epoch on; they must not overflow.
+  int64_t epoch = 0;
+  if (!absl::SimpleAtoi(meta["epoch"], &epoch)) return BadMeta("epoch");
+  const absl::Duration age = clock_->Now() - absl::FromUnixMicros(epoch);
+  recount_ = !options_.database.read_only &&
+             (meta["counting"] != CountingRules() ||
+              age > 400 * options_.popularity_half_life);
+  if (recount_) epoch = absl::ToUnixMicros(clock_->Now());
+  counts_ =
+      std::make_unique<PopularityCounts>(options_.popularity_half_life, epoch);
   return absl::OkStatus();
+}
+
+std::string Store::CountingRules() const {
+  std::string out = absl::FormatDuration(options_.popularity_half_life);
+  for (const EventType& type : options_.event_types) {
+    absl::StrAppend(&out, ";", type.name, ",", type.weight, ",",
+                    static_cast<int>(type.value), ",", type.positive_from);
+  }
+  return out;
+}
+
+// Popularity as the rules that are configured now have it, from the whole log.
+absl::Status Store::Recount() {
+  rocksdb::WriteBatch batch;
+  {
+    const Database::Pin pin(database_.get());
+    RETURN_IF_ERROR(pin.ok());
+    WriterLock lock(&memory_mu_);
+    for (Ordinal item = 0; item < counts_->size(); ++item) {
+      counts_->Set(item, 0);
+    }
+    const auto rows = pin.Iterate(kEvents);
+    for (rows->SeekToFirst(); rows->Valid(); rows->Next()) {
+      ASSIGN_OR_RETURN(
+          const Event event,
+          DecodeEventRow(ToView(rows->key()), ToView(rows->value())));
+      const double weight = event_types_->Weight(event.type, event.value);
+      if (weight <= 0) continue;
+      counts_->Set(event.item, (*counts_)[event.item] +
+                                   counts_->Share(weight, event.time_micros));
+    }
+    RETURN_IF_ERROR(FromRocks(rows->status(), "counting events"));
+    for (Ordinal item = 0; item < counts_->size(); ++item) {
+      std::string value;
+      PutRaw(&value, (*counts_)[item]);
+      batch.Put(database_->table(kCounts), OrdinalKey(item), value);
+    }
+    batch.Put(database_->table(kMeta), "epoch",
+              std::to_string(counts_->epoch_micros()));
+    batch.Put(database_->table(kMeta), "counting", CountingRules());
+  }
+  return database_->Write(&batch);
 }
 
 absl::Status Store::LoadTables() {
@@ -215,11 +283,6 @@ absl::StatusOr<ProfilePtr> Store::LoadProfile(absl::string_view id,
   auto record = pin.Get(kUsers, OrdinalKey(user));
   if (absl::IsNotFound(record.status())) return ProfilePtr();  // just deleted
   RETURN_IF_ERROR(record.status());
-  ASSIGN_OR_RETURN(User decoded, DecodeUser(*record));
-  if (!decoded.attributes.empty()) {
-    profile->set_attributes(
-        std::make_shared<const Attributes>(std::move(decoded.attributes)));
-  }
   return ProfilePtr(std::move(profile));
 }
 

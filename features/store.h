@@ -206,6 +206,8 @@ class Store {
   absl::Status Load();
   absl::Status LoadMeta();
   absl::Status LoadTables();
+  std::string CountingRules() const;
+  absl::Status Recount();
   absl::StatusOr<Ordinal> FindUser(absl::string_view id) const;
   std::string UserIdKey(absl::string_view id) const;
   absl::StatusOr<ProfilePtr> LoadProfile(absl::string_view user,
@@ -225,6 +227,7 @@ class Store {
   std::atomic<Sequence> sequence_{0};
   std::atomic<int64_t> users_{0};
   Ordinal next_user_ = 0;  // the writer's
+  bool recount_ = false;   // counts in the store follow other rules
 
   mutable SharedMutex memory_mu_;
   std::unique_ptr<Catalogue> catalogue_;      // under memory_mu_

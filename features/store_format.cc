@@ -192,8 +192,6 @@ uint64_t PayloadHash(const NewEvent& event) {
   PutString(&all, event.item);
   PutString(&all, event.type);
   PutRaw(&all, event.value);
-  // A repeat without a time comes at another one.
-  PutRaw(&all, event.time_must_match ? event.time_micros : int64_t{0});
   PutString(&all, event.request_id);
   PutRaw(&all, event.position);
   PutString(&all, event.context);

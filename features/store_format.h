@@ -32,13 +32,15 @@ absl::StatusOr<Event> DecodeEventRow(absl::string_view key,
 struct EventIdRecord {
   Sequence sequence = 0;
   uint64_t payload_hash = 0;
-  int64_t time_micros = 0;  // of acceptance, from which it expires
-  bool permanent = false;   // of an import: never expires
-  bool retracted = false;   // a repeat gets the sequence and counts nothing
+  // Of acceptance, or of the event where that is later: from which it expires.
+  int64_t time_micros = 0;
+  bool permanent = false;  // of an import: never expires
+  bool retracted = false;  // a repeat gets the sequence and counts nothing
 };
 std::string EncodeEventId(const EventIdRecord& record);
 absl::StatusOr<EventIdRecord> DecodeEventId(absl::string_view value);
-// Of every field of the event but its id.
+// Of every field of the event but its id and time: a repeat may come without
+// the time.
 uint64_t PayloadHash(const NewEvent& event);
 
 struct ItemRecord {

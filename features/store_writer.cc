@@ -89,9 +89,12 @@ void Store::WriteGathered(std::vector<Mutation>* mutations) {
   {
     MutexLock lock(&queue_mu_);
     stats_.sync_time += absl::Now() - start;
-    ++stats_.syncs;
-    stats_.synced_events += write.events();
-    if (!status.ok()) ++stats_.failed_writes;
+    if (status.ok()) {
+      ++stats_.syncs;
+      stats_.synced_events += write.events();
+    } else {
+      ++stats_.failed_writes;
+    }
   }
   write.Finish(status);
 }

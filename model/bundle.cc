@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
@@ -245,9 +246,18 @@ absl::Status LocalGenerationStore::SetCurrent(const std::string& id) {
 absl::Status LocalGenerationStore::Prune(int keep) {
   ASSIGN_OR_RETURN(const std::vector<Manifest> all, List());
   ASSIGN_OR_RETURN(const std::string current, Current());
-  for (size_t i = static_cast<size_t>(keep); i < all.size(); ++i) {
-    if (all[i].id == current) continue;
-    RETURN_IF_ERROR(RemoveAll(FolderOf(all[i].id)));
+  // Refused ones must not push out what could be rolled back to.
+  int accepted = 0, refused = 0;
+  for (const Manifest& m : all) {
+    const int newer = m.accepted ? accepted++ : refused++;
+    if (newer < keep || m.id == current) continue;
+    RETURN_IF_ERROR(RemoveAll(FolderOf(m.id)));
+  }
+  // What a trainer that died was writing.
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(folder_));
+  for (const std::string& name : names) {
+    if (!absl::EndsWith(name, ".tmp")) continue;
+    RETURN_IF_ERROR(RemoveAll(JoinPath(folder_, name)));
   }
   return absl::OkStatus();
 }

@@ -65,8 +65,9 @@ struct Bundle {
 // A fresh id that sorts by time.
 std::string NewGenerationId(int64_t now_micros);
 
-// The generations of a server, one folder each, and which one serves. Not
-// locked: one process, one thread at a time.
+// The generations of a server, one folder each, and which one serves. Reads may
+// come from any thread or process; of the calls that change it (Write,
+// UpdateManifest, SetCurrent, Prune) one at a time.
 class GenerationStore {
  public:
   virtual ~GenerationStore() = default;
@@ -80,7 +81,8 @@ class GenerationStore {
   // Empty when nothing serves yet.
   virtual absl::StatusOr<std::string> Current() const = 0;
   virtual absl::Status SetCurrent(const std::string& id) = 0;
-  // Removes all but the newest `keep` and the one in service.
+  // Removes all but the newest `keep` accepted and refused ones each and the
+  // one in service, and what a write that was cut short left. Not beside Write.
   virtual absl::Status Prune(int keep) = 0;
   virtual std::string FolderOf(const std::string& id) const = 0;
 };

@@ -197,8 +197,10 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
       names.push_back(name);
     }
   }
+  std::map<std::string, int64_t> widths;
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(Tensor tensor, bundle.tensors.Take(name, {n, -1}));
+    widths[name] = tensor.shape[1];
     g->tables_[name] = std::make_unique<ItemTable>(
         std::move(tensor.values), static_cast<size_t>(tensor.shape[1]));
   }
@@ -206,7 +208,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
   ASSIGN_OR_RETURN(
       ItemFeatureMap features,
       ItemFeatureMap::Load(parameters.value("item_features", Json::array()),
-                           names, &bundle.tensors));
+                           widths, &bundle.tensors));
   g->features_ = std::make_unique<const ItemFeatureMap>(std::move(features));
   ASSIGN_OR_RETURN(g->scoring_,
                    factory(g->manifest_, g->tables_, &bundle.tensors));

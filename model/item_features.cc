@@ -211,7 +211,7 @@ Json ItemFeatureMap::Fit(const std::vector<const Attributes*>& items,
 }
 
 absl::StatusOr<ItemFeatureMap> ItemFeatureMap::Load(
-    const Json& description, const std::vector<std::string>& tables,
+    const Json& description, const std::map<std::string, int64_t>& widths,
     Tensors* tensors) {
   ItemFeatureMap map;
   if (!description.is_array()) {
@@ -226,6 +226,10 @@ absl::StatusOr<ItemFeatureMap> ItemFeatureMap::Load(
     f.mean = static_cast<float>(in.Double("mean"));
     f.scale = static_cast<float>(in.Double("scale"));
     RETURN_IF_ERROR(in.status());
+    if (f.index < -2) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "item_features: index = ", f.index, ": expected -2 or more"));
+    }
     const int number = static_cast<int>(map.features_.size());
     if (f.index == -1) {
       map.text_[f.attribute][f.value] = number;
@@ -235,11 +239,11 @@ absl::StatusOr<ItemFeatureMap> ItemFeatureMap::Load(
     map.features_.push_back(std::move(f));
   }
   const auto n = static_cast<int64_t>(map.features_.size()) + 1;
-  for (const std::string& table : tables) {
+  for (const auto& [table, width] : widths) {
     ASSIGN_OR_RETURN(Tensor fallback,
-                     tensors->Take(kFallbackPrefix + table, {-1}));
+                     tensors->Take(kFallbackPrefix + table, {width}));
     ASSIGN_OR_RETURN(Tensor weights,
-                     tensors->Take(kMapPrefix + table, {n, fallback.shape[0]}));
+                     tensors->Take(kMapPrefix + table, {n, width}));
     map.tables_[table] = {.dim = fallback.values.size(),
                           .map = std::move(weights.values),
                           .fallback = std::move(fallback.values)};

@@ -28,9 +28,10 @@ class ItemFeatureMap {
   static Json Fit(const std::vector<const features::Attributes*>& items,
                   const Options& options, Tensors* tensors);
 
-  // Takes the weights out of the bundle's tensors. Errors: INVALID_ARGUMENT.
+  // Takes the weights out of the bundle's tensors; `widths` are the tables' by
+  // name. Errors: INVALID_ARGUMENT or NOT_FOUND naming what is wrong.
   static absl::StatusOr<ItemFeatureMap> Load(
-      const Json& description, const std::vector<std::string>& tables,
+      const Json& description, const std::map<std::string, int64_t>& widths,
       Tensors* tensors);
 
   // The row of an item in `table`. Without any known attribute: the mean row,

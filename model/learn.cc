@@ -82,19 +82,19 @@ TrainingSet MakeTrainingSet(const Interactions& train, const Vocabulary& v,
 // The incumbent's tensors with the rows of the new vocabulary; an item it does
 // not have gets the row that its attributes would give it there.
 absl::StatusOr<Tensors> MapRows(const Bundle& incumbent, const Vocabulary& v) {
-  std::vector<std::string> tables;
+  std::map<std::string, int64_t> widths;
   for (const auto& [name, tensor] : incumbent.tensors.all()) {
     if (absl::StrContains(name, ".item.") &&
-        !absl::StartsWith(name, "item_features.")) {
-      tables.push_back(name);
+        !absl::StartsWith(name, "item_features.") && tensor.shape.size() == 2) {
+      widths[name] = tensor.shape[1];
     }
   }
   Tensors rest = incumbent.tensors;
   ASSIGN_OR_RETURN(const ItemFeatureMap features,
                    ItemFeatureMap::Load(incumbent.manifest.parameters.value(
                                             "item_features", Json::array()),
-                                        tables, &rest));
-  for (const std::string& name : tables) {
+                                        widths, &rest));
+  for (const auto& [name, width] : widths) {
     ASSIGN_OR_RETURN(const Tensor old, rest.Take(name, {-1, -1}));
     const auto dim = static_cast<size_t>(old.shape[1]);
     std::vector<float> values;
@@ -140,6 +140,8 @@ class Run {
     if (on_progress_) on_progress_({.phase = phase, .share_done = share});
   }
 
+  // Reads all that is needed and closes the store: whoever gave the checkpoint
+  // may remove it from then on.
   absl::Status Load() {
     features::StoreOptions options;
     options.database.path = job_.checkpoint;
@@ -147,7 +149,10 @@ class Run {
     options.event_types = job_.event_types;
     options.profile = job_.profile;
     options.established_after = job_.established_after;
-    ASSIGN_OR_RETURN(store_, features::Store::Open(std::move(options)));
+    ASSIGN_OR_RETURN(const auto store,
+                     features::Store::Open(std::move(options)));
+    log_id_ = store->log_id();
+    sequence_ = store->sequence();
     features::SplitOptions split = job_.split;
     if (!job_.incumbent.empty()) {
       // A damaged incumbent must not keep a better one from being made.
@@ -155,14 +160,28 @@ class Run {
           LocalGenerationStore(job_.generations).Read(job_.incumbent);
       if (incumbent.ok()) incumbent_ = *std::move(incumbent);
     }
-    if (incumbent_.has_value() &&
-        incumbent_->manifest.log_id == store_->log_id()) {
+    if (incumbent_.has_value() && incumbent_->manifest.log_id == log_id_) {
       split.not_before_micros = incumbent_->manifest.cutoff_micros;
     }
-    ASSIGN_OR_RETURN(split_, features::SplitLog(*store_, split));
-    vocabulary_ = MakeVocabulary(split_.train, *store_->ReadCatalogue());
+    ASSIGN_OR_RETURN(split_, features::SplitLog(*store, split));
+    catalogue_.emplace(*store->ReadCatalogue());
+    vocabulary_ = MakeVocabulary(split_.train, *catalogue_);
     set_ = MakeTrainingSet(split_.train, vocabulary_, job_.seed);
     return absl::OkStatus();
+  }
+
+  std::string KindOfSplit() const {
+    return split_.kind == features::Split::Kind::kByTime ? "time" : "user";
+  }
+
+  // Whether the incumbent has seen nothing of the holdout, so that it can be
+  // measured on it and started from. Of another log or kind of split nobody
+  // knows.
+  bool Comparable() const {
+    if (!incumbent_.has_value() || split_.incumbent_saw_holdout) return false;
+    const Manifest& m = incumbent_->manifest;
+    return m.log_id == log_id_ &&
+           m.parameters.value("split", Json()) == Json(KindOfSplit());
   }
 
   // Trains one slot's model between two shares of the run.
@@ -174,8 +193,7 @@ class Run {
         RETURN_IF_ERROR(Annotate(parameters.Set(key, value), name));
       }
     }
-    const bool warm = job_.warm_start && StartsWarm(name) &&
-                      incumbent_.has_value() &&
+    const bool warm = job_.warm_start && StartsWarm(name) && Comparable() &&
                       (incumbent_->manifest.retriever == name ||
                        incumbent_->manifest.ranker == name);
     std::optional<Tensors> start;
@@ -211,8 +229,8 @@ class Run {
     m.id = NewGenerationId(now);
     m.retriever = job_.retriever;
     m.ranker = job_.ranker;
-    m.log_id = store_->log_id();
-    m.sequence = store_->sequence();
+    m.log_id = log_id_;
+    m.sequence = sequence_;
     m.cutoff_micros = split_.cutoff_micros;
     m.created_micros = now;
     m.users = set_.train.users();
@@ -222,8 +240,7 @@ class Run {
       m.event_weights[type.name] = type.weight;
     }
     m.parameters["seed"] = job_.seed;
-    m.parameters["split"] =
-        split_.kind == features::Split::Kind::kByTime ? "time" : "user";
+    m.parameters["split"] = KindOfSplit();
     bundle_.items = vocabulary_.ids;
     const bool two = !job_.ranker.empty() && job_.ranker != job_.retriever;
     RETURN_IF_ERROR(TrainOne(job_.retriever, 0.03, two ? 0.5 : 0.9));
@@ -239,13 +256,9 @@ class Run {
                                           double to, bool rank = true) {
     ASSIGN_OR_RETURN(const auto generation,
                      Generation::Create(std::move(bundle)));
-    std::vector<Case> cases;
-    {
-      const auto catalogue = store_->ReadCatalogue();
-      generation->BindAll(*catalogue);
-      cases = CasesOf(*generation, split_.holdout, *catalogue,
-                      job_.profile.max_weight);
-    }
+    generation->BindAll(*catalogue_);
+    const std::vector<Case> cases = CasesOf(
+        *generation, split_.holdout, *catalogue_, job_.profile.max_weight);
     return Evaluate(
         *generation, cases, metrics_,
         {.shortlist = job_.shortlist, .rank = rank},
@@ -301,10 +314,7 @@ class Run {
       }
     }
     CaseMetrics incumbent;
-    const bool comparable = incumbent_.has_value() &&
-                            !split_.incumbent_saw_holdout &&
-                            incumbent_->manifest.log_id == store_->log_id();
-    if (comparable) {
+    if (Comparable()) {
       ASSIGN_OR_RETURN(incumbent, EvaluateOne(*incumbent_, "evaluate incumbent",
                                               0.95, 0.98));
     }
@@ -329,7 +339,9 @@ class Run {
 
   const LearnJob& job_;
   const std::function<void(const LearnProgress&)>& on_progress_;
-  std::unique_ptr<features::Store> store_;
+  std::string log_id_;
+  features::Sequence sequence_ = 0;
+  std::optional<features::Catalogue> catalogue_;
   std::optional<Bundle> incumbent_;
   features::Split split_;
   Vocabulary vocabulary_;

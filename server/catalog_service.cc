@@ -25,8 +25,7 @@ using Base = Raw::WithRawCallbackMethod_UpsertItems<
 
 absl::Status CheckBatch(absl::string_view field, int size) {
   if (size == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " = nothing: expected 1 to ", kMaxBatch));
+    return InvalidField(field, "nothing", absl::StrCat("1 to ", kMaxBatch));
   }
   return CheckSize(field, size, kMaxBatch);
 }
@@ -81,9 +80,10 @@ class Service final : public Base {
               features::DeleteItems{
                   .ids = {ids.begin(), ids.end()},
                   .done =
-                      [call](absl::StatusOr<int64_t> deleted) {
+                      [this, call](absl::StatusOr<int64_t> deleted) {
                         if (deleted.ok()) {
                           call->response().set_deleted(*deleted);
+                          call->response().set_consistency_token(Token());
                         }
                         call->Finish(deleted.status());
                       }},
@@ -107,8 +107,12 @@ class Service final : public Base {
                         // Gone from the log, even if not from old files yet.
                         if (!absl::IsNotFound(events.status())) {
                           parts_.slot->ForgetQueries();
+                          parts_.retrainer->AwaitNoCheckpoint();
                         }
-                        if (events.ok()) call->response().set_events(*events);
+                        if (events.ok()) {
+                          call->response().set_events(*events);
+                          call->response().set_consistency_token(Token());
+                        }
                         call->Finish(events.status());
                       }},
               call);
@@ -171,6 +175,11 @@ class Service final : public Base {
   void Submit(Mutation mutation, const CallPtr& call) {
     const absl::Status submitted = parts_.store->Submit(std::move(mutation));
     if (!submitted.ok()) call->Finish(submitted);
+  }
+
+  // Of all that is written by now.
+  std::string Token() const {
+    return ConsistencyToken(parts_.store->log_id(), parts_.store->sequence());
   }
 
   template <typename CallPtr>

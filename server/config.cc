@@ -215,7 +215,8 @@ absl::StatusOr<Config> LoadConfig(const std::string& path) {
 std::string DescribeConfig() {
   Config config;
   std::string out =
-      "# Every key with its default. Any of them can be overridden by an\n"
+      "# Every key with its default. All but lists and tables can be "
+      "overridden by an\n"
       "# environment variable: serving.shortlist by "
       "NEARLINE_SERVING_SHORTLIST.\n";
   std::string section;

@@ -204,7 +204,7 @@ std::vector<ConfigField> FieldsOf(Config* c) {
           "store.established_after", &s.established_after, 0, 100,
           "users after whose events an item nobody listed is shown; 0: never"),
       Duration("store.popularity_half_life", &s.popularity_half_life,
-               absl::Hours(1), 10 * kYear, "after which an event counts half"),
+               absl::Hours(6), 10 * kYear, "after which an event counts half"),
       Whole("profile.max_history", &s.profile.max_history, 1, 10'000,
             "newest distinct items that models see of a user"),
       Real("profile.max_weight", &s.profile.max_weight, 0.001, 1000,

@@ -13,23 +13,18 @@ namespace {
 constexpr int kMaxFilterDepth = 10;
 constexpr int kMaxFilterNodes = 1000;
 
-absl::Status Invalid(absl::string_view field, absl::string_view value,
-                     absl::string_view allowed) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " = ", value, ": expected ", allowed));
-}
-
 absl::Status CheckText(absl::string_view field, absl::string_view text,
                        size_t most) {
   if (text.size() <= most) return absl::OkStatus();
-  return Invalid(field, absl::StrCat(text.size(), " bytes"),
-                 absl::StrCat("at most ", most));
+  return InvalidField(field, absl::StrCat(text.size(), " bytes"),
+                      absl::StrCat("at most ", most));
 }
 
 absl::Status CheckAttributeName(absl::string_view field,
                                 absl::string_view name) {
   if (!name.empty() && name.size() <= 64) return absl::OkStatus();
-  return Invalid(field, Quoted(name), "an attribute name of 1 to 64 bytes");
+  return InvalidField(field, Quoted(name),
+                      "an attribute name of 1 to 64 bytes");
 }
 
 absl::StatusOr<features::Attribute> ConvertAttribute(const api::Attribute& in,
@@ -50,14 +45,18 @@ absl::StatusOr<features::Attribute> ConvertAttribute(const api::Attribute& in,
     }
     case api::Attribute::kNumber:
       if (!std::isfinite(in.number())) {
-        return Invalid(field, absl::StrCat(in.number()), "a finite number");
+        return InvalidField(field, absl::StrCat(in.number()),
+                            "a finite number");
       }
       return features::Attribute(in.number());
     case api::Attribute::kVector: {
       RETURN_IF_ERROR(CheckSize(field, in.vector().values_size(), 4096));
+      if (in.vector().values().empty()) {
+        return InvalidField(field, "an empty vector", "1 to 4096 numbers");
+      }
       for (const float value : in.vector().values()) {
         if (!std::isfinite(value)) {
-          return Invalid(field, absl::StrCat(value), "finite numbers");
+          return InvalidField(field, absl::StrCat(value), "finite numbers");
         }
       }
       return features::Attribute(std::vector<float>(
@@ -66,7 +65,7 @@ absl::StatusOr<features::Attribute> ConvertAttribute(const api::Attribute& in,
     case api::Attribute::KIND_NOT_SET:
       break;
   }
-  return Invalid(field, "nothing", "text, texts, number or vector");
+  return InvalidField(field, "nothing", "text, texts, number or vector");
 }
 
 absl::StatusOr<features::Attributes> ConvertAttributes(
@@ -76,8 +75,9 @@ absl::StatusOr<features::Attributes> ConvertAttributes(
                             static_cast<int>(in.size()), 100));
   features::Attributes out;
   for (const auto& [name, value] : in) {
+    RETURN_IF_ERROR(
+        CheckAttributeName(absl::StrCat(field, ".attributes"), name));
     const std::string path = absl::StrCat(field, ".attributes[", name, "]");
-    RETURN_IF_ERROR(CheckAttributeName(path, name));
     ASSIGN_OR_RETURN(features::Attribute attribute,
                      ConvertAttribute(value, path));
     out.emplace(name, std::move(attribute));
@@ -85,21 +85,27 @@ absl::StatusOr<features::Attributes> ConvertAttributes(
   return out;
 }
 
-absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in, int depth,
-                                               int* nodes) {
+// `path` names this node of the request's filter: "filter.all.filters[1]".
+absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in,
+                                               const std::string& path,
+                                               int depth, int* nodes) {
   using Kind = features::Filter::Kind;
   if (depth > kMaxFilterDepth || ++*nodes > kMaxFilterNodes) {
-    return Invalid("filter", depth > kMaxFilterDepth ? "too deep" : "too large",
-                   absl::StrCat("at most ", kMaxFilterDepth, " levels and ",
-                                kMaxFilterNodes, " nodes"));
+    return InvalidField(
+        path, depth > kMaxFilterDepth ? "too deep" : "too large",
+        absl::StrCat("at most ", kMaxFilterDepth, " levels and ",
+                     kMaxFilterNodes, " nodes"));
   }
   features::Filter out;
   const auto children =
-      [&](const google::protobuf::RepeatedPtrField<api::Filter>& filters)
-      -> absl::Status {
-    for (const api::Filter& child : filters) {
-      ASSIGN_OR_RETURN(features::Filter converted,
-                       ConvertFilter(child, depth + 1, nodes));
+      [&](const google::protobuf::RepeatedPtrField<api::Filter>& filters,
+          const char* name) -> absl::Status {
+    for (int i = 0; i < filters.size(); ++i) {
+      ASSIGN_OR_RETURN(
+          features::Filter converted,
+          ConvertFilter(filters[i],
+                        absl::StrCat(path, ".", name, ".filters[", i, "]"),
+                        depth + 1, nodes));
       out.children.push_back(std::move(converted));
     }
     return absl::OkStatus();
@@ -107,16 +113,17 @@ absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in, int depth,
   switch (in.kind_case()) {
     case api::Filter::kAll:
       out.kind = Kind::kAll;
-      RETURN_IF_ERROR(children(in.all().filters()));
+      RETURN_IF_ERROR(children(in.all().filters(), "all"));
       return out;
     case api::Filter::kAny:
       out.kind = Kind::kAny;
-      RETURN_IF_ERROR(children(in.any().filters()));
+      RETURN_IF_ERROR(children(in.any().filters(), "any"));
       return out;
     case api::Filter::kNot: {
       out.kind = Kind::kNot;
       ASSIGN_OR_RETURN(features::Filter child,
-                       ConvertFilter(in.not_(), depth + 1, nodes));
+                       ConvertFilter(in.not_(), absl::StrCat(path, ".not"),
+                                     depth + 1, nodes));
       out.children.push_back(std::move(child));
       return out;
     }
@@ -128,8 +135,8 @@ absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in, int depth,
     case api::Filter::kAnyOf:
       out.kind = Kind::kText;
       out.attribute = in.any_of().attribute();
-      RETURN_IF_ERROR(
-          CheckSize("filter.any_of.values", in.any_of().values_size(), 1000));
+      RETURN_IF_ERROR(CheckSize(absl::StrCat(path, ".any_of.values"),
+                                in.any_of().values_size(), 1000));
       out.values.assign(in.any_of().values().begin(),
                         in.any_of().values().end());
       break;
@@ -139,14 +146,15 @@ absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in, int depth,
       out.low = in.range().has_min() ? in.range().min() : -HUGE_VAL;
       out.high = in.range().has_max() ? in.range().max() : HUGE_VAL;
       if (std::isnan(out.low) || std::isnan(out.high)) {
-        return Invalid("filter.range", "NaN", "numbers");
+        return InvalidField(absl::StrCat(path, ".range"), "NaN", "numbers");
       }
       break;
     case api::Filter::KIND_NOT_SET:
-      return Invalid("filter", "nothing",
-                     "all, any, not, equals, any_of or range");
+      return InvalidField(path, "nothing",
+                          "all, any, not, equals, any_of or range");
   }
-  RETURN_IF_ERROR(CheckAttributeName("filter.attribute", out.attribute));
+  RETURN_IF_ERROR(
+      CheckAttributeName(absl::StrCat(path, ".attribute"), out.attribute));
   return out;
 }
 
@@ -157,8 +165,8 @@ absl::StatusOr<features::NewEvent> ConvertEvent(const api::Event& in,
   RETURN_IF_ERROR(CheckId(field + ".user", in.user()));
   RETURN_IF_ERROR(CheckId(field + ".item", in.item()));
   if (!(in.value() >= -1e9 && in.value() <= 1e9)) {
-    return Invalid(field + ".value", absl::StrCat(in.value()),
-                   "a finite number in [-1e9, 1e9]");
+    return InvalidField(field + ".value", absl::StrCat(in.value()),
+                        "a finite number in [-1e9, 1e9]");
   }
   if (!in.event_id().empty()) {
     RETURN_IF_ERROR(CheckId(field + ".event_id", in.event_id()));
@@ -167,8 +175,8 @@ absl::StatusOr<features::NewEvent> ConvertEvent(const api::Event& in,
       CheckText(field + ".request_id", in.request_id(), kMaxIdBytes));
   RETURN_IF_ERROR(CheckText(field + ".context", in.context(), 4096));
   if (in.has_position() && in.position() < 0) {
-    return Invalid(field + ".position", absl::StrCat(in.position()),
-                   "0 or more");
+    return InvalidField(field + ".position", absl::StrCat(in.position()),
+                        "0 or more");
   }
   features::NewEvent event{.user = in.user(),
                            .item = in.item(),
@@ -186,7 +194,7 @@ absl::StatusOr<features::NewEvent> ConvertEvent(const api::Event& in,
         absl::FromUnixSeconds(t.seconds()) + absl::Nanoseconds(t.nanos());
     if (t.nanos() < 0 || t.nanos() > 999'999'999 || t.seconds() < 0 ||
         time > now + max_future) {
-      return Invalid(
+      return InvalidField(
           field + ".time", absl::StrCat(t.seconds(), " s ", t.nanos(), " ns"),
           absl::StrCat("a time from 1970 to at most ",
                        absl::FormatDuration(max_future), " ahead of now"));
@@ -207,12 +215,13 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
 absl::Status CheckId(absl::string_view field, absl::string_view id) {
   const auto control = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
   if (id.empty() || id.size() > kMaxIdBytes || !IsUtf8(id)) {
-    return Invalid(field, absl::StrCat(Quoted(id), " (", id.size(), " bytes)"),
-                   "1 to 256 bytes of UTF-8");
+    return InvalidField(field,
+                        absl::StrCat(Quoted(id), " (", id.size(), " bytes)"),
+                        "1 to 256 bytes of UTF-8");
   }
   for (const char c : id) {
     if (control(static_cast<unsigned char>(c))) {
-      return Invalid(field, Quoted(id), "no control characters");
+      return InvalidField(field, Quoted(id), "no control characters");
     }
   }
   return absl::OkStatus();
@@ -221,19 +230,19 @@ absl::Status CheckId(absl::string_view field, absl::string_view id) {
 absl::StatusOr<int> CheckCount(int count, int fallback) {
   if (count == 0) return fallback;
   if (count >= 1 && count <= kMaxCount) return count;
-  return Invalid("count", absl::StrCat(count),
-                 absl::StrCat("1 to ", kMaxCount));
+  return InvalidField("count", absl::StrCat(count),
+                      absl::StrCat("1 to ", kMaxCount));
 }
 
 absl::Status CheckSize(absl::string_view field, int size, int most) {
   if (size <= most) return absl::OkStatus();
-  return Invalid(field, absl::StrCat(size, " entries"),
-                 absl::StrCat("at most ", most));
+  return InvalidField(field, absl::StrCat(size, " entries"),
+                      absl::StrCat("at most ", most));
 }
 
 absl::StatusOr<features::Filter> FromApi(const api::Filter& filter) {
   int nodes = 0;
-  return ConvertFilter(filter, 1, &nodes);
+  return ConvertFilter(filter, "filter", 1, &nodes);
 }
 
 absl::StatusOr<RecommendRequest> FromApi(api::RecommendRequest* in) {
@@ -253,15 +262,15 @@ absl::StatusOr<RecommendRequest> FromApi(api::RecommendRequest* in) {
         RETURN_IF_ERROR(CheckId(field + ".item", entry.item()));
         const double weight = entry.has_weight() ? entry.weight() : 1.0;
         if (!(weight > 0 && weight <= 1000)) {
-          return Invalid(field + ".weight", absl::StrCat(weight),
-                         "a number in (0, 1000]");
+          return InvalidField(field + ".weight", absl::StrCat(weight),
+                              "a number in (0, 1000]");
         }
         out.history.push_back({entry.item(), static_cast<float>(weight)});
       }
       break;
     }
     case api::RecommendRequest::WHO_NOT_SET:
-      return Invalid("user", "nothing", "a user or a history");
+      return InvalidField("user", "nothing", "a user or a history");
   }
   RETURN_IF_ERROR(CheckSize("candidates", in->candidates_size(), kMaxBatch));
   RETURN_IF_ERROR(CheckSize("exclude", in->exclude_size(), kMaxBatch));
@@ -300,8 +309,8 @@ absl::StatusOr<features::NewEvent> ConvertOne(
   // An import of a file without times makes them up, anew when it is touched.
   if (request.historical()) event.time_must_match = false;
   if (request.historical() && event.event_id.empty()) {
-    return Invalid(field + ".event_id", "\"\"",
-                   "an id: historical events need one");
+    return InvalidField(field + ".event_id", "\"\"",
+                        "an id: historical events need one");
   }
   return event;
 }
@@ -312,7 +321,7 @@ absl::StatusOr<std::vector<features::NewEvent>> FromApi(
     const api::FeedbackRequest& request, absl::Time now,
     absl::Duration max_future, std::vector<absl::Status>* refused) {
   if (request.events_size() == 0) {
-    return Invalid("events", "nothing", absl::StrCat("1 to ", kMaxBatch));
+    return InvalidField("events", "nothing", absl::StrCat("1 to ", kMaxBatch));
   }
   RETURN_IF_ERROR(CheckSize("events", request.events_size(), kMaxBatch));
   std::vector<features::NewEvent> events;

@@ -162,8 +162,8 @@ class Service final : public Base {
   static absl::StatusOr<std::vector<features::Retract::Ref>> Refs(
       const api::RetractEventsRequest& request) {
     if (request.events_size() == 0) {
-      return absl::InvalidArgumentError(
-          "events = nothing: expected 1 to 10000");
+      return InvalidField("events", "nothing",
+                          absl::StrCat("1 to ", kMaxBatch));
     }
     RETURN_IF_ERROR(CheckSize("events", request.events_size(), kMaxBatch));
     std::vector<features::Retract::Ref> refs;

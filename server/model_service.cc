@@ -29,9 +29,9 @@ class Service final : public Base {
         parts_.rpc, "Retrain", context, in, out, [this](Call::Ptr call) {
           const api::RetrainRequest& request = call->request();
           if (request.reason().size() > kMaxIdBytes) {
-            return call->Finish(absl::InvalidArgumentError(
-                absl::StrCat("reason = ", request.reason().size(),
-                             " bytes: expected at most 256")));
+            return call->Finish(InvalidField(
+                "reason", absl::StrCat(request.reason().size(), " bytes"),
+                absl::StrCat("at most ", kMaxIdBytes)));
           }
           const auto started =
               parts_.retrainer->Start(request.cold(), request.reason());

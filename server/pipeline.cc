@@ -16,6 +16,30 @@ using model::Row;
 
 constexpr size_t kMaxDepth = 1000;
 
+using ScoredItems = std::vector<std::pair<Ordinal, float>>;  // best first
+
+// How many rows to ask for beyond the last place. Of equal scores the scan
+// keeps the lower rows; those are in order of id among trained items, and in
+// order of arrival among later ones, of which as many ties are looked at.
+int TiesBeyond(const model::Generation& generation) {
+  return generation.rows() > generation.base_rows() ? 64 : 0;
+}
+
+// Orders runs of equal scores by id.
+void SortTies(const features::Catalogue& catalogue, ScoredItems* list) {
+  for (auto run = list->begin(); run != list->end();) {
+    const auto end = std::find_if(run, list->end(), [&](const auto& e) {
+      return e.second != run->second;
+    });
+    if (end - run > 1) {
+      std::sort(run, end, [&](const auto& a, const auto& b) {
+        return catalogue[a.first].id < catalogue[b.first].id;
+      });
+    }
+    run = end;
+  }
+}
+
 }  // namespace
 
 // A job with what the stages have found out about it.
@@ -34,7 +58,7 @@ struct Pipeline::Work {
   int depth = 0;  // how long a list must be to continue behind the delivered
 
   ServedBy served_by = ServedBy::kPopular;
-  std::vector<std::pair<Ordinal, float>> list;  // best first
+  ScoredItems list;
 };
 
 Pipeline::Pipeline(features::Store* store, ModelSlot* slot,
@@ -64,8 +88,11 @@ absl::Status Pipeline::Prepare(Work* work) {
                       clock_.Now(), options_.page_ttl));
     work->sequence = work->page.sequence;
     if (work->page.delivered.size() >= kMaxDepth) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a list reaches down to ", kMaxDepth, " items"));
+      return InvalidField(
+          "page_token",
+          absl::StrCat("a token after ", work->page.delivered.size(), " items"),
+          absl::StrCat("one after fewer than ", kMaxDepth,
+                       ", to which a list reaches down"));
     }
     if (!work->page.generation.empty()) {
       work->generation = slot_.Find(work->page.generation);
@@ -182,8 +209,9 @@ void Pipeline::Score(std::vector<Work*> works, bool rank,
   for (Work* work : works) groups[work->generation.get()].push_back(work);
   for (const auto& [generation, group] : groups) {
     std::vector<model::Query> queries;
+    const int more = TiesBeyond(*generation);
     for (Work* work : group) {
-      queries.push_back({&work->history, &work->mask, work->depth});
+      queries.push_back({&work->history, &work->mask, work->depth + more});
     }
     model::RecommendOptions options = options_.recommend;
     options.rank = options.rank && rank;
@@ -224,18 +252,7 @@ RecommendAnswer Pipeline::Finish(const features::Catalogue& catalogue,
                                  Work* work) {
   const RecommendRequest& request = work->job->request;
   RecommendAnswer answer;
-  // Rows are in byte order of id among trained items; later ones are not.
-  for (auto run = work->list.begin(); run != work->list.end();) {
-    const auto end = std::find_if(run, work->list.end(), [&](const auto& e) {
-      return e.second != run->second;
-    });
-    if (end - run > 1) {
-      std::sort(run, end, [&](const auto& a, const auto& b) {
-        return catalogue[a.first].id < catalogue[b.first].id;
-      });
-    }
-    run = end;
-  }
+  SortTies(catalogue, &work->list);
   std::vector<Ordinal>& delivered = work->page.delivered;
   const std::vector<Ordinal> before = delivered;
   bool more = false;
@@ -374,14 +391,21 @@ absl::StatusOr<Pipeline::Similar> Pipeline::SimilarItems(
       }
     }
   }
-  Similar similar{.generation = generation->id()};
-  const auto best = generation->Similar(row, mask, count);
-  const auto catalogue = store_.ReadCatalogue();
-  for (const model::ScoredRow& scored : best) {
+  ScoredItems list;
+  for (const model::ScoredRow& scored :
+       generation->Similar(row, mask, count + TiesBeyond(*generation))) {
     const Ordinal item = generation->OrdinalOf(scored.row);
-    if (item == kNoOrdinal) continue;
+    if (item != kNoOrdinal) list.emplace_back(item, scored.score);
+  }
+  Similar similar{.generation = generation->id()};
+  const auto catalogue = store_.ReadCatalogue();
+  SortTies(*catalogue, &list);
+  if (list.size() > static_cast<size_t>(count)) {
+    list.resize(static_cast<size_t>(count));
+  }
+  for (const auto& [item, score] : list) {
     similar.items.push_back((*catalogue)[item].id);
-    similar.scores.push_back(scored.score);
+    similar.scores.push_back(score);
   }
   return similar;
 }

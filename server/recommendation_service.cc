@@ -72,6 +72,10 @@ class Service final : public Base {
     RETURN_IF_ERROR(CheckId("item", request.item()));
     ASSIGN_OR_RETURN(const int count, CheckCount(request.count(), 10));
     RETURN_IF_ERROR(CheckSize("exclude", request.exclude_size(), kMaxBatch));
+    for (int i = 0; i < request.exclude_size(); ++i) {
+      RETURN_IF_ERROR(
+          CheckId(absl::StrCat("exclude[", i, "]"), request.exclude(i)));
+    }
     std::optional<features::Filter> filter;
     if (request.has_filter()) {
       ASSIGN_OR_RETURN(filter, FromApi(request.filter()));
@@ -88,6 +92,8 @@ class Service final : public Base {
     }
     response->set_generation(similar.generation);
     response->set_request_id(NewRequestId());
+    response->set_consistency_token(
+        ConsistencyToken(parts_.store->log_id(), parts_.store->sequence()));
     return absl::OkStatus();
   }
 

@@ -272,7 +272,7 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
   job.threads = t.threads;
   const std::string job_file = JoinPath(folder, "job.json");
   std::string generation, error;
-  absl::Status status = store_.Checkpoint(job.checkpoint);
+  absl::Status status = MakeCheckpoint(job.checkpoint);
   if (status.ok()) status = WriteFileAtomic(job_file, job.ToJson().dump(2));
   if (status.ok()) {
     const ChildOptions child{
@@ -286,6 +286,7 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
       OnLine(order.id, line, &generation, &error);
     });
   }
+  RemoveCheckpoint();
   (void)RemoveAll(folder);
   if (!error.empty()) return absl::AbortedError(error);
   RETURN_IF_ERROR(status);
@@ -294,6 +295,33 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
         "the trainer ended without naming a generation; see its log");
   }
   return model::Bundle::ReadManifest(generations_.FolderOf(generation));
+}
+
+absl::Status Retrainer::MakeCheckpoint(const std::string& folder) {
+  {
+    MutexLock lock(&mu_);
+    checkpoint_ = folder;
+  }
+  return store_.Checkpoint(folder);
+}
+
+void Retrainer::RemoveCheckpoint() {
+  std::string folder;
+  {
+    MutexLock lock(&mu_);
+    folder = checkpoint_;
+  }
+  if (folder.empty()) return;
+  (void)RemoveAll(folder);
+  MutexLock lock(&mu_);
+  checkpoint_.clear();
+  cv_.SignalAll();
+}
+
+void Retrainer::AwaitNoCheckpoint() {
+  MutexLock lock(&mu_);
+  const std::string now = checkpoint_;
+  while (!now.empty() && checkpoint_ == now) cv_.Wait(&mu_);
 }
 
 void Retrainer::OnLine(const std::string& id, const std::string& line,
@@ -312,6 +340,7 @@ void Retrainer::OnLine(const std::string& id, const std::string& line,
     const double loss = in.Double("loss");
     const double share = in.Double("share");
     if (!in.status().ok()) return;
+    if (phase != "load") RemoveCheckpoint();  // it has been read
     Update(id, [&](RunStatus* run) {
       run->phase = phase;
       run->epoch = epoch;

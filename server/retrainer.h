@@ -63,12 +63,16 @@ class Retrainer {
   absl::StatusOr<Started> Start(bool cold, const std::string& reason);
 
   // The run's state now and at every change, until `Unwatch`. An empty id is
-  // the newest run. Callbacks come from one thread at a time, without a lock
-  // held. Errors: NOT_FOUND.
+  // the newest run. Callbacks come from one thread at a time, and must call
+  // neither Watch nor Unwatch. Errors: NOT_FOUND.
   using Watcher = std::function<void(const RunStatus&)>;
   absl::StatusOr<int64_t> Watch(const std::string& run_id, Watcher watcher);
   // After it returns, the watcher is not called any more.
   void Unwatch(int64_t watch);
+
+  // Returns when no checkpoint of the log that is there now is on disk any
+  // more: a trainer has it only while it reads, which takes seconds.
+  void AwaitNoCheckpoint();
 
   // Empty when no run is under way.
   std::string RunningId() const;
@@ -88,6 +92,8 @@ class Retrainer {
   void Loop();
   void Execute(const Order& order);
   absl::StatusOr<model::Manifest> Train(const Order& order);
+  absl::Status MakeCheckpoint(const std::string& folder);
+  void RemoveCheckpoint();
   void OnLine(const std::string& id, const std::string& line,
               std::string* generation, std::string* error);
   void Update(const std::string& id,
@@ -107,6 +113,7 @@ class Retrainer {
   CondVar cv_;
   std::deque<Order> orders_ ABSL_GUARDED_BY(mu_);
   std::string running_ ABSL_GUARDED_BY(mu_);
+  std::string checkpoint_ ABSL_GUARDED_BY(mu_);      // empty: there is none
   std::deque<RunStatus> runs_ ABSL_GUARDED_BY(mu_);  // newest last, at most 100
   absl::Time last_run_ ABSL_GUARDED_BY(mu_);
   features::Sequence last_sequence_ ABSL_GUARDED_BY(mu_) = 0;

@@ -56,7 +56,7 @@ std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
        kCounter,
        static_cast<double>(s.failed_writes),
        {}},
-      {"nearline_store_events",
+      {"nearline_store_sequence",
        "Sequence of the newest event.",
        kGauge,
        static_cast<double>(parts.store->sequence()),

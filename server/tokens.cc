@@ -20,8 +20,9 @@ std::string Seal(std::string body, absl::string_view key) {
 
 absl::StatusOr<std::string> Unseal(absl::string_view text,
                                    absl::string_view key) {
-  const absl::Status forged = absl::InvalidArgumentError(
-      "page_token was not made by this server; start again without one");
+  const absl::Status forged =
+      InvalidField("page_token", Quoted(text),
+                   "one that this server has made; start again without one");
   std::string sealed;
   if (text.size() > kMaxTokenBytes ||
       !absl::WebSafeBase64Unescape(text, &sealed) ||
@@ -50,8 +51,8 @@ absl::StatusOr<features::Sequence> ReadConsistencyToken(
   features::Sequence sequence = 0;
   if (dash == absl::string_view::npos ||
       !absl::SimpleAtoi(token.substr(dash + 1), &sequence)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("after = ", Quoted(token), " is no consistency token"));
+    return InvalidField("after", Quoted(token),
+                        "a consistency token from an earlier answer");
   }
   if (token.substr(0, dash) != log_id) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -98,11 +99,13 @@ absl::StatusOr<PageToken> ReadPageToken(absl::string_view text,
     token.delivered.push_back(last);
   }
   if (!page || !in.ok()) {
-    return absl::InvalidArgumentError("page_token is of another call");
+    return InvalidField("page_token", "one of another call",
+                        "one of this call");
   }
   if (token.request_hash != request_hash) {
-    return absl::InvalidArgumentError(
-        "page_token is of another request; repeat every field but count");
+    return InvalidField(
+        "page_token", "one of another request",
+        "the request that it came from, in every field but count");
   }
   if (now - absl::FromUnixMicros(token.issued_micros) > ttl) {
     return absl::AbortedError(
@@ -129,7 +132,8 @@ absl::StatusOr<std::string> ReadListToken(absl::string_view text,
   const bool same = in.String() == kind;
   std::string position(in.String());
   if (!list || !same || !in.ok()) {
-    return absl::InvalidArgumentError("page_token is of another call");
+    return InvalidField("page_token", "one of another call",
+                        "one of this call");
   }
   return position;
 }

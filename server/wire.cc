@@ -1,13 +1,15 @@
 #include "server/wire.h"
 
 #include <google/protobuf/empty.pb.h>
-#include <google/protobuf/unknown_field_set.h>
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/wire_format_lite.h>
 #include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/proto_buffer_writer.h>
 #include <spdlog/spdlog.h>
 
-#include <cctype>
+#include <map>
+#include <vector>
 
 #include "base/text.h"
 #include "proto/google/rpc/error_details.pb.h"
@@ -18,19 +20,22 @@ namespace {
 
 namespace pb = google::protobuf;
 
-// "events[3].value: ..." -> "events[3].value"; empty when the text begins
-// otherwise.
-std::string LeadingField(absl::string_view text) {
-  size_t end = 0;
-  while (end < text.size() &&
-         (std::isalnum(static_cast<unsigned char>(text[end])) ||
-          text[end] == '_' || text[end] == '.' || text[end] == '[' ||
-          text[end] == ']')) {
-    ++end;
+// gRPC's headers hold 8 KiB in all, the details of a status included.
+constexpr size_t kMostMessage = 1024;
+
+// Cut between characters.
+std::string Short(absl::string_view text) {
+  if (text.size() <= kMostMessage) return std::string(text);
+  size_t end = kMostMessage;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) {
+    --end;
   }
-  const absl::string_view after = text.substr(end);
-  const bool named = !after.empty() && (after[0] == ':' || after[0] == ' ');
-  return named ? std::string(text.substr(0, end)) : "";
+  return absl::StrCat(text.substr(0, end), "...");
+}
+
+std::string FieldOf(const absl::Status& status) {
+  const auto field = status.GetPayload(kFieldPayload);
+  return field.has_value() ? Short(std::string(*field)) : "";
 }
 
 bool IsOurFault(absl::StatusCode code) {
@@ -39,33 +44,54 @@ bool IsOurFault(absl::StatusCode code) {
          code == absl::StatusCode::kDataLoss;
 }
 
+// What the parser allows.
+constexpr int kMostLevels = 100;
+
 // The path of the first string field that is not UTF-8, found by walking the
-// bytes along the schema; empty when there is none.
-std::string FindBrokenText(const pb::Descriptor* type,
-                           const pb::UnknownFieldSet& fields) {
+// bytes along the schema; empty when there is none, or none on the levels that
+// a message may have.
+std::string FindBrokenText(const pb::Descriptor* type, absl::string_view bytes,
+                           int level = 0) {
+  if (level == kMostLevels) return "";
+  pb::io::CodedInputStream in(reinterpret_cast<const uint8_t*>(bytes.data()),
+                              static_cast<int>(bytes.size()));
   std::map<int, int> seen;
-  for (int i = 0; i < fields.field_count(); ++i) {
-    const pb::UnknownField& field = fields.field(i);
-    const pb::FieldDescriptor* known = type->FindFieldByNumber(field.number());
-    if (known == nullptr ||
-        field.type() != pb::UnknownField::TYPE_LENGTH_DELIMITED) {
+  while (const uint32_t tag = in.ReadTag()) {
+    using Wire = pb::internal::WireFormatLite;
+    const int number = Wire::GetTagFieldNumber(tag);
+    const pb::FieldDescriptor* const field = type->FindFieldByNumber(number);
+    if (field == nullptr ||
+        Wire::GetTagWireType(tag) != Wire::WIRETYPE_LENGTH_DELIMITED) {
+      if (!Wire::SkipField(&in, tag)) return "";
       continue;
     }
-    std::string name(known->name());
-    if (known->is_repeated()) {
-      name += absl::StrCat("[", seen[field.number()]++, "]");
-    }
-    const std::string& bytes = field.length_delimited();
-    if (known->type() == pb::FieldDescriptor::TYPE_STRING) {
-      if (!IsUtf8(bytes)) return name;
-    } else if (known->type() == pb::FieldDescriptor::TYPE_MESSAGE) {
-      pb::UnknownFieldSet inner;
-      if (!inner.ParseFromString(bytes)) continue;
-      const std::string path = FindBrokenText(known->message_type(), inner);
+    uint32_t size = 0;
+    if (!in.ReadVarint32(&size)) return "";
+    const auto at = static_cast<size_t>(in.CurrentPosition());
+    if (size > bytes.size() - at) return "";
+    const absl::string_view value = bytes.substr(at, size);
+    in.Skip(static_cast<int>(size));
+    std::string name(field->name());
+    if (field->is_repeated()) absl::StrAppend(&name, "[", seen[number]++, "]");
+    if (field->type() == pb::FieldDescriptor::TYPE_STRING) {
+      if (!IsUtf8(value)) return name;
+    } else if (field->type() == pb::FieldDescriptor::TYPE_MESSAGE) {
+      const std::string path =
+          FindBrokenText(field->message_type(), value, level + 1);
       if (!path.empty()) return absl::StrCat(name, ".", path);
     }
   }
   return "";
+}
+
+std::string AllOf(const grpc::ByteBuffer& bytes) {
+  std::vector<grpc::Slice> slices;
+  std::string out;
+  if (!bytes.Dump(&slices).ok()) return out;
+  for (const grpc::Slice& slice : slices) {
+    out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  return out;
 }
 
 }  // namespace
@@ -77,14 +103,14 @@ grpc::Status ToGrpc(const absl::Status& status) {
     spdlog::error("answering INTERNAL: {}", status.ToString());
     return grpc::Status(code, "internal error; the server's log tells more");
   }
-  const std::string message(status.message());
+  const std::string message = Short(status.message());
   google::rpc::Status wire;
   wire.set_code(static_cast<int>(code));
   wire.set_message(message);
   if (status.code() == absl::StatusCode::kInvalidArgument) {
     google::rpc::BadRequest bad;
     auto* const violation = bad.add_field_violations();
-    violation->set_field(LeadingField(message));
+    violation->set_field(FieldOf(status));
     violation->set_description(message);
     wire.add_details()->PackFrom(bad);
   } else if (status.code() == absl::StatusCode::kResourceExhausted ||
@@ -104,19 +130,14 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, pb::Message* message) {
       return absl::OkStatus();
     }
   }
-  const std::string name(message->GetDescriptor()->name());
-  grpc::ProtoBufferReader reader(&copy);
-  pb::UnknownFieldSet fields;
-  if (reader.status().ok() && fields.ParseFromZeroCopyStream(&reader)) {
-    const std::string path = FindBrokenText(message->GetDescriptor(), fields);
-    if (!path.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, " is not valid UTF-8"));
-    }
+  const std::string path =
+      FindBrokenText(message->GetDescriptor(), AllOf(copy));
+  if (!path.empty()) {
+    return InvalidField(path, "bytes that are no text", "UTF-8");
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("the bytes are no ", name,
-                   ": cut, malformed, or nested deeper than 100 levels"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the bytes are no ", std::string(message->GetDescriptor()->name()),
+      ": cut, malformed, or nested deeper than ", kMostLevels, " levels"));
 }
 
 absl::Status SerializeMessage(const pb::Message& message,

@@ -115,6 +115,60 @@ TEST_F(StoreTest, EventIdsExpireOnRead) {
   EXPECT_FALSE(fresh->outcomes[0].duplicate);
 }
 
+TEST_F(StoreTest, AnEventAheadOfTimeIsKnownAsLongAsItCanBeRepeated) {
+  ManualClock clock(absl::Now());
+  StoreOptions options = TestOptions(dir_ / "other");
+  options.database.clock = &clock;
+  options.database.event_id_window = absl::Minutes(1);
+  auto store = Store::Open(options);
+  ASSERT_THAT(store, IsOk());
+  NewEvent event = Like("ann", "heat", "id");
+  event.time_micros = absl::ToUnixMicros(clock.Now() + absl::Minutes(4));
+  ASSERT_THAT(AppendAll(store->get(), {event}), IsOk());
+  clock.Advance(absl::Seconds(66));
+  const auto again = AppendAll(store->get(), {event});
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->outcomes[0].duplicate);
+  clock.Advance(absl::Minutes(4));
+  EXPECT_THAT(AppendAll(store->get(), {event}),
+              IsError(StatusCode::kFailedPrecondition, "window"));
+}
+
+TEST_F(StoreTest, ALiveEventThatIsImportedAgainIsARepeat) {
+  const NewEvent event = Like("ann", "heat", "id");
+  ASSERT_THAT(AppendAll(store_.get(), {event}), IsOk());
+  NewEvent imported = event;
+  imported.time_must_match = false;
+  const auto again = AppendAll(store_.get(), {imported}, /*historical=*/true);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->outcomes[0].duplicate);
+  NewEvent later = event;
+  later.time_micros += 1;
+  EXPECT_THAT(AppendAll(store_.get(), {later}),
+              IsError(StatusCode::kAlreadyExists, "another content"));
+  NewEvent other = Like("bob", "heat", "id");
+  other.time_micros = event.time_micros;
+  later.user = "bob";
+  EXPECT_THAT(AppendAll(store_.get(), {other, later}),
+              IsError(StatusCode::kAlreadyExists, "twice"));
+}
+
+TEST_F(StoreTest, OtherWeightsAreCountedAnew) {
+  ASSERT_THAT(AppendAll(store_.get(), {Like("ann", "heat"), Like("bob", "heat"),
+                                       Like("ann", "ronin")}),
+              IsOk());
+  store_.reset();
+  StoreOptions options = TestOptions(dir_.path());
+  for (EventType& type : options.event_types) {
+    if (type.name == "like") type.weight *= 3;
+  }
+  options.popularity_half_life = absl::Hours(24);
+  auto store = Store::Open(options);
+  ASSERT_THAT(store, IsOk());
+  EXPECT_NEAR((*store)->PopularityByItem()[0], 6, 0.01);
+  EXPECT_NEAR((*store)->PopularityByItem()[1], 3, 0.01);
+}
+
 TEST_F(StoreTest, RetractionLeavesNoWeightAndTheIdStaysKnown) {
   const NewEvent event = Like("ann", "heat", "id-1");
   ASSERT_THAT(AppendAll(store_.get(), {event}), IsOk());

@@ -74,12 +74,20 @@ TEST_F(BundleTest, PruningKeepsTheNewestAndTheOneInService) {
   for (uint64_t seed = 2; seed <= 5; ++seed) {
     ASSERT_THAT(store_.Write(TinyBundle(5, seed)), IsOk());
   }
+  for (uint64_t seed = 6; seed <= 8; ++seed) {
+    Bundle refused = TinyBundle(5, seed);
+    refused.manifest.accepted = false;
+    ASSERT_THAT(store_.Write(refused), IsOk());
+  }
+  ASSERT_THAT(MakeDirs(store_.FolderOf("g-cut-short.tmp")), IsOk());
   ASSERT_THAT(store_.SetCurrent("g-tiny-1"), IsOk());
   ASSERT_THAT(store_.Prune(2), IsOk());
+  EXPECT_FALSE(FileExists(store_.FolderOf("g-cut-short.tmp")));
   std::vector<std::string> ids;
   const std::vector<Manifest> listed = *store_.List();
   for (const Manifest& m : listed) ids.push_back(m.id);
-  EXPECT_THAT(ids, testing::ElementsAre("g-tiny-5", "g-tiny-4", "g-tiny-1"));
+  EXPECT_THAT(ids, testing::ElementsAre("g-tiny-8", "g-tiny-7", "g-tiny-5",
+                                        "g-tiny-4", "g-tiny-1"));
 }
 
 std::string Safetensors(const std::string& header, size_t data_bytes) {

@@ -212,7 +212,11 @@ TEST(ItemFeatures, PredictRowsThatAreLinearInTheAttributes) {
   for (const Attributes& a : attributes) pointers.push_back(&a);
   const Json description =
       ItemFeatureMap::Fit(pointers, {.ridge = 0.01}, &tensors);
-  const auto map = ItemFeatureMap::Load(description, {"m.item.t"}, &tensors);
+  Tensors narrow = tensors;
+  EXPECT_THAT(ItemFeatureMap::Load(description, {{"m.item.t", 3}}, &narrow),
+              IsError(absl::StatusCode::kInvalidArgument, "m.item.t"));
+  const auto map =
+      ItemFeatureMap::Load(description, {{"m.item.t", 2}}, &tensors);
   ASSERT_THAT(map, IsOk());
   const auto row =
       map->Row("m.item.t", {{"genre", std::string("war")}, {"year", 1990.0}});

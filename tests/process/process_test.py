@@ -120,7 +120,9 @@ class ProcessTest(unittest.TestCase):
         thread.start()
         try:
             second = self.server.ask("retrain", check=False)
-            self.server.ask("rollback", first["generation"])
+            # Whatever the gate said: to the other one and back, under load.
+            for generation in (second["generation"], first["generation"]):
+                self.server.ask("rollback", generation)
         finally:
             stop.set()
             thread.join()
@@ -332,6 +334,32 @@ class ProcessTest(unittest.TestCase):
                                    "NEARLINE_TRAINING_HANG_CPU": "10s"}
         self.server.start()
         self.server.ask("feedback", "ann", "heat")
+
+    def test_a_trainer_killed_in_mid_run_leaves_serving_untouched(self):
+        self.fill()
+        first = self.server.ask("retrain")
+        self.assertEqual(first["state"], "RUN_STATE_PUBLISHED", first)
+        trainers = pathlib.Path(f"/proc/{self.server.process.pid}/task/")
+
+        def kill_when_it_trains():
+            while True:
+                children = {child for task in trainers.glob("*/children") for child in task.read_text().split()}
+                reading = any((self.folder / "data/checkpoints").glob("*/store"))
+                if children and not reading and self.server.ask("status")["run_id"]:
+                    for child in children:
+                        os.kill(int(child), signal.SIGKILL)
+                    return
+                time.sleep(.05)
+
+        thread = threading.Thread(target=kill_when_it_trains)
+        thread.start()
+        done = self.server.run("retrain", check=False)
+        thread.join()
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("killed by signal 9", done.stdout + done.stderr)
+        self.assertEqual(self.server.ask("status")["generation"], first["generation"])
+        self.assertEqual(self.server.ask("recommend", "user-00001")["served_by"], "SERVED_BY_RANKED")
+        self.assertEqual(list((self.folder / "data/checkpoints").glob("*")), [])
 
     def test_a_trainer_that_dies_hangs_or_stalls_is_reported(self):
         for script, words in (("kill -9 $$", "killed by signal 9"), ("exit 3", "exited with code 3"),

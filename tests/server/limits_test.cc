@@ -27,7 +27,15 @@ TEST_F(ServerTest, EventLimitsHoldAtTheirEdges) {
   };
   good([](auto* e) { e->set_user(std::string(256, 'u')); });
   good([](auto* e) { e->set_user("a/b c\xc3\xa4"); });
+  good([](auto* e) { e->set_item(std::string(256, 'i')); });
+  good([](auto* e) { e->set_event_id(std::string(256, 'e')); });
+  good([](auto* e) { e->set_request_id(std::string(256, 'r')); });
   good([](auto* e) { e->set_value(1e9); });
+  good([](auto* e) { e->set_value(-1e9); });
+  good([](auto* e) {  // limits.max_future is 5 minutes
+    e->mutable_time()->set_seconds(absl::ToUnixSeconds(absl::Now()) + 299);
+    e->mutable_time()->set_nanos(999'999'999);
+  });
   good([](auto* e) { e->set_context(std::string(4096, 'c')); });
   bad("events[0].user", [](auto* e) { e->set_user(std::string(257, 'u')); });
   bad("events[0].user", [](auto* e) { e->set_user(""); });
@@ -35,15 +43,26 @@ TEST_F(ServerTest, EventLimitsHoldAtTheirEdges) {
   bad("events[0].item", [](auto* e) { e->set_item("a\nb"); });
   bad("events[0].item",
       [](auto* e) { e->set_item(std::string(10 << 20, 'x')); });
-  bad("events[0].value", [](auto* e) { e->set_value(1.1e9); });
+  bad("events[0].item", [](auto* e) { e->set_item(std::string(257, 'i')); });
+  bad("events[0].event_id",
+      [](auto* e) { e->set_event_id(std::string(257, 'e')); });
+  bad("events[0].request_id",
+      [](auto* e) { e->set_request_id(std::string(257, 'r')); });
+  bad("events[0].value",
+      [](auto* e) { e->set_value(std::nextafter(1e9, 2e9)); });
+  bad("events[0].value",
+      [](auto* e) { e->set_value(std::nextafter(-1e9, -2e9)); });
   bad("events[0].value", [](auto* e) { e->set_value(HUGE_VAL); });
   bad("events[0].value", [](auto* e) { e->set_value(std::nan("")); });
   bad("events[0].type", [](auto* e) { e->set_type(""); });
   bad("(cart, click", [](auto* e) { e->set_type("teleport"); });
   bad("events[0].time", [](auto* e) { e->mutable_time()->set_seconds(-1); });
   bad("events[0].time", [](auto* e) {
-    e->mutable_time()->set_seconds(absl::ToUnixSeconds(absl::Now()) + 600);
+    e->mutable_time()->set_seconds(absl::ToUnixSeconds(absl::Now()) + 302);
   });
+  bad("events[0].time", [](auto* e) { e->mutable_time()->set_nanos(-1); });
+  bad("events[0].time",
+      [](auto* e) { e->mutable_time()->set_nanos(1'000'000'000); });
   bad("events[0].time", [](auto* e) {
     e->mutable_time()->set_seconds(std::numeric_limits<int64_t>::max());
   });
@@ -67,11 +86,77 @@ TEST_F(ServerTest, BatchLimitsHoldAtTheirEdges) {
               IsError(StatusCode::kInvalidArgument, "at most 10000"));
 }
 
+TEST_F(ServerTest, EveryBatchAndReasonHasItsLimit) {
+  const auto refused = [](const absl::Status& status, const char* text) {
+    EXPECT_THAT(status, IsError(StatusCode::kInvalidArgument, text));
+  };
+  const auto check = [&](int n, const auto& test) {
+    api::UpsertItemsRequest items;
+    api::UpsertUsersRequest users;
+    api::DeleteItemsRequest gone;
+    api::RetractEventsRequest retract;
+    for (int i = 0; i < n; ++i) {
+      items.add_items()->set_id("i001");
+      users.add_users()->set_id("ann");
+      gone.add_items("i002");
+      auto* const ref = retract.add_events();
+      ref->set_user("ann");
+      ref->set_event_id("none");
+    }
+    test(client_->UpsertItems(items).status(), "items");
+    test(client_->UpsertUsers(users).status(), "users");
+    test(client_->DeleteItems(gone).status(), "items");
+    test(client_->RetractEvents(retract).status(), "events");
+  };
+  check(0, refused);
+  check(10'000, [](const absl::Status& status, const char*) {
+    EXPECT_THAT(status, IsOk());
+  });
+  check(10'001, refused);
+  api::RetrainRequest retrain;
+  retrain.set_reason(std::string(257, 'r'));
+  refused(client_->Retrain(retrain).status(), "reason");
+}
+
 TEST_F(ServerTest, CountLimitsHoldAtTheirEdges) {
-  for (const int count : {-1, 1001, 1'000'000'000}) {
-    EXPECT_THAT(Ask("ann", count),
-                IsError(StatusCode::kInvalidArgument, "1 to 1000"));
+  ASSERT_THAT(Feed(Like("ann", "i001")), IsOk());
+  const auto similar = [&](int count) {
+    api::SimilarItemsRequest request;
+    request.set_item("i001");
+    request.set_count(count);
+    return client_->SimilarItems(request).status();
+  };
+  const auto items = [&](int count) {
+    api::ListItemsRequest request;
+    request.set_count(count);
+    return client_->ListItems(request).status();
+  };
+  const auto users = [&](int count) {
+    api::ListUsersRequest request;
+    request.set_count(count);
+    return client_->ListUsers(request).status();
+  };
+  const auto history = [&](int count) {
+    api::GetHistoryRequest request;
+    request.set_user("ann");
+    request.set_count(count);
+    return client_->GetHistory(request).status();
+  };
+  for (const int count : {1, 1000}) {
+    EXPECT_THAT(similar(count), IsOk());
+    EXPECT_THAT(items(count), IsOk());
+    EXPECT_THAT(users(count), IsOk());
+    EXPECT_THAT(history(count), IsOk());
   }
+  const auto refusal = IsError(StatusCode::kInvalidArgument, "1 to 1000");
+  for (const int count : {-1, 1001, 1'000'000'000}) {
+    EXPECT_THAT(Ask("ann", count), refusal);
+    EXPECT_THAT(similar(count), refusal);
+    EXPECT_THAT(items(count), refusal);
+    EXPECT_THAT(users(count), refusal);
+    EXPECT_THAT(history(count), refusal);
+  }
+  ASSERT_THAT(client_->DeleteUser("ann"), IsOk());
   EXPECT_EQ(Ask("ann", 0)->items_size(), 10);
   EXPECT_EQ(Ask("ann", 1)->items_size(), 1);
   EXPECT_EQ(Ask("ann", 1000)->items_size(), 100);
@@ -123,6 +208,7 @@ TEST_F(ServerTest, AttributeLimitsHoldAtTheirEdges) {
   };
   good(vector(4096, 1));
   bad("at most 4096", vector(4097, 1));
+  bad("1 to 4096", [](auto* a) { (*a)["v"].mutable_vector(); });
   bad("finite", vector(1, HUGE_VALF));
   bad("finite", [](auto* a) { (*a)["n"].set_number(std::nan("")); });
   bad("text, texts, number or vector", [](auto* a) { (*a)["nothing"]; });
@@ -162,6 +248,26 @@ TEST_F(ServerTest, RequestLimitsHoldAtTheirEdges) {
   };
   good(history(1000));
   bad("history.entries", history(1001));
+  const auto weight = [](double value) {
+    return [value](auto* r) {
+      auto* const entry = r->mutable_history()->add_entries();
+      entry->set_item("i001");
+      entry->set_weight(value);
+    };
+  };
+  good(weight(1000));
+  good(weight(1e-300));
+  bad("history.entries[0].weight", weight(std::nextafter(1000, 2000)));
+  bad("history.entries[0].weight", weight(std::nan("")));
+  const auto levels = [](int n) {
+    return [n](auto* r) {
+      api::Filter* deep = r->mutable_filter();
+      for (int i = 1; i < n; ++i) deep = deep->mutable_not_();
+      deep->mutable_all();
+    };
+  };
+  good(levels(10));
+  bad("too deep", levels(11));
   const auto values = [](int n) {
     return [n](auto* r) {
       auto* const any = r->mutable_filter()->mutable_any_of();
@@ -216,6 +322,37 @@ TEST_F(ServerTest, RecommendRefusesWhatMakesNoSense) {
       IsError(StatusCode::kInvalidArgument, "history.entries[0].weight"));
 }
 
+TEST_F(ServerTest, AFilterIsNamedByItsPath) {
+  api::RecommendRequest request;
+  request.set_user("ann");
+  auto* const all = request.mutable_filter()->mutable_all();
+  all->add_filters()->mutable_equals()->set_attribute("year");
+  all->add_filters()->mutable_not_()->mutable_range();
+  EXPECT_THAT(client_->Recommend(request),
+              IsError(StatusCode::kInvalidArgument,
+                      "filter.all.filters[1].not.attribute"));
+}
+
+// Each is allowed; their sum is not finite in float32.
+TEST_F(ServerTest, ValuesThatAddUpToInfinityLeaveAnswersFinite) {
+  api::FeedbackRequest request;
+  for (int i = 0; i < 10'000; ++i) {
+    api::Event event = Like("ann", absl::StrFormat("i%03d", i % 3));
+    event.set_type("rating");
+    event.set_value(1e9);
+    *request.add_events() = event;
+  }
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(client_->Feedback(request), IsOk());
+  for (const char* user : {"ann", "new"}) {
+    const auto answer = Ask(user, 1000);
+    ASSERT_THAT(answer, IsOk());
+    EXPECT_GE(answer->items_size(), 97);
+    for (const api::ScoredItem& item : answer->items()) {
+      EXPECT_TRUE(std::isfinite(item.score())) << item.item();
+    }
+  }
+}
+
 TEST_F(ServerTest, BrokenBytesGetAClearAnswer) {
   api::FeedbackRequest request;
   *request.add_events() = Like("ann", "i001");
@@ -225,7 +362,7 @@ TEST_F(ServerTest, BrokenBytesGetAClearAnswer) {
   grpc::Status status = SendRaw("FeedbackService/Feedback", bytes);
   EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
   EXPECT_THAT(status.error_message(),
-              testing::HasSubstr("events[1].user is not valid UTF-8"));
+              testing::HasSubstr("events[1].user = bytes that are no text"));
   google::rpc::Status details;
   google::rpc::BadRequest bad;
   ASSERT_TRUE(details.ParseFromString(status.error_details()));
@@ -239,6 +376,50 @@ TEST_F(ServerTest, BrokenBytesGetAClearAnswer) {
   EXPECT_THAT(status.error_message(), testing::HasSubstr("cut"));
   status = SendRaw("RecommendationService/Recommend", std::string(50, '\x0b'));
   EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+}
+
+TEST_F(ServerTest, EndlessNestingGetsAnAnswer) {
+  const auto nested = [](int levels) {
+    std::string bytes;
+    for (int i = 0; i < levels; ++i) {  // Filter.not
+      std::string outer(1, '\x1a');
+      for (size_t n = bytes.size(); true; n >>= 7) {
+        outer.push_back(static_cast<char>((n & 0x7f) | (n > 0x7f ? 0x80 : 0)));
+        if (n <= 0x7f) break;
+      }
+      bytes = outer + bytes;
+    }
+    api::RecommendRequest request;
+    request.set_user("ann");
+    std::string out = request.SerializeAsString();
+    const auto number = static_cast<char>(
+        api::RecommendRequest::descriptor()->FindFieldByName("filter")->number()
+            << 3 |
+        2);
+    out.push_back(number);
+    for (size_t n = bytes.size(); true; n >>= 7) {
+      out.push_back(static_cast<char>((n & 0x7f) | (n > 0x7f ? 0x80 : 0)));
+      if (n <= 0x7f) break;
+    }
+    return out + bytes;
+  };
+  for (const int levels : {11, 98, 101, 30'000}) {
+    const grpc::Status status =
+        SendRaw("RecommendationService/Recommend", nested(levels));
+    EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT) << levels;
+    EXPECT_THAT(status.error_message(),
+                testing::HasSubstr(levels < 100 ? "too deep" : "nested deeper"))
+        << levels;
+  }
+}
+
+TEST_F(ServerTest, LongNamesDoNotBreakTheAnswer) {
+  api::UpsertItemsRequest request;
+  api::Item* const item = request.add_items();
+  item->set_id("i001");
+  (*item->mutable_attributes())[std::string(50'000, 'n')].set_number(1);
+  EXPECT_THAT(client_->UpsertItems(request).status(),
+              IsError(StatusCode::kInvalidArgument, "1 to 64 bytes"));
 }
 
 TEST_F(ServerTest, AMessageBeyondTheLimitIsRefused) {

@@ -150,6 +150,37 @@ TEST_F(PipelineTest, PagesNeitherRepeatNorSkipWhateverHappensBetween) {
   EXPECT_EQ(paged, whole->items);
 }
 
+TEST_F(PipelineTest, PagesKeepTheirOrderWhileTheCatalogueChanges) {
+  Publish(1);
+  Feed("ann", "i003");
+  const auto whole = Ask({.user = "ann", .count = 1000, .hash = 1});
+  std::vector<std::string> paged;
+  std::string token;
+  int page = 0;
+  do {
+    const auto answer =
+        Ask({.user = "ann", .count = 7, .page_token = token, .hash = 1});
+    ASSERT_THAT(answer, IsOk());
+    paged.insert(paged.end(), answer->items.begin(), answer->items.end());
+    token = answer->next_page_token;
+    if (++page == 2) {
+      ASSERT_THAT(
+          Do<features::Sequence>(store_.get(),
+                                 features::UpsertItems{.items = {{"new", {}}}}),
+          IsOk());
+    }
+    if (page == 4) {
+      ASSERT_THAT(Do<int64_t>(store_.get(),
+                              features::DeleteItems{.ids = {whole->items[60]}}),
+                  IsOk());
+    }
+  } while (!token.empty());
+  std::vector<std::string> expected = whole->items;
+  expected.erase(expected.begin() + 60);
+  std::erase(paged, "new");  // wherever it came in
+  EXPECT_EQ(paged, expected);
+}
+
 TEST_F(PipelineTest, AListWhoseGenerationIsGoneIsAborted) {
   Publish(1);
   Feed("ann", "i003");
@@ -175,6 +206,29 @@ TEST_F(PipelineTest, ANewItemCanBeRecommendedBeforeTheNextTraining) {
               IsOk());
   EXPECT_THAT(Ask({.user = "ann", .count = 1000})->items,
               testing::Not(testing::Contains("new")));
+}
+
+// Items of one kind have one row, whenever they came.
+TEST_F(PipelineTest, NewItemsTieById) {
+  Publish(1);
+  Feed("ann", "i003");
+  std::vector<features::Item> items;
+  for (int i = 0; i < 40; ++i) {
+    items.push_back({absl::StrFormat("n%02d", (i * 7 + 20) % 40)});
+  }
+  ASSERT_THAT(Do<features::Sequence>(store_.get(),
+                                     features::UpsertItems{.items = items}),
+              IsOk());
+  std::vector<std::string> candidates;
+  for (const features::Item& item : items) candidates.push_back(item.id);
+  const auto answer =
+      Ask({.user = "ann", .count = 3, .candidates = candidates});
+  ASSERT_THAT(answer, IsOk());
+  EXPECT_EQ(answer->served_by, ServedBy::kRanked);
+  EXPECT_THAT(answer->items, testing::ElementsAre("n00", "n01", "n02"));
+  const auto similar = pipeline_->SimilarItems("n05", 3, {}, std::nullopt);
+  ASSERT_THAT(similar, IsOk());
+  EXPECT_THAT(similar->items, testing::ElementsAre("n00", "n01", "n02"));
 }
 
 TEST_F(PipelineTest, ADamagedGenerationIsRefusedWhileTheOldOneServes) {

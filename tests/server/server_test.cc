@@ -154,6 +154,35 @@ TEST_F(ServerTest, UsersCanBeShownAndErased) {
               IsError(StatusCode::kNotFound, "ann"));
 }
 
+TEST_F(ServerTest, UsersAndGenerationsAreListed) {
+  api::UpsertUsersRequest upsert;
+  for (const char* id : {"zoe", "ann"}) {
+    api::User* const user = upsert.add_users();
+    user->set_id(id);
+    (*user->mutable_attributes())["age"].set_number(40);
+  }
+  const auto upserted = client_->UpsertUsers(upsert);
+  ASSERT_THAT(upserted, IsOk());
+  EXPECT_FALSE(upserted->consistency_token().empty());
+  EXPECT_EQ(client_->GetUser("zoe")->attributes().at("age").number(), 40);
+  api::ListUsersRequest list;
+  list.set_count(1);
+  const auto first = client_->ListUsers(list);
+  ASSERT_THAT(first, IsOk());
+  EXPECT_EQ(first->users(0).id(), "zoe");  // in order of first sight
+  list.set_page_token(first->next_page_token());
+  EXPECT_EQ(client_->ListUsers(list)->users(0).id(), "ann");
+  const auto generations = client_->ListGenerations();
+  ASSERT_THAT(generations, IsOk());
+  ASSERT_EQ(generations->generations_size(), 1);
+  EXPECT_EQ(generations->generations(0).id(), "g-tiny-1");
+  EXPECT_TRUE(generations->generations(0).in_service());
+  const auto admin = api::AdminService::NewStub(channel_);
+  grpc::ClientContext context;
+  api::PingResponse pong;
+  EXPECT_TRUE(admin->Ping(&context, {}, &pong).ok());
+}
+
 TEST_F(ServerTest, ExportHoldsWhatCallersPutIn) {
   ASSERT_THAT(Feed(Like("ann", "i003")), IsOk());
   int items = 0, users = 0, events = 0;
@@ -289,9 +318,9 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_rpc_duration_seconds",
       "nearline_rpc_requests_total",
       "nearline_stage_seconds_total",
-      "nearline_store_events",
       "nearline_store_failed_writes_total",
       "nearline_store_items",
+      "nearline_store_sequence",
       "nearline_store_sync_seconds_total",
       "nearline_store_syncs_total",
       "nearline_store_users",
