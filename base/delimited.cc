@@ -1,11 +1,20 @@
 #include "base/delimited.h"
 
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
 
 namespace nearline {
 namespace {
+
+constexpr size_t kChunk = 1 << 16;
+constexpr size_t kMostBytes = 16 << 20;  // of a line
 
 std::string Guess(const std::string& line) {
   for (const char* separator : {"\t", "::", "|", ";", ","}) {
@@ -14,69 +23,156 @@ std::string Guess(const std::string& line) {
   return "\t";
 }
 
-std::vector<std::string> SplitQuoted(absl::string_view line, char separator) {
-  std::vector<std::string> fields(1);
-  bool quoted = false;
-  for (size_t i = 0; i < line.size(); ++i) {
-    const char c = line[i];
-    if (quoted) {
-      if (c != '"') {
-        fields.back().push_back(c);
-      } else if (i + 1 < line.size() && line[i + 1] == '"') {
-        fields.back().push_back('"');
-        ++i;
-      } else {
-        quoted = false;
+absl::StatusOr<std::vector<std::string>> SplitQuoted(absl::string_view line,
+                                                     char separator) {
+  std::vector<std::string> fields;
+  size_t i = 0;
+  while (true) {
+    while (i < line.size() && line[i] == ' ') ++i;
+    std::string field;
+    if (i < line.size() && line[i] == '"') {
+      for (++i;; ++i) {
+        if (i >= line.size()) {
+          return absl::InvalidArgumentError(
+              "a quote is not closed on its line; leave line breaks out of "
+              "fields, and double a quote that is part of one");
+        }
+        if (line[i] != '"') {
+          field.push_back(line[i]);
+        } else if (i + 1 < line.size() && line[i + 1] == '"') {
+          field.push_back('"');
+          ++i;
+        } else {
+          break;
+        }
       }
-    } else if (c == '"' && fields.back().empty()) {
-      quoted = true;
-    } else if (c == separator) {
-      fields.emplace_back();
+      for (++i; i < line.size() && line[i] == ' ';) ++i;
+      if (i < line.size() && line[i] != separator) {
+        return absl::InvalidArgumentError(
+            "text behind a closing quote; double a quote that is part of a "
+            "field");
+      }
     } else {
-      fields.back().push_back(c);
+      const size_t end = std::min(line.find(separator, i), line.size());
+      field = std::string(
+          absl::StripTrailingAsciiWhitespace(line.substr(i, end - i)));
+      i = end;
     }
+    fields.push_back(std::move(field));
+    if (i >= line.size()) return fields;
+    ++i;  // the separator
   }
-  return fields;
+}
+
+// What a file is that begins so, when it is no text.
+const char* NoText(absl::string_view begin) {
+  if (absl::StartsWith(begin, "\x1f\x8b")) return "compressed by gzip";
+  if (absl::StartsWith(begin, "PK\x03\x04")) return "a zip archive";
+  if (absl::StartsWith(begin, "\x28\xb5\x2f\xfd")) return "compressed by zstd";
+  if (absl::StartsWith(begin, "BZh")) return "compressed by bzip2";
+  if (absl::StartsWith(begin,
+                       "\xfd"
+                       "7zXZ"))
+    return "compressed by xz";
+  if (absl::StartsWith(begin, "\xff\xfe") ||
+      absl::StartsWith(begin, "\xfe\xff")) {
+    return "UTF-16";
+  }
+  return nullptr;
 }
 
 }  // namespace
 
-std::vector<std::string> SplitFields(absl::string_view line,
-                                     absl::string_view separator) {
+absl::StatusOr<std::vector<std::string>> SplitFields(
+    absl::string_view line, absl::string_view separator) {
   if (separator == "," || separator == ";") {
     return SplitQuoted(line, separator[0]);
   }
-  return absl::StrSplit(line, std::string(separator));
+  return std::vector<std::string>(absl::StrSplit(line, std::string(separator)));
 }
 
 absl::StatusOr<DelimitedReader> DelimitedReader::Open(const std::string& path,
                                                       std::string separator) {
   DelimitedReader reader;
+  if (!FileExists(path)) {
+    return absl::NotFoundError(absl::StrCat("there is no ", path));
+  }
+  if (!std::filesystem::is_regular_file(path)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is no regular file; write it to one first"));
+  }
   ASSIGN_OR_RETURN(reader.bytes_, FileSize(path));
   reader.path_ = path;
   reader.in_.open(path, std::ios::binary);
-  if (!reader.in_)
+  if (!reader.in_) {
     return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  if (separator.empty()) {
-    std::string first;
-    std::getline(reader.in_, first);
-    separator = Guess(first);
-    reader.in_.clear();
-    reader.in_.seekg(0);
   }
-  reader.separator_ = std::move(separator);
+  reader.Fill();
+  if (const char* const kind = NoText(reader.buffer_); kind != nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is ", kind, "; a text file in UTF-8 is needed"));
+  }
+  if (absl::StartsWith(reader.buffer_, "\xef\xbb\xbf")) reader.at_ = 3;
+  reader.peeked_ = reader.ReadLine();
+  reader.separator_ =
+      separator.empty() ? Guess(reader.text_) : std::move(separator);
   return reader;
 }
 
-bool DelimitedReader::Next(std::vector<std::string>* fields) {
-  while (std::getline(in_, text_)) {
-    ++line_;
-    bytes_read_ += static_cast<int64_t>(text_.size()) + 1;
-    if (!text_.empty() && text_.back() == '\r') text_.pop_back();
-    if (text_.empty()) continue;
-    *fields = SplitFields(text_, separator_);
-    return true;
+bool DelimitedReader::Fill() {
+  buffer_.resize(kChunk);
+  in_.read(buffer_.data(), kChunk);
+  buffer_.resize(static_cast<size_t>(in_.gcount()));
+  at_ = 0;
+  return !buffer_.empty();
+}
+
+// The next line into text_; false at the end of the file. Of one that is too
+// long the beginning, with an error in status_.
+bool DelimitedReader::ReadLine() {
+  text_.clear();
+  status_ = absl::OkStatus();
+  bool any = false;
+  while (at_ < buffer_.size() || Fill()) {
+    any = true;
+    const size_t end = std::min(buffer_.find('\n', at_), buffer_.size());
+    bytes_read_ += static_cast<int64_t>(end - at_);
+    if (text_.size() + end - at_ <= kMostBytes) {
+      text_.append(buffer_, at_, end - at_);
+    } else if (status_.ok()) {
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat("longer than ", kMostBytes, " bytes"));
+    }
+    at_ = end;
+    if (end == buffer_.size()) continue;
+    ++at_;
+    ++bytes_read_;
+    break;
   }
+  if (any) ++line_;
+  if (!text_.empty() && text_.back() == '\r') text_.pop_back();
+  return any;
+}
+
+bool DelimitedReader::Next(std::vector<std::string>* fields) {
+  while (std::exchange(peeked_, false) || ReadLine()) {
+    if (status_.ok() && text_.empty()) continue;
+    if (status_.ok() && absl::StrContains(text_, '\r')) {
+      status_ = absl::InvalidArgumentError(
+          "a carriage return within the line; end lines with \\n");
+    }
+    if (status_.ok()) {
+      auto split = SplitFields(text_, separator_);
+      if (split.ok()) {
+        *fields = *std::move(split);
+        return true;
+      }
+      status_ = split.status();
+    }
+    status_ = Error(status_.message());
+    return false;
+  }
+  status_ = absl::OkStatus();
   return false;
 }
 

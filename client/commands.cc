@@ -235,7 +235,11 @@ int Retrain(Session& session, bool cold, bool detach) {
         bar.Update(run.share_done(), detail);
       });
   if (!end.ok()) return Fail(session, end.status());
-  bar.Finish(end->phase());
+  if (end->state() == api::RUN_STATE_FAILED) {
+    bar.Update(end->share_done(), "failed");
+  } else {
+    bar.Finish(end->phase());
+  }
   const bool good = end->state() == api::RUN_STATE_PUBLISHED;
   if (session.json) {
     Json out = {{"run_id", end->run_id()},
@@ -309,7 +313,7 @@ int ShowStatus(Session& session) {
   Table table({"server", session.options.address});
   table.Add({"version", s->version()});
   table.Add({"up", ShortDuration(absl::Seconds(s->uptime().seconds()))});
-  table.Add({"events", WithThousands(static_cast<int64_t>(s->sequence()))});
+  table.Add({"sequence", WithThousands(static_cast<int64_t>(s->sequence()))});
   table.Add({"users", WithThousands(s->users())});
   table.Add({"items", WithThousands(s->items())});
   table.Add({"generation", s->generation().empty() ? "none: popular items serve"

@@ -124,8 +124,16 @@ int ImportCommand(Session& session, ImportOptions options,
                {"users", result->users},
                {"events", result->events},
                {"duplicates", result->duplicates},
-               {"deleted_items", result->deleted}});
+               {"deleted_items", result->deleted},
+               {"skipped_lines", result->skipped},
+               {"wrong", result->wrong}});
     return 0;
+  }
+  for (const std::string& what : result->wrong) {
+    std::cerr << "left out: " << what << "\n";
+  }
+  if (result->skipped > 0) {
+    std::cerr << WithThousands(result->skipped) << " lines were left out\n";
   }
   std::cout << WithThousands(result->items) << " items, "
             << WithThousands(result->users) << " users, "
@@ -144,6 +152,7 @@ int ImportCommand(Session& session, ImportOptions options,
 int ExportCommand(Session& session, const std::string& path) {
   const auto result = ExportTo(session.client.get(), path, session.json);
   if (!result.ok()) return Fail(session, result.status());
+  if (path == "-") return 0;
   if (session.json) {
     PrintJson({{"items", result->items},
                {"users", result->users},

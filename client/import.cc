@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <optional>
 #include <utility>
@@ -16,6 +18,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/progress.h"
+#include "client/columns.h"
 #include "client/records.h"
 #include "client/sender.h"
 
@@ -55,21 +58,13 @@ class EventIds {
   int64_t line_ = 0;
 };
 
-// Where each field of a delimited event stands.
-struct Columns {
-  int user = 0, item = 1, type = -1, value = -1, time = -1;
-  int* Find(absl::string_view name) {
-    if (name == "user" || name == "userid" || name == "user_id") return &user;
-    if (name == "item" || name == "itemid" || name == "item_id" ||
-        name == "movieid" || name == "movie_id") {
-      return &item;
-    }
-    if (name == "type" || name == "event" || name == "event_type") return &type;
-    if (name == "value" || name == "rating") return &value;
-    if (name == "time" || name == "timestamp") return &time;
-    return nullptr;
-  }
-};
+// The first two lines of a file; empty where there are none.
+absl::Status Peek(const std::string& path, std::vector<std::string>* first,
+                  std::vector<std::string>* second) {
+  ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path));
+  if (reader.Next(first)) reader.Next(second);
+  return absl::OkStatus();
+}
 
 class Importer {
  public:
@@ -88,6 +83,11 @@ class Importer {
       RETURN_IF_ERROR(MovieLens100k());
     } else if (has("movies.dat")) {
       RETURN_IF_ERROR(MovieLens1m());
+    } else if (has("ratings.csv")) {
+      if (has("movies.csv")) {
+        RETURN_IF_ERROR(Records(JoinPath(path, "movies.csv"), "items"));
+      }
+      RETURN_IF_ERROR(Events(JoinPath(path, "ratings.csv")));
     } else if (has("events.tsv")) {
       RETURN_IF_ERROR(JsonLines(JoinPath(path, "items.jsonl"), "items"));
       RETURN_IF_ERROR(JsonLines(JoinPath(path, "users.jsonl"), "users"));
@@ -95,8 +95,8 @@ class Importer {
     } else if (ListDir(path).ok()) {
       return absl::InvalidArgumentError(absl::StrCat(
           path,
-          ": no layout that is known (movies.dat, u.data or events.tsv "
-          "would tell); name a file instead"));
+          ": no layout that is known (movies.dat, u.data, ratings.csv or "
+          "events.tsv would tell); name a file instead"));
     } else {
       RETURN_IF_ERROR(OneFile());
     }
@@ -109,34 +109,60 @@ class Importer {
     char first = 0;
     in >> first;
     if (first == '{') return JsonLines(options_.path, options_.kind);
+    if (first == '[') {
+      return absl::InvalidArgumentError(absl::StrCat(
+          options_.path,
+          ": a JSON array; write one object a line (jq -c '.[]' does)"));
+    }
     if (!options_.kind.empty() && options_.kind != "events") {
-      return absl::InvalidArgumentError(
-          absl::StrCat(options_.path, ": ", options_.kind,
-                       " are imported from JSON lines: {\"id\": ..., "
-                       "\"attributes\": {...}}"));
+      return Records(options_.path, options_.kind);
     }
     return Events(options_.path);
   }
 
-  // Calls `line` for every line, with a progress bar; names the line of an
-  // error.
-  absl::Status ForEachLine(
-      const std::string& path, const std::string& separator,
-      const std::string& label,
-      const std::function<absl::Status(std::vector<std::string>&,
-                                       DelimitedReader&)>& line) {
+  using OnLine =
+      std::function<absl::Status(std::vector<std::string>&, DelimitedReader&)>;
+
+  // Calls `line` for every line, with a progress bar. The first pass sends
+  // nothing: a file with a line that is wrong leaves no trace, and can be
+  // imported when it is mended. Of lines to skip the second pass leaves out
+  // what is wrong.
+  absl::Status ForEachLine(const std::string& path,
+                           const std::string& separator,
+                           const std::string& label, const OnLine& line) {
+    if (!options_.skip_bad_lines) {
+      sender_.Rehearse(true);
+      RETURN_IF_ERROR(Pass(path, separator, "Checking", line));
+      sender_.Rehearse(false);
+    }
+    return Pass(path, separator, label, line);
+  }
+
+  absl::Status Pass(const std::string& path, const std::string& separator,
+                    const std::string& label, const OnLine& line) {
     ASSIGN_OR_RETURN(DelimitedReader reader,
                      DelimitedReader::Open(path, separator));
     ProgressBar bar(label, options_.quiet ? ProgressBar::Mode::kSilent
                                           : ProgressBar::Mode::kAuto);
     std::vector<std::string> fields;
     int64_t lines = 0;
-    while (reader.Next(&fields)) {
-      sender_.At(path, reader.line());
-      const absl::Status status = line(fields, reader);
-      if (absl::IsInvalidArgument(status) &&
-          !absl::StrContains(status.message(), path)) {
-        return reader.Error(status.message());
+    while (true) {
+      absl::Status status;
+      if (reader.Next(&fields)) {
+        sender_.At(path, reader.line());
+        status = line(fields, reader);
+        if (absl::IsInvalidArgument(status) &&
+            !absl::StrContains(status.message(), path)) {
+          status = reader.Error(status.message());
+        }
+      } else if (reader.status().ok()) {
+        break;
+      } else {
+        status = reader.status();
+      }
+      if (absl::IsInvalidArgument(status) && options_.skip_bad_lines) {
+        sender_.Skip(status);
+        continue;
       }
       RETURN_IF_ERROR(status);
       ++lines;
@@ -154,113 +180,63 @@ class Importer {
 
   // "user item rating [time]" in every spelling.
   absl::Status Events(const std::string& path) {
-    ASSIGN_OR_RETURN(EventIds ids, EventIds::Of(path));
     // Without times all events share one, and the same one when imported again.
     const absl::Time fallback = ModificationTime(path);
-    std::optional<Columns> columns;
+    std::vector<std::string> first, second;
+    RETURN_IF_ERROR(Peek(path, &first, &second));
+    if (first.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(path, " is empty"));
+    }
+    auto columns = EventColumns::Choose(first, second, options_.columns);
+    if (!columns.ok()) return Annotate(columns.status(), path);
+    EventIds ids;
     return ForEachLine(
         path, "", "Events", [&](auto& fields, DelimitedReader& reader) {
-          ids.Read(reader);
-          if (!columns.has_value()) {
-            bool header = false;
-            ASSIGN_OR_RETURN(columns, ChooseColumns(fields, &header));
-            if (header) return absl::OkStatus();
+          if (reader.line() == 1) {
+            ASSIGN_OR_RETURN(ids, EventIds::Of(path));
           }
+          ids.Read(reader);
+          if (reader.line() == 1 && columns->header) return absl::OkStatus();
           api::Event event;
-          RETURN_IF_ERROR(ParseEvent(fields, *columns, fallback, &event));
+          RETURN_IF_ERROR(
+              columns->Read(fields, options_.type, fallback, &event));
           event.set_event_id(ids.Get(columns->time >= 0));
           return sender_.Add(std::move(event));
         });
   }
 
-  absl::StatusOr<Columns> ChooseColumns(const std::vector<std::string>& first,
-                                        bool* header) {
-    Columns columns;
-    int named = 0;
-    for (size_t i = 0; i < first.size(); ++i) {
-      if (columns.Find(absl::AsciiStrToLower(first[i])) != nullptr) ++named;
-    }
-    *header = named >= 2;
-    if (*header) {
-      columns = {.user = -1, .item = -1};
-      for (size_t i = 0; i < first.size(); ++i) {
-        int* const column = columns.Find(absl::AsciiStrToLower(first[i]));
-        if (column != nullptr) *column = static_cast<int>(i);
-      }
-    } else {
-      if (first.size() > 2) columns.value = 2;
-      if (first.size() > 3) columns.time = 3;
-    }
-    for (const auto& [field, where] : options_.columns) {
-      int* const column = columns.Find(field);
-      if (column == nullptr) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("--columns: no field ", Quoted(field),
-                         "; there are user, item, type, value, time"));
-      }
-      int number = 0;
-      if (absl::SimpleAtoi(where, &number)) {
-        *column = number - 1;
-        continue;
-      }
-      const auto it = std::find(first.begin(), first.end(), where);
-      if (it == first.end()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("no column ", Quoted(where), " in the header"));
-      }
-      *column = static_cast<int>(it - first.begin());
-      *header = true;
-    }
-    if (columns.user < 0 || columns.item < 0) {
-      return absl::InvalidArgumentError(
-          "which columns are user and item? Say --columns user=1,item=2");
-    }
-    return columns;
-  }
-
-  absl::Status ParseEvent(const std::vector<std::string>& fields,
-                          const Columns& columns, absl::Time fallback,
-                          api::Event* event) {
-    const auto at = [&](int column) -> const std::string* {
-      return column >= 0 && static_cast<size_t>(column) < fields.size()
-                 ? &fields[static_cast<size_t>(column)]
-                 : nullptr;
-    };
-    const std::string* const user = at(columns.user);
-    const std::string* const item = at(columns.item);
-    if (user == nullptr || item == nullptr || user->empty() || item->empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          fields.size(), " fields; expected a user in column ",
-          columns.user + 1, " and an item in column ", columns.item + 1));
-    }
-    // A column that is missing from a line would be made up below.
-    const int last = std::max({columns.type, columns.value, columns.time});
-    if (static_cast<size_t>(last + 1) > fields.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(fields.size(), " fields; expected at least ", last + 1,
-                       ", as many as the columns that are read"));
-    }
-    event->set_user(*user);
-    event->set_item(*item);
-    const std::string* const type = at(columns.type);
-    event->set_type(type == nullptr ? options_.type : *type);
-    double value = 0;
-    const std::string* const text = at(columns.value);
-    if (text != nullptr && !absl::SimpleAtod(*text, &value)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("value ", Quoted(*text), " is no number"));
-    }
-    event->set_value(value);
-    absl::Time time = fallback;
-    if (const std::string* const t = at(columns.time); t != nullptr) {
-      ASSIGN_OR_RETURN(time, ParseTime(*t));
-    }
-    SetTime(time, event);
-    return absl::OkStatus();
+  // Items or users with a header that names their attributes.
+  absl::Status Records(const std::string& path, const std::string& kind) {
+    std::vector<std::string> first, second;
+    RETURN_IF_ERROR(Peek(path, &first, &second));
+    auto columns = RecordColumns::Choose(first, kind, options_.columns);
+    if (!columns.ok()) return Annotate(columns.status(), path);
+    return ForEachLine(
+        path, "", kind == "users" ? "Users" : "Items",
+        [&](auto& fields, DelimitedReader& reader) {
+          if (reader.line() == 1) return absl::OkStatus();
+          std::string id;
+          if (kind == "users") {
+            api::User user;
+            RETURN_IF_ERROR(
+                columns->Read(fields, &id, user.mutable_attributes()));
+            user.set_id(id);
+            return sender_.Add(std::move(user));
+          }
+          api::Item item;
+          RETURN_IF_ERROR(
+              columns->Read(fields, &id, item.mutable_attributes()));
+          item.set_id(id);
+          const auto title = item.attributes().find("title");
+          if (title != item.attributes().end() && title->second.has_text()) {
+            SetTitle(std::string(title->second.text()), &item);
+          }
+          return sender_.Add(std::move(item));
+        });
   }
 
   absl::Status JsonLines(const std::string& path, const std::string& kind) {
-    ASSIGN_OR_RETURN(EventIds ids, EventIds::Of(path));
+    EventIds ids;
     const std::string label = kind == "items"   ? "Items"
                               : kind == "users" ? "Users"
                                                 : "Records";
@@ -268,6 +244,9 @@ class Importer {
     return ForEachLine(
         path, std::string(1, '\x01'), label,
         [&](auto& fields, DelimitedReader& reader) -> absl::Status {
+          if (reader.line() == 1) {
+            ASSIGN_OR_RETURN(ids, EventIds::Of(path));
+          }
           ids.Read(reader);
           ASSIGN_OR_RETURN(const Json json, ParseJson(fields[0]));
           return AddJson(json, kind, ids);
@@ -290,6 +269,9 @@ class Importer {
     if (deleted != json.end() && deleted->is_string()) {
       return sender_.Delete(deleted->get<std::string>());
     }
+    if (kind == "events" || (kind.empty() && !options_.columns.empty())) {
+      return AddEvent(json, ids);
+    }
     if (kind == "items" || (kind.empty() && !json.contains("item"))) {
       api::Item item;
       RETURN_IF_ERROR(FromJson(json, &item));
@@ -300,8 +282,25 @@ class Importer {
       RETURN_IF_ERROR(FromJson(json, &user));
       return sender_.Add(std::move(user));
     }
+    return AddEvent(json, ids);
+  }
+
+  // Keys that `columns` names stand for their fields; then others are passed
+  // over.
+  absl::Status AddEvent(const Json& json, const EventIds& ids) {
     api::Event event;
-    RETURN_IF_ERROR(FromJson(json, &event));
+    if (options_.columns.empty()) {
+      RETURN_IF_ERROR(FromJson(json, options_.type, &event));
+    } else {
+      Json renamed = Json::object();
+      for (const char* field : {"user", "item", "type", "value", "time"}) {
+        const auto named = options_.columns.find(field);
+        const std::string key =
+            named == options_.columns.end() ? field : named->second;
+        if (json.contains(key)) renamed[field] = json[key];
+      }
+      RETURN_IF_ERROR(FromJson(renamed, options_.type, &event));
+    }
     if (event.event_id().empty()) {
       event.set_event_id(ids.Get(event.has_time()));
     }
@@ -416,8 +415,13 @@ absl::StatusOr<ImportResult> Import(Client* client,
 
 absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
                                       bool quiet) {
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  // "-" is standard output.
+  std::ofstream out(path == "-" ? "/dev/stdout" : path,
+                    std::ios::binary | std::ios::trunc);
+  if (!out) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+  }
   ImportResult result;
   ASSIGN_OR_RETURN(const api::StatusResponse status, client->Status());
   const double all = static_cast<double>(status.items()) +
@@ -450,7 +454,10 @@ absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
                      "cannot write ", path, "; is the disk full?"));
   }));
   out.close();
-  if (!out) return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  if (!out) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot write ", path, "; is the disk full?"));
+  }
   bar.Finish(WithThousands(result.items + result.users + result.events) +
              " records");
   return result;

@@ -1,25 +1,28 @@
 #ifndef NEARLINE_CLIENT_IMPORT_H_
 #define NEARLINE_CLIENT_IMPORT_H_
 
-#include <map>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "client/client.h"
+#include "client/columns.h"
 
 namespace nearline::client {
 
 struct ImportOptions {
   // A file, or a folder in the layout of MovieLens 1M (ratings.dat or .tsv,
-  // movies.dat, users.dat), of MovieLens 100K (u.data, u.item, u.user), or of
+  // movies.dat, users.dat), of MovieLens 100K (u.data, u.item, u.user), of
+  // MovieLens 20M, 25M and latest (ratings.csv, movies.csv), or of
   // `nearline-train generate` (items.jsonl, users.jsonl, events.tsv).
   std::string path;
   // Of a file: "events", "items" or "users"; empty: told by the file.
   std::string kind;
-  // Delimited events: field -> column name or number from 1. Fields: user,
-  // item, type, value, time. Default: by header, else user, item, value, time.
-  std::map<std::string, std::string> columns;
+  // Of events; of items and users only the id, "item" or "user". Keys of JSON
+  // lines likewise. Default: by header, else user, item, value, time.
+  NamedColumns columns;
   std::string type = "rating";  // of events without a column for it
+  bool skip_bad_lines = false;  // else the first one ends the import
   bool quiet = false;
 };
 
@@ -29,6 +32,8 @@ struct ImportResult {
   int64_t events = 0;
   int64_t duplicates = 0;  // imported before: a file can be imported again
   int64_t deleted = 0;     // items
+  int64_t skipped = 0;     // lines that were wrong
+  std::vector<std::string> wrong;  // what, of the first of them
 };
 
 // An import can be repeated or resumed: every event without an id gets one.

@@ -1,8 +1,11 @@
 // nearline: the command line. It speaks gRPC only.
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <iostream>
 #include <map>
 
+#include "base/text.h"
+#include "base/version.h"
 #include "client/commands.h"
 
 namespace nearline::client {
@@ -51,6 +54,7 @@ CommandLine::CommandLine()
           "gate kept a\nnew generation out.",
           "nearline") {
   app_.require_subcommand(1);
+  app_.set_version_flag("--version", kVersion);
   app_.fallthrough();
   app_.option_defaults()->always_capture_default();
   app_.add_option("--server", session_.options.address, "host:port")
@@ -142,18 +146,24 @@ void CommandLine::AddFiles() {
     return ImportCommand(session_, import_, columns_);
   });
   c->add_option("path", import_.path,
-                "a file (TSV, CSV, ::, JSON lines) or a folder (MovieLens 1M, "
-                "100K, generated data)")
+                "a file (TSV, CSV, ::, JSON lines) or a folder (MovieLens, "
+                "generated data)")
       ->required();
-  c->add_option("--kind", import_.kind, "of a JSON lines file")
+  c->add_option("--kind", import_.kind,
+                "of a file of JSON lines, or of CSV or TSV with a header")
       ->check(CLI::IsMember({"events", "items", "users"}));
-  c->add_option("--columns", columns_, "user=1,item=movieId,value=3,time=4");
+  c->add_option("--columns", columns_,
+                "user=1,item=movieId,value=3,time=4: numbers from 1, names of "
+                "the header, or keys of JSON lines; 0: none");
+  c->add_flag("--skip-bad-lines", import_.skip_bad_lines,
+              "leave out lines that are wrong and say how many");
   c->add_option("--type", import_.type, "of events without a column for it");
   c->add_flag("--quiet", import_.quiet, "no progress bar");
 
   c = Add("export", "everything, as JSON lines that import reads",
           [this] { return ExportCommand(session_, export_path_); });
-  c->add_option("file", export_path_, "is overwritten")->required();
+  c->add_option("file", export_path_, "is overwritten; - is standard output")
+      ->required();
 }
 
 void CommandLine::AddRecords() {
@@ -203,6 +213,13 @@ int CommandLine::Run(int argc, char** argv) {
   try {
     app_.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
+    const bool no_command = e.get_name() == "RequiredError" &&
+                            app_.get_subcommands().empty() && argc > 1;
+    if (no_command) {
+      std::cerr << "nearline: no command in " << Quoted(argv[1])
+                << "; nearline --help lists them\n";
+      return 2;
+    }
     return app_.exit(e) == 0 ? 0 : 2;  // --help, or wrong words
   }
   return commands_.at(app_.get_subcommands()[0])();

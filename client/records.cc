@@ -1,8 +1,10 @@
 #include "client/records.h"
 
 #include <cmath>
+#include <set>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
 
 namespace nearline::client {
 namespace {
@@ -42,6 +44,24 @@ absl::Status AttributeFromJson(const std::string& name, const Json& json,
                    ": expected a string, a number, or an array of either"));
 }
 
+// An id is a string, or a whole number as text.
+std::string Id(const Json& json, const char* key, JsonReader* in) {
+  const auto it = json.find(key);
+  if (it != json.end() && it->is_number_integer()) return it->dump();
+  return in->String(key);
+}
+
+absl::Status CheckKeys(const Json& json,
+                       const std::set<std::string>& expected) {
+  for (const auto& [key, value] : json.items()) {
+    if (expected.contains(key)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("key ", Quoted(key), ": expected one of ",
+                     absl::StrJoin(expected, ", ")));
+  }
+  return absl::OkStatus();
+}
+
 template <typename T>
 Json RecordToJson(const T& record) {
   return {{"id", record.id()},
@@ -51,8 +71,9 @@ Json RecordToJson(const T& record) {
 template <typename T>
 absl::Status RecordFromJson(const Json& json, T* record) {
   JsonReader in(json, "the line");
-  record->set_id(in.String("id"));
+  record->set_id(Id(json, "id", &in));
   RETURN_IF_ERROR(in.status());
+  RETURN_IF_ERROR(CheckKeys(json, {"id", "attributes"}));
   if (!in.Has("attributes")) return absl::OkStatus();
   return AttributesFromJson(in.Object("attributes"),
                             record->mutable_attributes());
@@ -119,11 +140,15 @@ absl::Status FromJson(const Json& json, api::User* user) {
   return RecordFromJson(json, user);
 }
 
-absl::Status FromJson(const Json& json, api::Event* event) {
+absl::Status FromJson(const Json& json, const std::string& type,
+                      api::Event* event) {
+  RETURN_IF_ERROR(
+      CheckKeys(json, {"user", "item", "type", "value", "time", "event_id",
+                       "request_id", "position", "context"}));
   JsonReader in(json, "the line");
-  event->set_user(in.String("user"));
-  event->set_item(in.String("item"));
-  event->set_type(in.String("type"));
+  event->set_user(Id(json, "user", &in));
+  event->set_item(Id(json, "item", &in));
+  event->set_type(in.Has("type") ? in.String("type") : type);
   if (in.Has("value")) event->set_value(in.Double("value"));
   if (in.Has("event_id")) event->set_event_id(in.String("event_id"));
   if (in.Has("request_id")) event->set_request_id(in.String("request_id"));
@@ -142,15 +167,25 @@ absl::Status FromJson(const Json& json, api::Event* event) {
 }
 
 absl::StatusOr<absl::Time> ParseTime(absl::string_view text) {
-  double seconds = 0;
-  if (absl::SimpleAtod(text, &seconds) && std::abs(seconds) < 1e12) {
-    return absl::FromUnixMicros(static_cast<int64_t>(seconds * 1e6));
+  double number = 0;
+  if (absl::SimpleAtod(text, &number) && std::abs(number) < 1e17) {
+    // Seconds reach the year 5138, milliseconds begin in 1973.
+    const double size = std::abs(number);
+    const double micros = size < 1e11   ? number * 1e6
+                          : size < 1e14 ? number * 1e3
+                                        : number;
+    return absl::FromUnixMicros(static_cast<int64_t>(micros));
   }
   absl::Time time;
   std::string error;
-  if (absl::ParseTime(absl::RFC3339_full, text, &time, &error)) return time;
+  for (const char* format :
+       {"%Y-%m-%d%ET%H:%M:%E*S%Ez", "%Y-%m-%d%ET%H:%M:%E*S",
+        "%Y-%m-%d %H:%M:%E*S", "%Y-%m-%d"}) {
+    if (absl::ParseTime(format, text, &time, &error)) return time;
+  }
   return absl::InvalidArgumentError(absl::StrCat(
-      "time ", Quoted(text), ": expected Unix seconds or RFC 3339"));
+      "time ", Quoted(text),
+      ": expected Unix seconds, RFC 3339, or 2010-10-19 23:55:27"));
 }
 
 void SetTime(absl::Time time, api::Event* event) {

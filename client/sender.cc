@@ -45,7 +45,16 @@ void Sender::At(const std::string& path, int64_t line) {
   line_ = line;
 }
 
+void Sender::Skip(const absl::Status& why) {
+  constexpr size_t kShown = 5;
+  ++result_.skipped;
+  if (result_.wrong.size() < kShown) {
+    result_.wrong.emplace_back(why.message());
+  }
+}
+
 absl::Status Sender::Add(api::Item item) {
+  if (rehearsal_) return absl::OkStatus();
   // It may be one that was deleted in a line before.
   RETURN_IF_ERROR(FlushDeleted());
   items_.Count(item.ByteSizeLong(), line_);
@@ -54,18 +63,21 @@ absl::Status Sender::Add(api::Item item) {
 }
 
 absl::Status Sender::Add(api::User user) {
+  if (rehearsal_) return absl::OkStatus();
   users_.Count(user.ByteSizeLong(), line_);
   *users_.request.add_users() = std::move(user);
   return users_.full() ? FlushUsers() : absl::OkStatus();
 }
 
 absl::Status Sender::Add(api::Event event) {
+  if (rehearsal_) return absl::OkStatus();
   events_.Count(event.ByteSizeLong(), line_);
   *events_.request.add_events() = std::move(event);
   return events_.full() ? Flush() : absl::OkStatus();
 }
 
 absl::Status Sender::Delete(const std::string& item) {
+  if (rehearsal_) return absl::OkStatus();
   deleted_.Count(item.size(), line_);
   deleted_.request.add_items(item);
   return deleted_.full() ? FlushDeleted() : absl::OkStatus();

@@ -19,6 +19,10 @@ class Sender {
  public:
   explicit Sender(Client* client) : client_(*client) {}
 
+  // While true, what is added goes nowhere.
+  void Rehearse(bool on) { rehearsal_ = on; }
+  // Counts a line that is left out.
+  void Skip(const absl::Status& why);
   // Where the records that are added next stand.
   void At(const std::string& path, int64_t line);
   absl::Status Add(api::Item item);
@@ -54,6 +58,7 @@ class Sender {
   absl::Status Await();
 
   Client& client_;
+  bool rehearsal_ = false;
   std::string path_;
   int64_t line_ = 0;
   Batch<api::UpsertItemsRequest> items_;

@@ -104,7 +104,27 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(
   return database;
 }
 
+// RocksDB would begin anew in a folder that has lost its CURRENT, and remove
+// the files it does not know.
+absl::Status Database::CheckFolder() const {
+  if (options_.env != nullptr) return absl::OkStatus();  // a test's own files
+  if (FileExists(JoinPath(options_.path, "CURRENT"))) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                   ListDir(options_.path));
+  for (const std::string& name : names) {
+    if (!absl::EndsWith(name, ".sst") && !absl::StartsWith(name, "MANIFEST")) {
+      continue;
+    }
+    return absl::DataLossError(absl::StrCat(
+        options_.path, " holds ", name,
+        " but no CURRENT: the store is damaged, and nothing was touched. "
+        "Restore a backup, or move the folder away to begin anew"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Database::OpenLocked() {
+  RETURN_IF_ERROR(CheckFolder());
   rocksdb::DBOptions db_options;
   db_options.create_if_missing = !options_.read_only;
   db_options.create_missing_column_families = !options_.read_only;

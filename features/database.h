@@ -98,6 +98,7 @@ class Database {
 
  private:
   explicit Database(DatabaseOptions options);
+  absl::Status CheckFolder() const;
   absl::Status OpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

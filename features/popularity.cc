@@ -5,8 +5,7 @@
 namespace nearline::features {
 
 std::shared_ptr<const PopularRanking> RankByPopularity(
-    const PopularityCounts& counts, const Catalogue& catalogue,
-    int64_t now_micros) {
+    const PopularityCounts& counts, const Catalogue& catalogue) {
   auto ranking = std::make_shared<PopularRanking>();
   ranking->items.reserve(catalogue.servable().cardinality());
   for (const Ordinal item : catalogue.servable())
@@ -17,9 +16,10 @@ std::shared_ptr<const PopularRanking> RankByPopularity(
               return x != y ? x > y : catalogue[a].id < catalogue[b].id;
             });
   ranking->scores.reserve(ranking->items.size());
+  const double most = ranking->items.empty() ? 0.0 : counts[ranking->items[0]];
   for (const Ordinal item : ranking->items) {
-    ranking->scores.push_back(
-        static_cast<float>(counts.AsOf(item, now_micros)));
+    ranking->scores.push_back(most > 0 ? static_cast<float>(counts[item] / most)
+                                       : 0.0f);
   }
   return ranking;
 }

@@ -52,12 +52,11 @@ class PopularityCounts {
 // The servable items, most popular first, ties by id. Immutable.
 struct PopularRanking {
   std::vector<Ordinal> items;
-  std::vector<float> scores;  // decayed counts, as of when it was made
+  std::vector<float> scores;  // decayed counts as shares of the greatest
 };
 
 std::shared_ptr<const PopularRanking> RankByPopularity(
-    const PopularityCounts& counts, const Catalogue& catalogue,
-    int64_t now_micros);
+    const PopularityCounts& counts, const Catalogue& catalogue);
 
 }  // namespace nearline::features
 

@@ -292,7 +292,7 @@ std::shared_ptr<const PopularRanking> Store::Popular() {
   ReaderLock memory(&memory_mu_);
   if (popular_ == nullptr || now - popular_time_ >= absl::Seconds(1) ||
       popular_version_ != catalogue_->version()) {
-    popular_ = RankByPopularity(*counts_, *catalogue_, absl::ToUnixMicros(now));
+    popular_ = RankByPopularity(*counts_, *catalogue_);
     popular_time_ = now;
     popular_version_ = catalogue_->version();
   }

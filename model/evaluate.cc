@@ -161,7 +161,7 @@ std::vector<Case> CasesOf(const Generation& generation,
 GateDecision Decide(const std::vector<double>& candidate,
                     const std::vector<double>& incumbent,
                     const std::vector<double>& popularity,
-                    const GateOptions& options) {
+                    const GateOptions& options, const std::string& why_not) {
   const double mine = MeanOf(candidate).mean;
   const auto users = candidate.size();
   if (users == 0) {
@@ -171,13 +171,13 @@ GateDecision Decide(const std::vector<double>& candidate,
   if (incumbent.empty() || few) {
     const double other = MeanOf(popularity).mean;
     const bool accepted = mine >= other;
-    return {accepted,
-            absl::StrFormat(
-                "%s: %s %.4f against popularity's %.4f on %d users (%s)",
-                accepted ? "accepted" : "rejected", options.metric, mine, other,
-                users,
-                incumbent.empty() ? "no generation to compare with"
-                                  : "too few to compare generations")};
+    return {
+        accepted,
+        absl::StrFormat(
+            "%s: %s %.4f against popularity's %.4f on %d users (%s)",
+            accepted ? "accepted" : "rejected", options.metric, mine, other,
+            users,
+            incumbent.empty() ? why_not : "too few to compare generations")};
   }
   const double other = MeanOf(incumbent).mean;
   const Interval interval =

@@ -75,10 +75,12 @@ struct GateDecision {
 // when it is not worse than the incumbent by more than the tolerance, and not
 // worse at all with confidence; without a comparison, when it is not worse than
 // popularity.
+// `why_not` says why there is no incumbent to compare with.
 GateDecision Decide(const std::vector<double>& candidate,
                     const std::vector<double>& incumbent,
                     const std::vector<double>& popularity,
-                    const GateOptions& options);
+                    const GateOptions& options,
+                    const std::string& why_not = "nothing is in service");
 
 }  // namespace nearline::model
 

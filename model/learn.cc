@@ -331,7 +331,11 @@ class Run {
     m.metrics["holdout_users"] = static_cast<double>(split_.holdout.size());
     const std::string name = gate.Name();
     const GateDecision decision =
-        Decide(candidate[name], incumbent[name], popularity[name], job_.gate);
+        Decide(candidate[name], incumbent[name], popularity[name], job_.gate,
+               job_.incumbent.empty()
+                   ? "nothing is in service"
+                   : "what is in service has seen these users' later events or "
+                     "does not load, and cannot be compared");
     m.accepted = decision.accepted;
     m.decision = decision.words + without;
     return absl::OkStatus();

@@ -120,6 +120,7 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
     if (fields.size() > 2 && value < min_value) continue;
     builder.Add(fields[0], fields[1]);
   }
+  RETURN_IF_ERROR(reader.status());
   return builder.Take();
 }
 
@@ -137,6 +138,7 @@ ReadNegatives(const std::string& path) {
     }
     out[pair[0]].assign(fields.begin() + 1, fields.end());
   }
+  RETURN_IF_ERROR(reader.status());
   return out;
 }
 

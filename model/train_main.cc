@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "features/generator.h"
 #include "model/learn.h"
 #include "model/protocols.h"
@@ -146,6 +147,7 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
 int Main(int argc, char** argv) {
   CLI::App app("Trains and evaluates Nearline's models.", "nearline-train");
   app.require_subcommand(1);
+  app.set_version_flag("--version", kVersion);
 
   std::string job;
   CLI::App* run = app.add_subcommand(

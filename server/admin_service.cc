@@ -1,5 +1,6 @@
 #include <utility>
 
+#include "base/version.h"
 #include "proto/nearline/v1/admin.grpc.pb.h"
 #include "server/convert.h"
 #include "server/services.h"

@@ -1,5 +1,6 @@
 #include "server/config.h"
 
+#include <unistd.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
@@ -177,6 +179,11 @@ absl::Status ApplyEnvironment(Config* config) {
   return absl::OkStatus();
 }
 
+bool IsOfKubernetes(absl::string_view name) {
+  return absl::StartsWith(name, "NEARLINE_SERVICE_") ||
+         absl::StartsWith(name, "NEARLINE_PORT");
+}
+
 absl::Status CheckAcross(const Config& config) {
   if (config.data_dir.empty()) {
     return absl::InvalidArgumentError("data_dir is empty; expected a folder");
@@ -190,8 +197,14 @@ absl::StatusOr<Config> ParseConfig(const std::string& yaml,
                                    const std::string& name) {
   Config config;
   try {
-    const YAML::Node root = YAML::Load(yaml);
-    RETURN_IF_ERROR(YamlReader(&config, name).Read(root, ""));
+    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
+    if (documents.size() > 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, ": ", documents.size(), " documents (---): expected one"));
+    }
+    if (!documents.empty()) {
+      RETURN_IF_ERROR(YamlReader(&config, name).Read(documents[0], ""));
+    }
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ":", e.mark.line + 1, ": not YAML: ", e.msg));
@@ -210,6 +223,24 @@ absl::StatusOr<Config> LoadConfig(const std::string& path) {
   config.training.gate.min_users = config.training.split.min_holdout_users;
   config.training.split.seed = 1;
   return config;
+}
+
+std::vector<std::string> UnknownVariables() {
+  Config config;
+  std::set<std::string> known = {"NEARLINE_SERVER"};  // the client's
+  for (const ConfigField& field : FieldsOf(&config)) {
+    known.insert(EnvironmentName(field.path));
+  }
+  std::vector<std::string> unknown;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string name = std::string(*variable).substr(
+        0, absl::string_view(*variable).find('='));
+    if (absl::StartsWith(name, "NEARLINE_") && !known.contains(name) &&
+        !IsOfKubernetes(name)) {
+      unknown.push_back(name);
+    }
+  }
+  return unknown;
 }
 
 std::string DescribeConfig() {

@@ -82,6 +82,11 @@ absl::StatusOr<Config> ParseConfig(const std::string& yaml,
 // keys.
 absl::StatusOr<Config> LoadConfig(const std::string& path);
 
+// Variables of the environment that look like keys and are none, such as
+// misspelt ones. Those that Kubernetes sets for a service named "nearline" are
+// not among them.
+std::vector<std::string> UnknownVariables();
+
 // A YAML file with every key, its default, range and meaning.
 std::string DescribeConfig();
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/hash.h"
 #include "base/text.h"
@@ -165,7 +166,7 @@ absl::StatusOr<features::NewEvent> ConvertEvent(const api::Event& in,
   RETURN_IF_ERROR(CheckId(field + ".user", in.user()));
   RETURN_IF_ERROR(CheckId(field + ".item", in.item()));
   if (!(in.value() >= -1e9 && in.value() <= 1e9)) {
-    return InvalidField(field + ".value", absl::StrCat(in.value()),
+    return InvalidField(field + ".value", absl::StrFormat("%.17g", in.value()),
                         "a finite number in [-1e9, 1e9]");
   }
   if (!in.event_id().empty()) {

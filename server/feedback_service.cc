@@ -22,11 +22,16 @@ void Answer(const features::AppendResult& result,
             const std::vector<absl::Status>& checked, const std::string& log_id,
             bool partial, Metrics* metrics, api::FeedbackResponse* out) {
   int64_t accepted = 0, duplicates = 0, refused = 0;
+  int index = -1;
   auto outcome = result.outcomes.begin();
   for (const absl::Status& at_the_door : checked) {
-    const features::EventOutcome known =
+    ++index;
+    features::EventOutcome known =
         at_the_door.ok() ? *outcome++
                          : features::EventOutcome{.status = at_the_door};
+    if (at_the_door.ok() && !known.status.ok()) {
+      known.status = InPart(known.status, absl::StrCat("events[", index, "]"));
+    }
     ++(!known.status.ok() ? refused : known.duplicate ? duplicates : accepted);
     if (!partial) continue;
     auto* const to = out->add_results();

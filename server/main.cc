@@ -10,6 +10,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "server/config.h"
 #include "server/server.h"
 
@@ -58,6 +59,7 @@ int Main(int argc, char** argv) {
   std::string path;
   bool check = false, describe = false;
   app.add_option("--config", path, "a YAML file; without it, defaults");
+  app.set_version_flag("--version", kVersion);
   app.add_flag("--check-config", check, "read the configuration and stop");
   app.add_flag("--describe-config", describe,
                "print every key with its default, range and meaning");
@@ -72,11 +74,18 @@ int Main(int argc, char** argv) {
   }
   auto config = LoadConfig(path);
   if (!config.ok()) return Fail(config.status());
+  std::vector<std::string> remarks;
+  for (const std::string& name : UnknownVariables()) {
+    remarks.push_back(absl::StrCat(
+        name, " is no key that the environment can set; it is ignored"));
+  }
   if (check) {
+    for (const std::string& remark : remarks) std::cerr << remark << "\n";
     std::cout << "the configuration is good\n";
     return 0;
   }
   SetUpLog(config->log);
+  for (const std::string& remark : remarks) spdlog::warn(remark);
 
   // Packaged Abseil looks for deadlocks at every lock, also gRPC's.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);

@@ -140,7 +140,15 @@ Metrics::~Metrics() = default;
 class Metrics::HttpServer {
  public:
   HttpServer(const Metrics* metrics, const std::string& host, int port) {
-    server_.new_task_queue = [] { return new httplib::ThreadPool(2); };
+    // Slow callers hold a thread each, for a second a read at most.
+    server_.new_task_queue = [] { return new httplib::ThreadPool(16); };
+    server_.set_read_timeout(1);
+    server_.set_keep_alive_max_count(1);
+    // The library's own lets two servers share a port in silence.
+    server_.set_socket_options([](socket_t socket) {
+      const int yes = 1;
+      setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    });
     server_.Get("/metrics", [metrics](const httplib::Request&,
                                       httplib::Response& response) {
       response.set_content(metrics->Scrape(),

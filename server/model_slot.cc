@@ -2,8 +2,11 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include "base/text.h"
 #include "model/recommender.h"
 
 namespace nearline::server {
@@ -76,12 +79,18 @@ absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
     (*generation)->KeepQueries(options_.query_cache_bytes);
   }
   (*generation)->BindAll(*store_.ReadCatalogue());
-  WarmUp(**generation);
+  const absl::Status warm = WarmUp(**generation);
+  if (!warm.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("generation ", id, ": ", warm.message()));
+  }
   return generation;
 }
 
 // Touches weights and code paths before traffic does, with made-up histories.
-void ModelSlot::WarmUp(const model::Generation& generation) {
+// Errors: DATA_LOSS when an answer lacks items, or holds scores that are not
+// finite.
+absl::Status ModelSlot::WarmUp(const model::Generation& generation) {
   const model::RowMask mask(generation.rows(), true);
   for (uint32_t i = 0; i < 20; ++i) {
     model::History history;
@@ -91,12 +100,16 @@ void ModelSlot::WarmUp(const model::Generation& generation) {
     }
     const model::Query query{&history, &mask, 10};
     std::vector<std::vector<model::ScoredRow>> lists;
-    const absl::Status status =
-        model::Recommend(generation, {&query, 1}, {}, &lists);
-    if (!status.ok()) {
-      spdlog::warn("warm-up of {}: {}", generation.id(), status.ToString());
+    RETURN_IF_ERROR(model::Recommend(generation, {&query, 1}, {}, &lists));
+    const bool finite = std::all_of(
+        lists[0].begin(), lists[0].end(),
+        [](const model::ScoredRow& s) { return std::isfinite(s.score); });
+    if (!finite || lists[0].size() < std::min<size_t>(10, generation.rows())) {
+      return absl::DataLossError(
+          "its scores are not finite: the weights overflow");
     }
   }
+  return absl::OkStatus();
 }
 
 void ModelSlot::Swap(std::shared_ptr<model::Generation> next) {
@@ -137,15 +150,24 @@ absl::Status ModelSlot::Publish(const std::string& id) {
 absl::Status ModelSlot::LoadCurrent() {
   MutexLock publish(&publish_mu_);
   ASSIGN_OR_RETURN(const std::string current, generations_.Current());
-  if (current.empty()) return absl::OkStatus();
-  auto generation = Load(current);
-  if (generation.ok()) {
-    Swap(*std::move(generation));
-    return absl::OkStatus();
-  }
-  spdlog::error("generation {} does not load: {}", current,
-                generation.status().ToString());
   ASSIGN_OR_RETURN(const auto manifests, generations_.List());
+  if (current.empty()) {
+    const bool any =
+        std::any_of(manifests.begin(), manifests.end(),
+                    [](const model::Manifest& m) { return m.accepted; });
+    if (!any) return absl::OkStatus();
+    spdlog::error("the generations' CURRENT is missing");
+  }
+  absl::StatusOr<std::shared_ptr<model::Generation>> generation;
+  if (!current.empty()) {
+    generation = Load(current);
+    if (generation.ok()) {
+      Swap(*std::move(generation));
+      return absl::OkStatus();
+    }
+    spdlog::error("generation {} does not load: {}", Quoted(current),
+                  Quoted(generation.status().ToString()));
+  }
   for (const model::Manifest& manifest : manifests) {
     if (manifest.id == current || !manifest.accepted) continue;
     generation = Load(manifest.id);

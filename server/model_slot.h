@@ -51,7 +51,7 @@ class ModelSlot {
  private:
   absl::StatusOr<std::shared_ptr<model::Generation>> Load(
       const std::string& id);
-  void WarmUp(const model::Generation& generation);
+  absl::Status WarmUp(const model::Generation& generation);
   void Swap(std::shared_ptr<model::Generation> next);
 
   struct Retired {

@@ -252,7 +252,8 @@ RecommendAnswer Pipeline::Finish(const features::Catalogue& catalogue,
                                  Work* work) {
   const RecommendRequest& request = work->job->request;
   RecommendAnswer answer;
-  SortTies(catalogue, &work->list);
+  // Popular ones come in order, though their scores may be too small to tell.
+  if (work->generation != nullptr) SortTies(catalogue, &work->list);
   std::vector<Ordinal>& delivered = work->page.delivered;
   const std::vector<Ordinal> before = delivered;
   bool more = false;
@@ -368,7 +369,7 @@ absl::StatusOr<Pipeline::Similar> Pipeline::SimilarItems(
   {
     const auto catalogue = store_.ReadCatalogue();
     const Ordinal item = catalogue->Find(id);
-    if (item == kNoOrdinal) {
+    if (item == kNoOrdinal || (*catalogue)[item].deleted) {
       return absl::NotFoundError(absl::StrCat("no item ", Quoted(id)));
     }
     row = generation->RowOf(item);

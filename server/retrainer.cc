@@ -194,7 +194,7 @@ void Retrainer::Loop() {
 
 void Retrainer::Execute(const Order& order) {
   spdlog::info("training run {} begins ({})", order.id,
-               order.reason.empty() ? "asked for" : order.reason);
+               order.reason.empty() ? "asked for" : Quoted(order.reason));
   const absl::StatusOr<model::Manifest> manifest = Train(order);
   absl::Status published;
   if (manifest.ok() && manifest->accepted) {
@@ -216,7 +216,7 @@ void Retrainer::Execute(const Order& order) {
   }
   Update(order.id, [&](RunStatus* run) {
     run->phase = "done";
-    run->share_done = 1;
+    if (failure.ok()) run->share_done = 1;
     run->ended = clock_.Now();
     if (manifest.ok()) {
       run->generation = manifest->id;

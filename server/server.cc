@@ -12,8 +12,10 @@
 
 #include "absl/strings/match.h"
 #include "base/file.h"
+#include "base/version.h"
 #include "model/devices.h"
 #include "model/kernels.h"
+#include "proto/grpc/health/v1/health.pb.h"
 #include "server/services.h"
 
 namespace nearline::server {
@@ -179,8 +181,19 @@ absl::Status Server::Impl::OpenParts() {
   features::StoreOptions options = config.store;
   options.database.path = JoinPath(config.data_dir, "store");
   options.database.log = [](int level, absl::string_view message) {
-    const auto to = level >= 3 ? spdlog::level::err : spdlog::level::warn;
+    // Two checkpoints' bookkeeping, which RocksDB warns of.
+    if (absl::StrContains(message, "File Deletions")) return;
+    const bool lost = absl::StrContains(message, "dropping") &&
+                      absl::StrContains(message, "Corruption");
+    const auto to =
+        level >= 3 || lost ? spdlog::level::err : spdlog::level::warn;
     spdlog::log(to, "store: {}", std::string(message));
+    if (lost) {
+      spdlog::error(
+          "the newest part of the log was damaged and is left out. After a "
+          "crash that is what was never acknowledged; after damage to the disk "
+          "acknowledged events are lost: compare with a backup or a replica");
+    }
   };
   ASSIGN_OR_RETURN(store, features::Store::Open(std::move(options)));
   generations = std::make_unique<model::LocalGenerationStore>(
@@ -235,6 +248,8 @@ absl::Status Server::Impl::Listen() {
   static std::once_flag plugins;
   std::call_once(plugins, [] {
     grpc::EnableDefaultHealthCheckService(true);
+    // Known to reflection when it is linked.
+    grpc::health::v1::HealthCheckRequest::descriptor();
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
   grpc::ServerBuilder builder;
@@ -246,6 +261,14 @@ absl::Status Server::Impl::Listen() {
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   for (const auto& service : services) builder.RegisterService(service.get());
   grpc = builder.BuildAndStart();
+  if (auto* const health =
+          grpc == nullptr ? nullptr : grpc->GetHealthCheckService()) {
+    for (const char* name :
+         {"Recommendation", "Feedback", "Model", "Catalog", "Admin"}) {
+      health->SetServingStatus(absl::StrCat("nearline.v1.", name, "Service"),
+                               true);
+    }
+  }
   if (grpc == nullptr || port == 0) {
     return absl::UnavailableError(absl::StrCat(
         "cannot listen on ", config.listen,

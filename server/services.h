@@ -45,8 +45,6 @@ std::unique_ptr<grpc::Service> MakeModelService(const Parts* parts);
 std::unique_ptr<grpc::Service> MakeCatalogService(const Parts* parts);
 std::unique_ptr<grpc::Service> MakeAdminService(const Parts* parts);
 
-inline constexpr char kVersion[] = "0.1.0";
-
 }  // namespace nearline::server
 
 #endif  // NEARLINE_SERVER_SERVICES_H_

@@ -142,6 +142,7 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, pb::Message* message) {
 
 absl::Status SerializeMessage(const pb::Message& message,
                               grpc::ByteBuffer* bytes) {
+  bytes->Clear();  // a stream's buffer still holds the answer before
   bool own = false;
   const grpc::Status status =
       grpc::GenericSerialize<grpc::ProtoBufferWriter, pb::Message>(message,

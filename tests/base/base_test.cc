@@ -94,10 +94,41 @@ TEST(File, ALockHasOneHolder) {
 }
 
 TEST(Delimited, ReadsEverySeparator) {
-  EXPECT_THAT(SplitFields("1::2::3", "::"), ElementsAre("1", "2", "3"));
-  EXPECT_THAT(SplitFields("a|b", "|"), ElementsAre("a", "b"));
-  EXPECT_THAT(SplitFields(R"(1,"Heat, ""the"" film",1995)", ","),
-              ElementsAre("1", "Heat, \"the\" film", "1995"));
+  EXPECT_THAT(*SplitFields("1::2::3", "::"), ElementsAre("1", "2", "3"));
+  EXPECT_THAT(*SplitFields("a|b", "|"), ElementsAre("a", "b"));
+  EXPECT_THAT(*SplitFields(R"(1, "Heat, ""the"" film" ,1995,)", ","),
+              ElementsAre("1", "Heat, \"the\" film", "1995", ""));
+  EXPECT_THAT(SplitFields(R"(1,"abc,4)", ","),
+              IsError(absl::StatusCode::kInvalidArgument, "not closed"));
+  EXPECT_THAT(SplitFields(R"("b"x,2)", ","),
+              IsError(absl::StatusCode::kInvalidArgument, "closing quote"));
+}
+
+TEST(Delimited, TellsWhatIsNoTextAndGoesOnBehindABadLine) {
+  const TempDir dir;
+  const auto open = [&](const std::string& bytes) {
+    std::ofstream(dir / "f") << bytes;
+    return DelimitedReader::Open(dir / "f");
+  };
+  EXPECT_THAT(open("\x1f\x8b\x08"),
+              IsError(absl::StatusCode::kInvalidArgument, "gzip"));
+  EXPECT_THAT(DelimitedReader::Open(dir.path()),
+              IsError(absl::StatusCode::kInvalidArgument, "regular file"));
+  auto reader = open("\xef\xbb\xbfuser,item\r\n1,\"2\n" +
+                     std::string((16 << 20) + 1, 'x') + "\n3,4\r5\n6,7");
+  ASSERT_THAT(reader, IsOk());
+  std::vector<std::string> fields;
+  ASSERT_TRUE(reader->Next(&fields));
+  EXPECT_THAT(fields, ElementsAre("user", "item"));
+  for (const char* why : {"f:2: a quote", "f:3: longer", "f:4: a carriage"}) {
+    EXPECT_FALSE(reader->Next(&fields));
+    EXPECT_THAT(reader->status(),
+                IsError(absl::StatusCode::kInvalidArgument, why));
+  }
+  ASSERT_TRUE(reader->Next(&fields));
+  EXPECT_THAT(fields, ElementsAre("6", "7"));
+  EXPECT_FALSE(reader->Next(&fields));
+  EXPECT_THAT(reader->status(), IsOk());
 }
 
 TEST(Delimited, NamesFileAndLine) {

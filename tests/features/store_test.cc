@@ -153,6 +153,17 @@ TEST_F(StoreTest, ALiveEventThatIsImportedAgainIsARepeat) {
               IsError(StatusCode::kAlreadyExists, "twice"));
 }
 
+TEST_F(StoreTest, AFolderThatHasLostItsBeginningIsLeftAsItIs) {
+  ASSERT_THAT(AppendAll(store_.get(), {Like("ann", "heat")}), IsOk());
+  store_.reset();
+  const std::string folder = dir_.path() + "/store";
+  std::filesystem::remove(folder + "/CURRENT");
+  const auto before = ListDir(folder);
+  EXPECT_THAT(Store::Open(TestOptions(dir_.path())),
+              IsError(StatusCode::kDataLoss, "no CURRENT"));
+  EXPECT_EQ(*ListDir(folder), *before);
+}
+
 TEST_F(StoreTest, OtherWeightsAreCountedAnew) {
   ASSERT_THAT(AppendAll(store_.get(), {Like("ann", "heat"), Like("bob", "heat"),
                                        Like("ann", "ronin")}),

@@ -296,6 +296,34 @@ class ProcessTest(unittest.TestCase):
         os.utime(swapped, (1, 1))  # it has no times of its own
         again = self.server.ask("import", swapped, "--columns", "user=2,item=1,value=0", "--type", "view")
         self.assertEqual((again["events"], again["duplicates"]), (0, 2))
+        # The smaller MovieLens of today, with quotes, a BOM and a file of tags.
+        put("latest/movies.csv", "\ufeffmovieId,title,genres", '11,"American President, The (1995)",Comedy|Drama')
+        put("latest/ratings.csv", "userId,movieId,rating,timestamp", "u6,11,4.5,964982703")
+        put("latest/tags.csv", "userId,movieId,tag,timestamp", "u6,11,fun,964982703")
+        self.assertEqual(counts(self.folder / "latest"), (1, 0, 1))
+        self.assertEqual(self.server.ask("items", "--get", "11")["attributes"],
+                         {"title": "American President, The (1995)", "year": 1995,
+                          "genres": ["Comedy", "Drama"]})
+        # No header, columns in another place, and one that is not asked for.
+        plays = put("plays.tsv", "u7\ta-1\tBjörk\t120", "u7\ta-2\tCan\t3")
+        self.assertEqual(counts(plays, "--columns", "user=1,item=2,value=4", "--type", "view"), (0, 0, 2))
+        self.assertEqual([e["value"] for e in self.server.ask("users", "--history", "u7")], [3, 120])
+        book = put("book.csv", '"User-ID";"ISBN";"Book-Rating"', '"u8";"0345";"5"')
+        self.assertEqual(counts(book), (0, 0, 1))
+        amazon = put("amazon.json", '{"reviewerID": "u9", "asin": "B0", "overall": 5.0, '
+                     '"unixReviewTime": 1252800000, "summary": "fine"}')
+        self.assertEqual(counts(amazon, "--columns", "user=reviewerID,item=asin,value=overall,time=unixReviewTime"),
+                         (0, 0, 1))
+        self.assertEqual(self.server.ask("users", "--history", "u9")[0]["time"][:10], "2009-09-13")
+        mixed = put("mixed.csv", "user,item,value,time", "ua,1,5,2010-10-19 23:55:27", 'ua,"2,5,1',
+                    "ua,,5,964982703", "ua,3,5,1287532527000")
+        done = self.server.run("import", mixed, check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("mixed.csv:3: a quote is not closed", done.stderr)
+        self.assertNotEqual(self.server.run("users", "--get", "ua", check=False).returncode, 0)
+        done = self.server.ask("import", mixed, "--skip-bad-lines")
+        self.assertEqual((done["events"], done["skipped_lines"]), (2, 2))
+        self.assertIn("mixed.csv:4: column 2, the item, is empty", done["wrong"][1])
         lines = put("c.jsonl", '{"id": "9", "attributes": {"year": 1999, "embedding": [0.5, -1]}}')
         self.assertEqual(counts(lines, "--kind", "items"), (1, 0, 0))
         self.assertEqual(self.server.ask("items", "--get", "9")["attributes"],

@@ -68,7 +68,7 @@ class Api:
         self.request, self.response = reflection_messages()
         self.services = [s.name for s in self.reflect(list_services="*").services.service]
         for service in self.services:
-            if service.startswith("nearline."):
+            if not service.startswith("grpc.reflection."):
                 self.learn(service)
         self.learn("google.rpc.BadRequest")
 

@@ -243,6 +243,39 @@ TEST_F(PipelineTest, ADamagedGenerationIsRefusedWhileTheOldOneServes) {
   EXPECT_EQ(*generations_.Current(), "g-tiny-1");
 }
 
+TEST_F(PipelineTest, AGenerationWhoseScoresOverflowIsRefused) {
+  Publish(1);
+  model::Bundle bundle = model::TinyBundle(100, 2);
+  model::Tensor huge = bundle.tensors.all().at("mult-vae.item.decoder");
+  for (float& value : huge.values) value = 3e38f;
+  model::Tensors tensors;
+  for (const auto& [name, tensor] : bundle.tensors.all()) {
+    tensors.Add(name, tensor.shape,
+                name == "mult-vae.item.decoder" ? huge.values : tensor.values);
+  }
+  bundle.tensors = std::move(tensors);
+  ASSERT_THAT(generations_.Write(bundle), IsOk());
+  EXPECT_THAT(slot_->Publish(bundle.manifest.id),
+              IsError(StatusCode::kDataLoss, "not finite"));
+  EXPECT_EQ(slot_->Snapshot()->id(), "g-tiny-1");
+}
+
+// Decayed by hundreds of half-lives, which float32 does not tell from nothing.
+TEST_F(PipelineTest, OldEventsStillRankPopularItems) {
+  std::vector<features::NewEvent> events;
+  for (int i = 0; i < 3; ++i) {
+    events.push_back(Like(absl::StrCat("u", i), "i070", absl::StrCat("a", i)));
+    events.push_back(Like(absl::StrCat("u", i), "i001", absl::StrCat("b", i)));
+  }
+  events.pop_back();
+  for (features::NewEvent& event : events) event.time_micros = 1;
+  ASSERT_THAT(features::AppendAll(store_.get(), events, /*historical=*/true),
+              IsOk());
+  Feed("now", "i099");
+  EXPECT_THAT(Ask({.user = "ann", .count = 3})->items,
+              testing::ElementsAre("i099", "i070", "i001"));
+}
+
 TEST_F(PipelineTest, ARestartServesTheGenerationThatWasInService) {
   Publish(1);
   Publish(2);

@@ -1,0 +1,224 @@
+#include "client/columns.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "base/text.h"
+#include "client/records.h"
+
+namespace nearline::client {
+namespace {
+
+using Fields = std::vector<std::string>;
+
+bool IsNumber(absl::string_view text) {
+  double number = 0;
+  return absl::SimpleAtod(text, &number);
+}
+
+// The column that `where` names: a name in the header, or a number from 1.
+absl::StatusOr<int> ColumnOf(const std::string& where, const Fields& first) {
+  int number = 0;
+  if (absl::SimpleAtoi(where, &number)) {
+    if (number >= 0 && static_cast<size_t>(number) <= first.size()) {
+      return number - 1;
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("--columns: there is no column ", number,
+                     "; the file has ", first.size()));
+  }
+  const auto it = std::find(first.begin(), first.end(), where);
+  if (it != first.end()) return static_cast<int>(it - first.begin());
+  return absl::InvalidArgumentError(
+      absl::StrCat("--columns: no column ", Quoted(where), " in the header"));
+}
+
+// Whether a column holds a number below a first line that holds none.
+bool NumberBelowAName(int column, const Fields& first, const Fields& second) {
+  const auto at = static_cast<size_t>(column);
+  return column >= 0 && at < first.size() && at < second.size() &&
+         !IsNumber(first[at]) && IsNumber(second[at]);
+}
+
+absl::Status CheckId(const char* what, int column, const Fields& fields) {
+  const auto at = static_cast<size_t>(column);
+  if (at >= fields.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(fields.size(), " fields; expected the ", what,
+                     " in column ", column + 1));
+  }
+  if (fields[at].empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("column ", column + 1, ", the ", what, ", is empty"));
+  }
+  if (!IsUtf8(fields[at])) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("column ", column + 1, ", the ", what, " ",
+                     Quoted(fields[at]), ", is not UTF-8"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string FieldOf(absl::string_view name) {
+  static const auto* const fields = new std::map<std::string, std::string>{
+      {"user", "user"},          {"userid", "user"},
+      {"uid", "user"},           {"visitorid", "user"},
+      {"reviewerid", "user"},    {"customerid", "user"},
+      {"item", "item"},          {"itemid", "item"},
+      {"iid", "item"},           {"movieid", "item"},
+      {"bookid", "item"},        {"isbn", "item"},
+      {"asin", "item"},          {"parentasin", "item"},
+      {"productid", "item"},     {"artistid", "item"},
+      {"trackid", "item"},       {"songid", "item"},
+      {"type", "type"},          {"event", "type"},
+      {"eventtype", "type"},     {"value", "value"},
+      {"rating", "value"},       {"bookrating", "value"},
+      {"overall", "value"},      {"score", "value"},
+      {"stars", "value"},        {"time", "time"},
+      {"timestamp", "time"},     {"date", "time"},
+      {"unixreviewtime", "time"}};
+  std::string plain;
+  for (const char c :
+       name.substr(0, name.find(':'))) {  // RecBole: "user:token"
+    if (absl::ascii_isalnum(static_cast<unsigned char>(c))) {
+      plain.push_back(absl::ascii_tolower(static_cast<unsigned char>(c)));
+    }
+  }
+  const auto it = fields->find(plain);
+  return it == fields->end() ? "" : it->second;
+}
+
+absl::StatusOr<EventColumns> EventColumns::Choose(const Fields& first,
+                                                  const Fields& second,
+                                                  const NamedColumns& named) {
+  EventColumns c;
+  const std::map<std::string, int*> places = {{"user", &c.user},
+                                              {"item", &c.item},
+                                              {"type", &c.type},
+                                              {"value", &c.value},
+                                              {"time", &c.time}};
+  int known = 0;
+  for (size_t i = 0; i < first.size(); ++i) {
+    const auto it = places.find(FieldOf(first[i]));
+    if (it == places.end() || *it->second >= 0) continue;
+    *it->second = static_cast<int>(i);
+    ++known;
+  }
+  c.header = known >= 2;
+  if (!c.header) {
+    for (const auto& [field, place] : places) *place = -1;
+    if (named.empty()) {
+      c.value = first.size() > 2 ? 2 : -1;
+      c.time = first.size() > 3 ? 3 : -1;
+    }
+  }
+  for (const auto& [field, where] : named) {
+    const auto it = places.find(field);
+    if (it == places.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--columns: no field ", Quoted(field),
+                       "; there are user, item, type, value, time"));
+    }
+    ASSIGN_OR_RETURN(*it->second, ColumnOf(where, first));
+    int number = 0;
+    c.header = c.header || !absl::SimpleAtoi(where, &number);
+  }
+  if (!c.header) {
+    if (c.user < 0) c.user = 0;
+    if (c.item < 0) c.item = 1;
+    c.header = NumberBelowAName(c.value, first, second) ||
+               NumberBelowAName(c.time, first, second);
+  }
+  if (c.user < 0 || c.item < 0 || c.user == c.item) {
+    return absl::InvalidArgumentError(
+        "which columns are user and item? Say --columns user=1,item=2, or name "
+        "them as the header does");
+  }
+  return c;
+}
+
+absl::Status EventColumns::Read(const Fields& fields, const std::string& type,
+                                absl::Time time, api::Event* event) const {
+  RETURN_IF_ERROR(CheckId("user", user, fields));
+  RETURN_IF_ERROR(CheckId("item", item, fields));
+  // A column that is missing from a line would be made up below.
+  const int last = std::max({this->type, value, this->time});
+  if (last >= static_cast<int>(fields.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(fields.size(), " fields; expected at least ", last + 1,
+                     ", as many as the columns that are read"));
+  }
+  const auto at = [&](int column) -> const std::string& {
+    return fields[static_cast<size_t>(column)];
+  };
+  event->set_user(at(user));
+  event->set_item(at(item));
+  event->set_type(this->type < 0 ? type : at(this->type));
+  double number = 0;
+  if (value >= 0 && !absl::SimpleAtod(at(value), &number)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("value ", Quoted(at(value)), " is no number"));
+  }
+  event->set_value(number);
+  if (this->time >= 0) {
+    ASSIGN_OR_RETURN(time, ParseTime(at(this->time)));
+  }
+  SetTime(time, event);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RecordColumns> RecordColumns::Choose(const Fields& header,
+                                                    const std::string& kind,
+                                                    const NamedColumns& named) {
+  RecordColumns c{.names = header};
+  const std::string field = kind == "users" ? "user" : "item";
+  for (size_t i = header.size(); i-- > 0;) {
+    const std::string name = absl::AsciiStrToLower(header[i]);
+    if (FieldOf(name) == field || name == "id") c.id = static_cast<int>(i);
+  }
+  if (const auto it = named.find(field); it != named.end()) {
+    ASSIGN_OR_RETURN(c.id, ColumnOf(it->second, header));
+  }
+  if (c.id >= 0) return c;
+  return absl::InvalidArgumentError(
+      absl::StrCat("which column is the ", field,
+                   "'s id? The first line must "
+                   "name the columns, one of them \"id\" or \"",
+                   field, "\"; or say --columns ", field, "=..."));
+}
+
+absl::Status RecordColumns::Read(
+    const Fields& fields, std::string* record_id,
+    google::protobuf::Map<std::string, api::Attribute>* attributes) const {
+  RETURN_IF_ERROR(CheckId("id", id, fields));
+  if (fields.size() > names.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        fields.size(), " fields; the header names ", names.size()));
+  }
+  *record_id = fields[static_cast<size_t>(id)];
+  for (size_t i = 0; i < fields.size(); ++i) {
+    if (static_cast<int>(i) == id || fields[i].empty()) continue;
+    const std::string text =
+        IsUtf8(fields[i]) ? fields[i] : Latin1ToUtf8(fields[i]);
+    api::Attribute& to = (*attributes)[names[i]];
+    double number = 0;
+    if (absl::SimpleAtod(text, &number) && std::isfinite(number)) {
+      to.set_number(number);
+    } else if (absl::StrContains(text, '|')) {
+      for (const auto part : absl::StrSplit(text, '|', absl::SkipEmpty())) {
+        to.mutable_texts()->add_values(std::string(part));
+      }
+    } else {
+      to.set_text(text);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace nearline::client
