@@ -1,86 +1,63 @@
 #include "model/evaluate.h"
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
-#include "base/text.h"
 
 namespace nearline::model {
 namespace {
 
 constexpr size_t kBatch = 64;
 
+// All candidates in order, wanted ones after unwanted ones of the same score,
+// and once more in `hits` for each further listing.
+void CountTies(const Case& c, RankedCase* ranked) {
+  const auto wanted = [&](Row row) {
+    return std::binary_search(c.truth.begin(), c.truth.end(), row);
+  };
+  std::sort(ranked->list.begin(), ranked->list.end(),
+            [&](const ScoredRow& a, const ScoredRow& b) {
+              if (a.score != b.score) return a.score > b.score;
+              const bool wants_a = wanted(a.row), wants_b = wanted(b.row);
+              return wants_a != wants_b ? wants_b : a.row < b.row;
+            });
+  ranked->hits.clear();
+  for (const ScoredRow& scored : ranked->list) {
+    const auto repeats =
+        std::count(c.repeats.begin(), c.repeats.end(), scored.row);
+    // Further listings of a wanted item count as unwanted ones, before it.
+    ranked->hits.insert(ranked->hits.end(), static_cast<size_t>(repeats),
+                        false);
+    ranked->hits.push_back(wanted(scored.row));
+  }
+}
+
 }  // namespace
 
-absl::StatusOr<MetricSpec> MetricSpec::Parse(absl::string_view text) {
-  const std::vector<std::string> parts = absl::StrSplit(text, '@');
-  MetricSpec spec;
-  if (parts.size() == 2 && absl::SimpleAtoi(parts[1], &spec.k) && spec.k >= 1 &&
-      spec.k <= 1000) {
-    if (parts[0] == "ndcg") return spec;
-    spec.kind = Kind::kRecall;
-    if (parts[0] == "recall") return spec;
-    spec.kind = Kind::kHitRate;
-    if (parts[0] == "hr") return spec;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("metric ", Quoted(text),
-                   ": expected ndcg@K, recall@K or hr@K with K in [1, 1000]"));
-}
-
-absl::StatusOr<std::vector<MetricSpec>> MetricSpec::ParseList(
-    absl::string_view text) {
-  std::vector<MetricSpec> out;
-  for (const auto part : absl::StrSplit(text, ',')) {
-    ASSIGN_OR_RETURN(const MetricSpec spec, Parse(part));
-    out.push_back(spec);
-  }
-  return out;
-}
-
-std::string MetricSpec::Name() const {
-  const char* const names[] = {"ndcg", "recall", "hr"};
-  return absl::StrCat(names[static_cast<int>(kind)], "@", k);
-}
-
-double MetricSpec::Of(const std::vector<bool>& hits, int positives) const {
-  switch (kind) {
-    case Kind::kNdcg:
-      return Ndcg(hits, positives, k);
-    case Kind::kRecall:
-      return Recall(hits, positives, k);
-    case Kind::kHitRate:
-      return HitRate(hits, k);
-  }
-  return 0;
-}
-
-absl::StatusOr<CaseMetrics> Evaluate(
-    const Generation& generation, absl::Span<const Case> cases,
-    const std::vector<MetricSpec>& metrics, const RecommendOptions& options,
+absl::StatusOr<std::vector<RankedCase>> RankCases(
+    const Generation& generation, absl::Span<const Case> cases, int depth,
+    const RecommendOptions& options,
     const std::function<void(double)>& on_share) {
-  int depth = 1;
-  for (const MetricSpec& metric : metrics) depth = std::max(depth, metric.k);
-  CaseMetrics out;
+  std::vector<RankedCase> out;
   std::vector<std::vector<ScoredRow>> lists;
   for (size_t first = 0; first < cases.size(); first += kBatch) {
     const auto batch = cases.subspan(first, kBatch);
     std::vector<Query> queries;
     for (const Case& c : batch) {
-      queries.push_back({&c.history, &c.mask, depth});
+      queries.push_back({&c.history, &c.mask,
+                         depth > 0 ? depth : static_cast<int>(c.mask.Count())});
     }
     RETURN_IF_ERROR(Recommend(generation, queries, options, &lists));
     for (size_t i = 0; i < batch.size(); ++i) {
-      std::vector<bool> hits;
-      for (const ScoredRow& scored : lists[i]) {
-        hits.push_back(std::binary_search(batch[i].truth.begin(),
-                                          batch[i].truth.end(), scored.row));
+      RankedCase ranked{.list = std::move(lists[i])};
+      for (const ScoredRow& scored : ranked.list) {
+        ranked.hits.push_back(std::binary_search(
+            batch[i].truth.begin(), batch[i].truth.end(), scored.row));
       }
-      for (const MetricSpec& metric : metrics) {
-        out[metric.Name()].push_back(metric.Of(hits, batch[i].positives));
-      }
+      if (depth == 0) CountTies(batch[i], &ranked);
+      out.push_back(std::move(ranked));
     }
     if (on_share) {
       on_share(static_cast<double>(first + batch.size()) /
@@ -90,42 +67,100 @@ absl::StatusOr<CaseMetrics> Evaluate(
   return out;
 }
 
-absl::StatusOr<std::vector<int>> RankOfTruth(const Generation& generation,
-                                             absl::Span<const Case> cases,
-                                             const RecommendOptions& options) {
-  std::vector<int> ranks;
-  std::vector<std::vector<ScoredRow>> lists;
-  for (size_t first = 0; first < cases.size(); first += kBatch) {
-    const auto batch = cases.subspan(first, kBatch);
-    std::vector<Query> queries;
-    for (const Case& c : batch) {
-      queries.push_back(
-          {&c.history, &c.mask, static_cast<int>(c.mask.Count())});
-    }
-    RETURN_IF_ERROR(Recommend(generation, queries, options, &lists));
-    for (size_t i = 0; i < batch.size(); ++i) {
-      const auto& list = lists[i];
-      const Row truth = batch[i].truth.empty() ? kNoRow : batch[i].truth[0];
-      const auto found =
-          std::find_if(list.begin(), list.end(),
-                       [&](const ScoredRow& s) { return s.row == truth; });
-      if (found == list.end()) {
-        ranks.push_back(static_cast<int>(list.size()));
-        continue;
-      }
-      auto as_good = std::count_if(
-          list.begin(), list.end(),
-          [&](const ScoredRow& s) { return s.score >= found->score; });
-      for (const Row repeat : batch[i].repeats) {
-        as_good +=
-            std::any_of(list.begin(), list.end(), [&](const ScoredRow& s) {
-              return s.row == repeat && s.score >= found->score;
-            });
-      }
-      ranks.push_back(static_cast<int>(as_good) - 1);
+absl::StatusOr<CaseMetrics> Evaluate(
+    const Generation& generation, absl::Span<const Case> cases,
+    const std::vector<MetricSpec>& metrics, const RecommendOptions& options,
+    const std::function<void(double)>& on_share) {
+  ASSIGN_OR_RETURN(
+      const std::vector<RankedCase> ranked,
+      RankCases(generation, cases, DepthOf(metrics), options, on_share));
+  CaseMetrics out;
+  for (const MetricSpec& metric : metrics) {
+    std::vector<double>& values = out[metric.Name()];
+    for (size_t i = 0; i < cases.size(); ++i) {
+      values.push_back(metric.Of(ranked[i].hits, cases[i].positives));
     }
   }
-  return ranks;
+  return out;
+}
+
+ListMeter::ListMeter(const features::Interactions& train, int64_t items)
+    : users_(static_cast<double>(train.users())),
+      users_of_(static_cast<size_t>(items)) {
+  for (int64_t u = 0; u < train.users(); ++u) {
+    for (const uint32_t item : train.ItemsOf(u)) {
+      users_of_[item].push_back(static_cast<uint32_t>(u));
+    }
+  }
+}
+
+double ListMeter::Popularity(absl::Span<const Row> rows) const {
+  double sum = 0;
+  for (const Row row : rows) sum += static_cast<double>(users_of_[row].size());
+  return rows.empty() ? 0 : sum / static_cast<double>(rows.size());
+}
+
+double ListMeter::Cosine(Row a, Row b) {
+  const auto& of_a = users_of_[a];
+  const auto& of_b = users_of_[b];
+  if (of_a.empty() || of_b.empty()) return 0;
+  const auto [it, added] = cosines_.try_emplace(std::minmax(a, b), 0.0f);
+  if (added) {
+    std::vector<uint32_t> both;
+    std::set_intersection(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(),
+                          std::back_inserter(both));
+    it->second =
+        static_cast<float>(static_cast<double>(both.size()) /
+                           std::sqrt(static_cast<double>(of_a.size()) *
+                                     static_cast<double>(of_b.size())));
+  }
+  return it->second;
+}
+
+double ListMeter::OfUser(const MetricSpec& metric, const Case& c,
+                         const RankedCase& ranked) {
+  if (metric.OfHits()) return metric.Of(ranked.hits, c.positives);
+  std::vector<Row> rows;
+  for (const ScoredRow& scored : ranked.list) {
+    if (rows.size() == static_cast<size_t>(metric.k)) break;
+    rows.push_back(scored.row);
+  }
+  const auto n = static_cast<double>(rows.size());
+  if (rows.empty()) return 0;
+  double sum = 0;
+  switch (metric.kind) {
+    case MetricSpec::Kind::kNovelty:
+      for (const Row row : rows) {
+        sum -= std::log2(static_cast<double>(users_of_[row].size()) / users_);
+      }
+      return sum / n;
+    case MetricSpec::Kind::kDiversity:
+      for (size_t i = 0; i < rows.size(); ++i) {
+        for (size_t j = 0; j < i; ++j) sum += 1 - Cosine(rows[i], rows[j]);
+      }
+      return n > 1 ? sum / (n * (n - 1) / 2) : 0;
+    case MetricSpec::Kind::kPopularityLift: {
+      const double before = Popularity(c.history.rows);
+      return before > 0 ? Popularity(rows) / before - 1 : 0;
+    }
+    default:
+      return 0;
+  }
+}
+
+double ListMeter::OfLists(const MetricSpec& metric,
+                          absl::Span<const RankedCase> ranked) const {
+  std::vector<int64_t> counts(users_of_.size(), 0);
+  for (const RankedCase& one : ranked) {
+    const size_t k = std::min(one.list.size(), static_cast<size_t>(metric.k));
+    for (size_t r = 0; r < k; ++r) ++counts[one.list[r].row];
+  }
+  if (metric.kind == MetricSpec::Kind::kGini) return Gini(std::move(counts));
+  const auto shown = std::count_if(counts.begin(), counts.end(),
+                                   [](int64_t count) { return count > 0; });
+  return counts.empty()
+             ? 0
+             : static_cast<double>(shown) / static_cast<double>(counts.size());
 }
 
 std::vector<Case> CasesOf(const Generation& generation,

@@ -1,32 +1,22 @@
 #ifndef NEARLINE_MODEL_EVALUATE_H_
 #define NEARLINE_MODEL_EVALUATE_H_
 
+#include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "base/status.h"
 #include "features/dataset.h"
 #include "model/generation.h"
+#include "model/metric_spec.h"
 #include "model/metrics.h"
 #include "model/recommender.h"
 
 namespace nearline::model {
-
-// "ndcg@10": what is measured, and to which rank.
-struct MetricSpec {
-  enum class Kind { kNdcg, kRecall, kHitRate };
-  Kind kind = Kind::kNdcg;
-  int k = 10;
-
-  // Errors: INVALID_ARGUMENT listing the metrics there are.
-  static absl::StatusOr<MetricSpec> Parse(absl::string_view text);
-  static absl::StatusOr<std::vector<MetricSpec>> ParseList(
-      absl::string_view text);
-  std::string Name() const;
-  double Of(const std::vector<bool>& hits, int positives) const;
-};
 
 // One question to a model whose answer is known.
 struct Case {
@@ -40,17 +30,55 @@ struct Case {
 // Per-case values, one vector a metric, by name.
 using CaseMetrics = std::map<std::string, std::vector<double>>;
 
-// Runs the serving code over the cases. `on_share` hears of progress in [0, 1].
+// Runs the serving code over the cases, for metrics of hits. `on_share` hears
+// of progress in [0, 1].
 absl::StatusOr<CaseMetrics> Evaluate(
     const Generation& generation, absl::Span<const Case> cases,
     const std::vector<MetricSpec>& metrics, const RecommendOptions& options,
     const std::function<void(double)>& on_share = {});
 
-// Rank, from 0, of each case's one truth among its mask; ties count against it,
-// and what is listed more than once counts as often, the truth itself too.
-absl::StatusOr<std::vector<int>> RankOfTruth(const Generation& generation,
-                                             absl::Span<const Case> cases,
-                                             const RecommendOptions& options);
+// A case's answer, best first.
+struct RankedCase {
+  std::vector<ScoredRow> list;
+  // Whether list[r] is wanted; of a list of all candidates, with as many
+  // further entries as candidates are listed more than once.
+  std::vector<bool> hits;
+};
+
+// The first `depth` of each case, or all its candidates when `depth` is 0: then
+// ties count against the wanted.
+absl::StatusOr<std::vector<RankedCase>> RankCases(
+    const Generation& generation, absl::Span<const Case> cases, int depth,
+    const RecommendOptions& options,
+    const std::function<void(double)>& on_share = {});
+
+// What lists are like beside being right, told from the training data: items
+// 0 .. items - 1 by user.
+class ListMeter {
+ public:
+  ListMeter(const features::Interactions& train, int64_t items);
+
+  // A user's list, its first k:
+  // - novelty: mean of -log2 of the share of training users who have the item;
+  // - diversity: mean of 1 - cosine over pairs of items, as sets of users;
+  // - popularity_lift: mean popularity of the list / that of the history - 1
+  //   (Abdollahpouri 2020), 0 without a history.
+  double OfUser(const MetricSpec& metric, const Case& c,
+                const RankedCase& ranked);
+  // All lists, their first k:
+  // - coverage: share of the items that appear in some list;
+  // - gini: of the items' counts over all lists.
+  double OfLists(const MetricSpec& metric,
+                 absl::Span<const RankedCase> ranked) const;
+
+ private:
+  double Popularity(absl::Span<const Row> rows) const;  // mean; in users
+  double Cosine(Row a, Row b);
+
+  const double users_;
+  std::vector<std::vector<uint32_t>> users_of_;  // by row; ascending
+  absl::flat_hash_map<std::pair<Row, Row>, float> cosines_;
+};
 
 // The holdout as cases of a generation bound to the store's catalogue.
 std::vector<Case> CasesOf(const Generation& generation,

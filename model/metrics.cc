@@ -7,6 +7,16 @@
 
 namespace nearline::model {
 
+namespace {
+
+int64_t HitsIn(const std::vector<bool>& hits, int k) {
+  const auto ranks = static_cast<std::ptrdiff_t>(
+      std::min<size_t>(hits.size(), static_cast<size_t>(k)));
+  return std::count(hits.begin(), hits.begin() + ranks, true);
+}
+
+}  // namespace
+
 double Ndcg(const std::vector<bool>& hits, int positives, int k) {
   double gain = 0, ideal = 0;
   const int ranks = std::min(k, static_cast<int>(hits.size()));
@@ -20,20 +30,70 @@ double Ndcg(const std::vector<bool>& hits, int positives, int k) {
 }
 
 double Recall(const std::vector<bool>& hits, int positives, int k) {
-  const auto ranks = static_cast<std::ptrdiff_t>(
-      std::min<size_t>(hits.size(), static_cast<size_t>(k)));
-  const auto found = std::count(hits.begin(), hits.begin() + ranks, true);
   const int most = std::min(k, positives);
-  return most > 0 ? static_cast<double>(found) / most : 0.0;
+  return most > 0 ? static_cast<double>(HitsIn(hits, k)) / most : 0.0;
+}
+
+double PlainRecall(const std::vector<bool>& hits, int positives, int k) {
+  return static_cast<double>(HitsIn(hits, k)) / positives;
+}
+
+double Precision(const std::vector<bool>& hits, int k) {
+  return static_cast<double>(HitsIn(hits, k)) / k;
+}
+
+double F1(const std::vector<bool>& hits, int positives, int k) {
+  // 2 p r / (p + r) with p = h / k and r = h / positives.
+  return 2.0 * static_cast<double>(HitsIn(hits, k)) / (k + positives);
 }
 
 double HitRate(const std::vector<bool>& hits, int k) {
-  const auto ranks = static_cast<std::ptrdiff_t>(
-      std::min<size_t>(hits.size(), static_cast<size_t>(k)));
-  return std::any_of(hits.begin(), hits.begin() + ranks,
-                     [](bool hit) { return hit; })
-             ? 1.0
+  return HitsIn(hits, k) > 0 ? 1.0 : 0.0;
+}
+
+double AveragePrecision(const std::vector<bool>& hits, int positives, int k) {
+  double sum = 0, found = 0;
+  const size_t ranks = std::min(hits.size(), static_cast<size_t>(k));
+  for (size_t r = 0; r < ranks; ++r) {
+    if (hits[r]) sum += ++found / static_cast<double>(r + 1);
+  }
+  return sum / std::min(k, positives);
+}
+
+double ReciprocalRank(const std::vector<bool>& hits, int k) {
+  const auto first = std::find(hits.begin(), hits.end(), true) - hits.begin();
+  return first < std::min<std::ptrdiff_t>(k, std::ssize(hits))
+             ? 1.0 / static_cast<double>(first + 1)
              : 0.0;
+}
+
+double Auc(const std::vector<bool>& hits, int positives) {
+  const auto wanted = static_cast<double>(positives);
+  const auto found =
+      static_cast<double>(std::count(hits.begin(), hits.end(), true));
+  const double unwanted = static_cast<double>(hits.size()) - found;
+  if (wanted == 0 || unwanted == 0) return 0.5;
+  double before = 0, right = 0;  // unwanted ones so far; pairs in order
+  for (const bool hit : hits) {
+    if (hit) {
+      right += unwanted - before;
+    } else {
+      ++before;
+    }
+  }
+  return right / (wanted * unwanted);
+}
+
+double Gini(std::vector<int64_t> counts) {
+  std::sort(counts.begin(), counts.end());
+  const auto n = static_cast<double>(counts.size());
+  double sum = 0, weighted = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const auto count = static_cast<double>(counts[i]);
+    sum += count;
+    weighted += (2 * static_cast<double>(i + 1) - n - 1) * count;
+  }
+  return sum > 0 ? weighted / (n * sum) : 0.0;
 }
 
 Estimate MeanOf(const std::vector<double>& values) {

@@ -1,10 +1,13 @@
 #include "model/parameters.h"
 
+#include <yaml-cpp/yaml.h>
+
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
+#include "base/file.h"
 
 namespace nearline::model {
 namespace {
@@ -15,15 +18,20 @@ struct Model {
   std::vector<ParameterSpec> parameters;
 };
 
+constexpr ParameterSpec::Search kDropout = {0.1, 0.8};
+constexpr ParameterSpec::Search kRate = {1e-3, 1.6e-2, true};
+constexpr ParameterSpec::Search kWidth = {50, 600, true};
+constexpr ParameterSpec::Search kEpochs = {10, 100, true};
+
 std::vector<ParameterSpec> Denoising() {
   return {
-      {"hidden", 200, 8, 4096, true, "width of the hidden layer"},
-      {"dropout", 0.5, 0, 0.95, false, "of the input"},
+      {"hidden", 200, 8, 4096, true, "width of the hidden layer", kWidth},
+      {"dropout", 0.5, 0, 0.95, false, "of the input", kDropout},
       {"learning_rate", 4e-3, 1e-6, 1, false,
-       "of Adam at the start; falls linearly to a fiftieth"},
+       "of Adam at the start; falls linearly to a fiftieth", kRate},
       {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
       {"batch", 256, 1, 100000, true, "users a step"},
-      {"epochs", 40, 1, 10000, true, "at most"},
+      {"epochs", 40, 1, 10000, true, "at most", kEpochs},
       {"patience", 10, 1, 10000, true,
        "epochs without a better validation NDCG@100 before it stops"},
   };
@@ -31,11 +39,28 @@ std::vector<ParameterSpec> Denoising() {
 
 std::vector<ParameterSpec> Linear(int rank) {
   return {
-      {"lambda", 0, 0, 1e9, false,
-       "ridge; 0: three times the mean events an item"},
-      {"rank", static_cast<double>(rank), 0, 8192, true,
-       "of the truncation; 0: full"},
-      {"shift", 0.3, 0, 10, false, "added to the diagonal before truncation"},
+      {"lambda", 0, 0, 1e9, false, "ridge; 0: by lambda_share"},
+      {"lambda_share",
+       3,
+       1e-6,
+       1e6,
+       false,
+       "ridge in mean events an item, where lambda is 0",
+       {0.3, 30, true}},
+      {"rank",
+       static_cast<double>(rank),
+       0,
+       8192,
+       true,
+       "of the truncation; 0: full",
+       {64, 1024, true}},
+      {"shift",
+       0.3,
+       0,
+       10,
+       false,
+       "added to the diagonal before truncation",
+       {0, 1}},
   };
 }
 
@@ -52,16 +77,28 @@ const std::vector<Model>& Models() {
        "variational autoencoder with a multinomial likelihood (Liang et al., "
        "WWW 2018)",
        {
-           {"hidden", 600, 8, 4096, true, "width of both hidden layers"},
-           {"latent", 200, 2, 2048, true, "width of the latent layer"},
-           {"dropout", 0.5, 0, 0.95, false, "of the input"},
-           {"beta", 0.2, 0, 1, false, "weight of the KL term at the end"},
+           {"hidden",
+            600,
+            8,
+            4096,
+            true,
+            "width of both hidden layers",
+            {200, 1000, true}},
+           {"latent", 200, 2, 2048, true, "width of the latent layer", kWidth},
+           {"dropout", 0.5, 0, 0.95, false, "of the input", kDropout},
+           {"beta",
+            0.2,
+            0,
+            1,
+            false,
+            "weight of the KL term at the end",
+            {0.02, 1, true}},
            {"anneal_epochs", 20, 0, 1000, false, "until beta is reached"},
            {"learning_rate", 4e-3, 1e-6, 1, false,
-            "of Adam at the start; falls linearly to a fiftieth"},
+            "of Adam at the start; falls linearly to a fiftieth", kRate},
            {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
            {"batch", 256, 1, 100000, true, "users a step"},
-           {"epochs", 24, 1, 10000, true, "at most"},
+           {"epochs", 24, 1, 10000, true, "at most", {10, 60, true}},
            {"patience", 10, 1, 10000, true,
             "epochs without a better validation NDCG@100 before it stops"},
        }},
@@ -77,30 +114,47 @@ const std::vector<Model>& Models() {
        "mult-dae and ease side by side, added in the logits "
        "(docs/decisions/0008)",
        Join(Denoising(),
-            Join(Linear(512), {{"linear_weight", -1, -1, 1000, false,
+            Join(Linear(512), {{"linear_weight",
+                                -1,
+                                -1,
+                                1000,
+                                false,
                                 "of ease's logits; below 0: the best on "
-                                "validation data"}}))},
+                                "validation data, 10 without any",
+                                {1, 50, true}}}))},
       {"neumf",
        "GMF and MLP over a user built from the history (after He et al., WWW "
        "2017; docs/decisions/0003)",
        {
-           {"factors", 200, 2, 2048, true,
-            "width of the history layer and GMF"},
+           {"factors", 200, 2, 2048, true, "width of the history layer and GMF",
+            kWidth},
            {"layer1", 128, 2, 1024, true, "first MLP layer"},
            {"layer2", 32, 2, 1024, true, "second MLP layer"},
-           {"dropout", 0.5, 0, 0.95, false, "of the input"},
+           {"dropout", 0.5, 0, 0.95, false, "of the input", kDropout},
            {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
            {"batch", 256, 1, 100000, true, "users a step"},
            {"user_norm", 0.25, 0, 1, false,
             "a user with n items counts n^(1 - user_norm)"},
-           {"gmf_epochs", 20, 1, 10000, true, "of the GMF branch alone"},
+           {"gmf_epochs",
+            20,
+            1,
+            10000,
+            true,
+            "of the GMF branch alone",
+            {8, 60, true}},
            {"gmf_learning_rate", 8e-3, 1e-6, 1, false,
-            "of Adam at the start; falls linearly to a fiftieth"},
+            "of Adam at the start; falls linearly to a fiftieth", kRate},
            {"mlp_epochs", 12, 1, 10000, true, "of the MLP branch alone"},
            {"mlp_learning_rate", 5e-3, 1e-6, 1, false, "likewise"},
            {"mlp_items", 256, 1, 100000, true,
             "drawn a step, shared by its users"},
-           {"mlp_share", 0.15, 0, 1, false, "of the MLP branch in the sum"},
+           {"mlp_share",
+            0.15,
+            0,
+            1,
+            false,
+            "of the MLP branch in the sum",
+            {0.05, 0.5}},
            {"joint_epochs", 2, 0, 10000, true, "of both branches"},
            {"joint_learning_rate", 2e-4, 1e-6, 1, false, "likewise"},
            {"joint_items", 512, 1, 100000, true, "drawn a step"},
@@ -152,6 +206,28 @@ absl::Status Parameters::SetText(absl::string_view assignment) {
         absl::StrCat(Quoted(assignment), ": expected name=number"));
   }
   return Set(assignment.substr(0, equals), value);
+}
+
+absl::Status Parameters::SetFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  try {
+    const YAML::Node root = YAML::Load(text);
+    if (!root.IsMap()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": expected lines of \"parameter: number\""));
+    }
+    for (const auto& entry : root) {
+      const std::string assignment =
+          absl::StrCat(entry.first.Scalar(), "=", entry.second.Scalar());
+      RETURN_IF_ERROR(
+          Annotate(SetText(assignment),
+                   absl::StrCat(path, ":", entry.first.Mark().line + 1)));
+    }
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ":", e.mark.line + 1, ": ", e.msg));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Parameters> ParametersOf(absl::string_view name) {

@@ -19,6 +19,14 @@ struct ParameterSpec {
   double high = 0;
   bool whole = false;
   std::string what;  // for people, with its source
+  // Where a tuner looks: between two values, evenly or by ratio; nowhere when
+  // they are equal.
+  struct Search {
+    double low = 0;
+    double high = 0;
+    bool by_ratio = false;
+  };
+  Search search = {};
 };
 
 // A model's parameters: what it declares, and what a caller set.
@@ -30,6 +38,8 @@ class Parameters {
   absl::Status Set(absl::string_view name, double value);
   // "key=value".
   absl::Status SetText(absl::string_view assignment);
+  // A YAML file of "key: value" lines. Errors: likewise, with the line.
+  absl::Status SetFile(const std::string& path);
 
   double operator[](const std::string& name) const { return values_.at(name); }
   bool Has(const std::string& name) const { return values_.contains(name); }

@@ -1,52 +1,53 @@
 #ifndef NEARLINE_MODEL_PROTOCOLS_H_
 #define NEARLINE_MODEL_PROTOCOLS_H_
 
-#include <map>
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "base/status.h"
 #include "model/evaluate.h"
-#include "model/parameters.h"
 #include "model/train.h"
+#include "model/user_items.h"
 
 namespace nearline::model {
 
-// An experiment on files of "user item [value [time]]" lines: further columns
-// are ignored, a header is recognized; or of "user item item ..." lines.
-struct Experiment {
-  std::string model;
+// Where an experiment's data lies, and how it is to be asked. The files are
+// read by ReadUserItems.
+struct ProtocolFiles {
   // "strong": users of validation and test are not in training; their input
   // lines are folded in, their target lines are to be found (Liang 2018).
   // "full": every item that is not in the user's training lines is a candidate.
   // "sampled": one held-out item a user against the listed negatives (He 2017).
   std::string protocol;
-  // "tsv", "csv", "dat" ("::"), "adjacency" (spaces, "user item item ..."); ""
-  // by content.
-  std::string format;
+  std::string format;  // of all files
   std::string train, validation_input, validation_target, test_input,
       test_target, test, negatives;
   double min_value = -1e300;  // lines below it are left out
-  std::vector<MetricSpec> metrics;
-  std::vector<uint64_t> seeds = {1};
-  int threads = 1;
-  std::string device = "cpu";
-  std::string run_file;  // ranked lists of the first seed, as TSV
+  // Test users are known by their last so many items; what they had before
+  // stays out of their lists. 0: by all.
+  int history_limit = 0;
 };
 
-struct ExperimentResult {
-  int64_t users = 0;  // tested
-  int64_t items = 0;
-  // metric -> seed -> mean over users, and the standard error of the first.
-  std::map<std::string, std::vector<double>> per_seed;
-  std::map<std::string, double> standard_error;
-  double train_seconds = 0;  // of all seeds
-};
+// What a model is trained on, and asked. Rows are the training file's items in
+// byte order of id.
+struct ProtocolData {
+  std::string protocol;
+  std::vector<std::string> items;  // by row
+  TrainingSet set;
+  std::vector<std::string> users;  // of the cases
+  std::vector<Case> cases;
 
-// Errors: INVALID_ARGUMENT with file and line.
-absl::StatusOr<ExperimentResult> RunExperiment(const Experiment& experiment,
-                                               const Parameters& parameters,
-                                               const OnEpoch& on_epoch);
+  // Errors: INVALID_ARGUMENT with file and line, or naming the option that is
+  // missing or wrong; NOT_FOUND.
+  static absl::StatusOr<ProtocolData> Read(const ProtocolFiles& files);
+
+  // The training data cut again into training data and cases, of at most 3,000
+  // users: a seeded `fraction` of the users ("strong") or of each user's items
+  // ("full"), or each user's last item against 99 drawn ones ("sampled").
+  // Errors: FAILED_PRECONDITION when nothing is left to ask.
+  absl::StatusOr<ProtocolData> Carve(double fraction, uint64_t seed) const;
+};
 
 }  // namespace nearline::model
 

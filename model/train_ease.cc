@@ -100,7 +100,10 @@ absl::StatusOr<Tensors> TrainEase(const TrainingSet& set,
     torch::Tensor gram = Gram(set);
     report(1);
     double lambda = parameters["lambda"];
-    if (lambda == 0) lambda = 3 * gram.diagonal().mean().item<double>();
+    if (lambda == 0) {
+      lambda =
+          parameters["lambda_share"] * gram.diagonal().mean().item<double>();
+    }
     const torch::Tensor b = Solve(gram.to(device), lambda);
     report(2);
     const int64_t n = set.items;

@@ -11,8 +11,8 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "features/generator.h"
+#include "model/evaluate_command.h"
 #include "model/learn.h"
-#include "model/protocols.h"
 
 namespace nearline::model {
 namespace {
@@ -53,95 +53,16 @@ void PrintModels() {
     std::cout << name << ": " << DescribeModel(name) << "\n";
     const Parameters parameters = *ParametersOf(name);
     for (const ParameterSpec& p : parameters.specs()) {
-      std::cout << absl::StrFormat("  %-20s %10g  in [%g, %g]%s  %s\n", p.name,
+      std::cout << absl::StrFormat("  %-20s %10g  in [%g, %g]%s  %s", p.name,
                                    p.value, p.low, p.high,
                                    p.whole ? ", whole" : "", p.what);
+      if (p.search.low < p.search.high) {
+        std::cout << absl::StrFormat("; --tune looks in [%g, %g]", p.search.low,
+                                     p.search.high);
+      }
+      std::cout << "\n";
     }
   }
-}
-
-struct EvaluateFlags {
-  Experiment experiment;
-  std::string metrics;
-  std::vector<std::string> settings;
-};
-
-int RunEvaluate(EvaluateFlags flags) {
-  Experiment& e = flags.experiment;
-  auto parameters = ParametersOf(e.model);
-  if (!parameters.ok()) return Fail(parameters.status());
-  for (const std::string& setting : flags.settings) {
-    const absl::Status status = parameters->SetText(setting);
-    if (!status.ok()) return Fail(status);
-  }
-  if (flags.metrics.empty()) {
-    flags.metrics = e.protocol == "sampled" ? "hr@10,ndcg@10"
-                    : e.protocol == "full"  ? "ndcg@20,recall@20"
-                                            : "ndcg@100,recall@20,recall@50";
-  }
-  auto metrics = MetricSpec::ParseList(flags.metrics);
-  if (!metrics.ok()) return Fail(metrics.status());
-  e.metrics = *std::move(metrics);
-  ProgressBar bar("Training");
-  const auto result = RunExperiment(e, *parameters, [&](const EpochReport& r) {
-    bar.Update(r.share,
-               absl::StrFormat("%s, epoch %d, loss %.3f, NDCG@100 %.4f",
-                               r.phase, r.epoch, r.loss, r.metric));
-  });
-  if (!result.ok()) return Fail(result.status());
-  bar.Finish(absl::StrFormat("%d users tested, %d items", result->users,
-                             result->items));
-  std::string row = e.model;
-  for (const MetricSpec& metric : e.metrics) {
-    const auto& values = result->per_seed.at(metric.Name());
-    absl::StrAppendFormat(&row, "  %s %.4f", metric.Name(),
-                          MeanOf(values).mean);
-    if (values.size() > 1) {
-      absl::StrAppend(&row, " (",
-                      absl::StrJoin(values, " ",
-                                    [](std::string* out, double v) {
-                                      absl::StrAppendFormat(out, "%.4f", v);
-                                    }),
-                      ")");
-    }
-  }
-  absl::StrAppendFormat(&row, "  %.0f s", result->train_seconds);
-  std::cout << row << "\n";
-  return 0;
-}
-
-void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
-  Experiment& e = flags->experiment;
-  app->add_option("model", e.model, "one of `nearline-train models`")
-      ->required();
-  app->add_option("--protocol", e.protocol,
-                  "strong: held-out users (Liang 2018); full: every item that "
-                  "is not in the user's training lines; sampled: one item "
-                  "against listed negatives (He 2017)")
-      ->required()
-      ->check(CLI::IsMember({"strong", "full", "sampled"}));
-  app->add_option("--format", e.format,
-                  "of all files: tsv, csv, dat (::), spaces, or adjacency "
-                  "(user item item ...); default: by content")
-      ->check(CLI::IsMember({"tsv", "csv", "dat", "spaces", "adjacency"}));
-  app->add_option("--train", e.train, "training lines: user item [value]")
-      ->required();
-  app->add_option("--validation-input", e.validation_input);
-  app->add_option("--validation-target", e.validation_target);
-  app->add_option("--test-input", e.test_input);
-  app->add_option("--test-target", e.test_target);
-  app->add_option("--test", e.test,
-                  "full: what is to be found; sampled: one item a user");
-  app->add_option("--negatives", e.negatives,
-                  "sampled: (user,item) negative negative ...");
-  app->add_option("--min-value", e.min_value, "leave out lines below it");
-  app->add_option("--metrics", flags->metrics, "ndcg@10,recall@20,hr@10,...");
-  app->add_option("--seed", e.seeds, "one or more; default 1");
-  app->add_option("--set", flags->settings, "parameter=value");
-  app->add_option("--threads", e.threads)->check(CLI::Range(1, 256));
-  app->add_option("--device", e.device, "cpu or cuda:N");
-  app->add_option("--run", e.run_file,
-                  "write the first seed's ranked lists: user item rank score");
 }
 
 int Main(int argc, char** argv) {
@@ -160,6 +81,10 @@ int Main(int argc, char** argv) {
   AddEvaluate(app.add_subcommand("evaluate",
                                  "train on files and measure on held-out data"),
               &flags);
+  CompareFlags compare;
+  AddCompare(app.add_subcommand(
+                 "compare", "a table of reports, the first one the baseline"),
+             &compare);
 
   features::GeneratorOptions demo;
   std::string folder;
@@ -191,7 +116,10 @@ int Main(int argc, char** argv) {
     const absl::Status status = features::GenerateDemoData(demo, folder);
     return status.ok() ? 0 : Fail(status);
   }
-  return RunEvaluate(std::move(flags));
+  const absl::Status status = app.got_subcommand("compare")
+                                  ? Compare(compare)
+                                  : Evaluate(std::move(flags));
+  return status.ok() ? 0 : Fail(status);
 }
 
 }  // namespace

@@ -87,9 +87,15 @@ ConfigField Address(std::string path, std::string* value, bool optional,
 }
 
 ConfigField Metric(std::string path, std::string* value, std::string what) {
-  return {std::move(path), "ndcg@K, recall@K or hr@K", std::move(what),
+  const std::string range =
+      "ndcg@K, recall@K, plain_recall@K, precision@K, f1@K, hr@K, map@K or "
+      "mrr@K, K in [1, 1000]";
+  return {std::move(path), range, std::move(what),
           [=](const std::string& text) {
-            RETURN_IF_ERROR(model::MetricSpec::Parse(text).status());
+            const auto metric = model::MetricSpec::Parse(text);
+            if (!metric.ok() || !metric->OfHits() || metric->k == 0) {
+              return Bad(text, range);
+            }
             *value = text;
             return absl::OkStatus();
           },

@@ -23,6 +23,50 @@ TEST(Metrics, MatchAWrittenOutExample) {
   EXPECT_DOUBLE_EQ(HitRate(hits, 1), 1);
   EXPECT_DOUBLE_EQ(HitRate({false, true}, 1), 0);
   EXPECT_DOUBLE_EQ(Ndcg({}, 3, 10), 0);
+  EXPECT_DOUBLE_EQ(PlainRecall(hits, 4, 2), 0.25);
+  EXPECT_DOUBLE_EQ(Precision(hits, 5), 0.4);
+  EXPECT_DOUBLE_EQ(Precision(hits, 10), 0.2);
+  EXPECT_DOUBLE_EQ(F1(hits, 4, 5), 2 * 0.4 * 0.5 / (0.4 + 0.5));
+  EXPECT_DOUBLE_EQ(F1({false}, 4, 5), 0);
+  EXPECT_DOUBLE_EQ(AveragePrecision(hits, 4, 5), (1.0 + 2.0 / 3) / 4);
+  EXPECT_DOUBLE_EQ(AveragePrecision(hits, 4, 2), 0.5);
+  EXPECT_DOUBLE_EQ(ReciprocalRank({false, false, true}, 3), 1.0 / 3);
+  EXPECT_DOUBLE_EQ(ReciprocalRank({false, false, true}, 2), 0);
+  // Of 2 wanted and 3 unwanted: 3 + 2 pairs of 6 stand right; one that is not
+  // among the candidates comes last.
+  EXPECT_DOUBLE_EQ(Auc(hits, 2), 5.0 / 6);
+  EXPECT_DOUBLE_EQ(Auc(hits, 4), 5.0 / 12);
+  EXPECT_DOUBLE_EQ(Auc({true, true}, 2), 0.5);
+  EXPECT_DOUBLE_EQ(Gini({3, 3, 3}), 0);
+  EXPECT_DOUBLE_EQ(Gini({0, 0, 6}), 2.0 / 3);
+  EXPECT_DOUBLE_EQ(Gini({1, 3}), 0.25);
+}
+
+// Three users; item 0 has all, item 1 two, item 2 one of them.
+TEST(ListMeter, TellsWhatListsAreLike) {
+  features::Interactions train;
+  for (const uint32_t items : {3u, 2u, 1u}) {
+    for (uint32_t i = 0; i < items; ++i) {
+      train.items.push_back(i);
+      train.weights.push_back(1);
+    }
+    train.EndUser();
+  }
+  ListMeter meter(train, 3);
+  const Case c{.history = {.rows = {1}, .weights = {1}}};
+  const RankedCase ranked{.list = {{2, 0}, {1, 2}}, .hits = {false, false}};
+  const auto of = [&](const char* name) {
+    return meter.OfUser(*MetricSpec::Parse(name), c, ranked);
+  };
+  EXPECT_NEAR(of("novelty@2"), (0 + std::log2(3.0)) / 2, 1e-9);
+  EXPECT_NEAR(of("novelty@1"), 0, 1e-9);
+  EXPECT_NEAR(of("diversity@2"), 1 - 1 / std::sqrt(3.0), 1e-6);
+  EXPECT_NEAR(of("popularity_lift@2"), (3.0 + 1) / 2 / 2 - 1, 1e-9);
+  const std::vector<RankedCase> lists = {ranked, {.list = {{1, 0}}}};
+  EXPECT_NEAR(meter.OfLists(*MetricSpec::Parse("coverage@2"), lists), 2.0 / 3,
+              1e-9);
+  EXPECT_NEAR(meter.OfLists(*MetricSpec::Parse("gini@2"), lists),
+              Gini({2, 0, 1}), 1e-9);
 }
 
 TEST(Metrics, MeanAndStandardError) {
@@ -32,8 +76,11 @@ TEST(Metrics, MeanAndStandardError) {
 }
 
 TEST(MetricSpec, NamesWhatThereIs) {
-  EXPECT_EQ(MetricSpec::Parse("recall@20")->Name(), "recall@20");
-  for (const char* bad : {"ndcg", "ndcg@0", "ndcg@1001", "bleu@3", "@"}) {
+  for (const char* name : {"recall@20", "auc", "popularity_lift@5"}) {
+    EXPECT_EQ(MetricSpec::Parse(name)->Name(), name);
+  }
+  for (const char* bad :
+       {"ndcg", "ndcg@0", "ndcg@1001", "bleu@3", "@", "auc@3"}) {
     EXPECT_THAT(MetricSpec::Parse(bad),
                 IsError(StatusCode::kInvalidArgument, "ndcg@K"));
   }

@@ -342,6 +342,11 @@ class ProcessTest(unittest.TestCase):
         self.server.start()
         self.assertEqual(self.server.ask("status")["users"], 50)
 
+    def test_the_documented_configuration_is_the_real_one(self):
+        described = subprocess.run([BIN / "nearline-server", "--describe-config"], capture_output=True,
+                                   text=True, check=True).stdout
+        self.assertEqual(described, (pathlib.Path(__file__).parents[2] / "deploy/nearline.yaml").read_text())
+
     def test_exit_codes_tell_what_happened(self):
         self.assertEqual(self.server.run("--help").returncode, 0)
         self.assertEqual(self.server.run("recomend", "ann", check=False).returncode, 2)

@@ -1,0 +1,171 @@
+#include "model/evaluate_command.h"
+
+#include <iostream>
+
+#include "absl/strings/str_format.h"
+#include "base/file.h"
+#include "base/progress.h"
+#include "model/report.h"
+#include "model/report_page.h"
+
+namespace nearline::model {
+namespace {
+
+const char* DefaultMetrics(const std::string& protocol) {
+  if (protocol == "sampled") return "hr@10,ndcg@10";
+  if (protocol == "full") return "ndcg@20,recall@20,plain_recall@20";
+  return "ndcg@100,recall@20,recall@50";
+}
+
+// The parameters as the flags have them; their names go into `fixed`.
+absl::StatusOr<Parameters> ReadParameters(const EvaluateFlags& flags,
+                                          std::set<std::string>* fixed) {
+  ASSIGN_OR_RETURN(Parameters parameters, ParametersOf(flags.experiment.model));
+  const Parameters defaults = parameters;
+  if (!flags.parameters.empty()) {
+    RETURN_IF_ERROR(parameters.SetFile(flags.parameters));
+  }
+  for (const std::string& setting : flags.settings) {
+    RETURN_IF_ERROR(parameters.SetText(setting));
+    fixed->insert(setting.substr(0, setting.find('=')));
+  }
+  for (const ParameterSpec& spec : parameters.specs()) {
+    if (parameters[spec.name] != defaults[spec.name]) fixed->insert(spec.name);
+  }
+  return parameters;
+}
+
+absl::StatusOr<MetricSpec> ChooseTuneMetric(const EvaluateFlags& flags) {
+  MetricSpec metric = flags.experiment.metrics[0];
+  if (!flags.tune_metric.empty()) {
+    ASSIGN_OR_RETURN(metric, MetricSpec::Parse(flags.tune_metric));
+  }
+  if (metric.OfHits()) return metric;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--tune-metric ", metric.Name(),
+                   ": expected one that is told from hits, such as ndcg@10"));
+}
+
+std::string Describe(const ExperimentProgress& p) {
+  std::string out = p.trial > 0 ? absl::StrFormat("trial %d, ", p.trial) : "";
+  absl::StrAppendFormat(&out, "%s, epoch %d", p.epoch.phase, p.epoch.epoch);
+  if (p.epoch.loss > 0)
+    absl::StrAppendFormat(&out, ", loss %.3f", p.epoch.loss);
+  if (p.epoch.metric > 0) {
+    absl::StrAppendFormat(&out, ", NDCG@100 %.4f", p.epoch.metric);
+  }
+  return out;
+}
+
+}  // namespace
+
+void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
+  Experiment& e = flags->experiment;
+  ProtocolFiles& f = e.files;
+  app->add_option("model", e.model, "one of `nearline-train models`")
+      ->required();
+  app->add_option("--protocol", f.protocol,
+                  "strong: held-out users (Liang 2018); full: every item that "
+                  "is not in the user's training lines; sampled: one item "
+                  "against listed negatives (He 2017)")
+      ->required()
+      ->check(CLI::IsMember({"strong", "full", "sampled"}));
+  app->add_option("--format", f.format,
+                  "of all files: tsv, csv, dat (::), spaces, or adjacency "
+                  "(user item item ...); default: by content")
+      ->check(CLI::IsMember({"tsv", "csv", "dat", "spaces", "adjacency"}));
+  app->add_option("--train", f.train, "training lines: user item [value]")
+      ->required();
+  app->add_option("--validation-input", f.validation_input,
+                  "strong: for early stopping");
+  app->add_option("--validation-target", f.validation_target);
+  app->add_option("--test-input", f.test_input, "strong: what is known");
+  app->add_option("--test-target", f.test_target,
+                  "strong: what is to be found");
+  app->add_option("--test", f.test,
+                  "full: what is to be found; sampled: one item a user");
+  app->add_option("--negatives", f.negatives,
+                  "sampled: (user,item) negative negative ...");
+  app->add_option("--min-value", f.min_value, "leave out lines below it");
+  app->add_option("--history-limit", f.history_limit,
+                  "test users are known by their last so many items")
+      ->check(CLI::Range(1, 1'000'000));
+  app->add_option("--metrics", flags->metrics,
+                  "ndcg@10,recall@20,plain_recall@20,precision@10,f1@10,hr@10,"
+                  "map@10,mrr@10,auc,novelty@10,diversity@10,"
+                  "popularity_lift@10,coverage@10,gini@10,...");
+  app->add_option("--seed", e.seeds, "one or more; default 1");
+  app->add_option("--set", flags->settings, "parameter=value");
+  app->add_option("--params", flags->parameters,
+                  "a YAML file of \"parameter: value\" lines");
+  app->add_option("--tune", e.tune,
+                  "so many trials on data carved out of the training lines, "
+                  "never the test's")
+      ->check(CLI::Range(1, 10000));
+  app->add_option("--validation-fraction", e.validation_fraction,
+                  "of what --tune carves out")
+      ->check(CLI::Range(0.01, 0.5))
+      ->capture_default_str();
+  app->add_option("--tune-metric", flags->tune_metric,
+                  "default: the first of --metrics");
+  app->add_option("--threads", e.threads)->check(CLI::Range(1, 256));
+  app->add_option("--device", e.device, "cpu or cuda:N");
+  app->add_option("--report", flags->report, "write all figures as JSON");
+  app->add_option("--run", e.run_file,
+                  "write the first seed's ranked lists: user item rank score");
+  app->add_option("--save", e.save_folder,
+                  "write the first seed's generation into this folder");
+}
+
+absl::Status Evaluate(EvaluateFlags flags) {
+  Experiment& e = flags.experiment;
+  ASSIGN_OR_RETURN(const Parameters parameters,
+                   ReadParameters(flags, &e.fixed));
+  if (flags.metrics.empty()) flags.metrics = DefaultMetrics(e.files.protocol);
+  ASSIGN_OR_RETURN(e.metrics, MetricSpec::ParseList(flags.metrics));
+  if (e.tune > 0) {
+    ASSIGN_OR_RETURN(e.tune_metric, ChooseTuneMetric(flags));
+  }
+  ProgressBar bar("Training");
+  ASSIGN_OR_RETURN(
+      const ExperimentResult result,
+      RunExperiment(e, parameters, [&](const ExperimentProgress& progress) {
+        bar.Update(progress.share, Describe(progress));
+      }));
+  bar.Finish(absl::StrFormat("%d users tested, %d items", result.users.size(),
+                             result.items));
+  if (e.tune > 0) {
+    std::cout << "chosen: " << result.parameters.ToJson().dump() << "\n";
+  }
+  if (!flags.report.empty()) {
+    RETURN_IF_ERROR(
+        WriteFileAtomic(flags.report, ReportOf(e, result).dump(1) + "\n"));
+  }
+  std::cout << RowOf(e, result) << "\n";
+  return absl::OkStatus();
+}
+
+void AddCompare(CLI::App* app, CompareFlags* flags) {
+  app->add_option("reports", flags->reports,
+                  "of evaluate --report, on the same test data")
+      ->required();
+  app->add_option("--json", flags->json, "write the comparison as JSON");
+  app->add_option("--html", flags->html, "write one page with plots");
+}
+
+absl::Status Compare(const CompareFlags& flags) {
+  ASSIGN_OR_RETURN(const std::vector<Report> reports,
+                   ReadReports(flags.reports));
+  const Json comparison = CompareReports(reports);
+  if (!flags.json.empty()) {
+    RETURN_IF_ERROR(WriteFileAtomic(flags.json, comparison.dump(1) + "\n"));
+  }
+  if (!flags.html.empty()) {
+    RETURN_IF_ERROR(
+        WriteFileAtomic(flags.html, ComparisonPage(comparison, reports)));
+  }
+  std::cout << ComparisonText(comparison);
+  return absl::OkStatus();
+}
+
+}  // namespace nearline::model

@@ -1,0 +1,257 @@
+#include "model/experiment.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "base/file.h"
+#include "model/bundle.h"
+#include "model/tuner.h"
+
+namespace nearline::model {
+namespace {
+
+// What the server does with its defaults.
+const int kServedHistory = features::ProfileOptions().max_history;
+const int kServedShortlist = RecommendOptions().shortlist;
+
+double SecondsSince(absl::Time start) {
+  return absl::ToDoubleSeconds(absl::Now() - start);
+}
+
+class Laboratory {
+ public:
+  Laboratory(const Experiment& experiment, const Parameters& parameters,
+             const std::function<void(const ExperimentProgress&)>& on_progress)
+      : e_(experiment), on_progress_(on_progress), result_{parameters} {}
+
+  absl::StatusOr<ExperimentResult> Run() {
+    const absl::Time start = absl::Now();
+    ASSIGN_OR_RETURN(data_, ProtocolData::Read(e_.files));
+    result_.read_seconds = SecondsSince(start);
+    result_.train_users = data_.set.train.users();
+    result_.train_events = data_.set.train.size();
+    result_.items = data_.set.items;
+    result_.users = data_.users;
+    for (const Case& c : data_.cases) {
+      result_.history_lengths.push_back(
+          static_cast<int>(c.history.rows.size()));
+    }
+    if (e_.tune > 0) RETURN_IF_ERROR(Tune());
+    for (const uint64_t seed : e_.seeds) RETURN_IF_ERROR(RunSeed(seed));
+    return std::move(result_);
+  }
+
+ private:
+  // Tells of a training, one of `all`, `done` of which were done before.
+  OnEpoch Listen(int trial, uint64_t seed, size_t done,
+                 std::vector<EpochReport>* epochs) {
+    const auto all =
+        static_cast<double>(e_.tune) + static_cast<double>(e_.seeds.size());
+    return [=, this](const EpochReport& report) {
+      if (epochs != nullptr) epochs->push_back(report);
+      if (!on_progress_) return;
+      on_progress_({.trial = trial,
+                    .seed = seed,
+                    .epoch = report,
+                    .share = (static_cast<double>(done) + report.share) / all});
+    };
+  }
+
+  absl::StatusOr<Bundle> TrainOn(const ProtocolData& data,
+                                 const Parameters& parameters, uint64_t seed,
+                                 OnEpoch on_epoch) {
+    Bundle bundle;
+    ASSIGN_OR_RETURN(bundle.tensors, Train(e_.model, data.set, parameters,
+                                           {.seed = seed,
+                                            .threads = e_.threads,
+                                            .device = e_.device,
+                                            .on_epoch = std::move(on_epoch)}));
+    bundle.items = data.items;
+    Manifest& m = bundle.manifest;
+    m.created_micros = absl::ToUnixMicros(absl::Now());
+    m.id = NewGenerationId(m.created_micros);
+    m.retriever = e_.model;
+    if (e_.model == "neumf") m.ranker = "neumf";
+    m.users = data.set.train.users();
+    m.items = data.set.items;
+    m.events = data.set.train.size();
+    m.parameters[e_.model] = parameters.ToJson();
+    m.parameters["seed"] = seed;
+    m.parameters["item_features"] = ItemFeatureMap::Fit(
+        std::vector<const features::Attributes*>(data.items.size(), nullptr),
+        {}, &bundle.tensors);
+    return bundle;
+  }
+
+  // The pure model's order: all that is eligible is ranked.
+  RecommendOptions Pure() const {
+    return {.shortlist = static_cast<int>(data_.items.size())};
+  }
+  int Depth(const std::vector<MetricSpec>& metrics) const {
+    return data_.protocol == "sampled" ? 0 : DepthOf(metrics);
+  }
+
+  absl::Status Tune() {
+    const absl::Time start = absl::Now();
+    ASSIGN_OR_RETURN(const ProtocolData carved,
+                     data_.Carve(e_.validation_fraction, e_.seeds[0]));
+    ASSIGN_OR_RETURN(Tuner tuner, Tuner::Create(result_.parameters, e_.fixed,
+                                                e_.tune, e_.seeds[0]));
+    for (int i = 0; i < e_.tune; ++i) {
+      const absl::Time begin = absl::Now();
+      Trial trial{tuner.Next()};
+      ASSIGN_OR_RETURN(
+          Bundle bundle,
+          TrainOn(carved, trial.parameters, e_.seeds[0],
+                  Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr)));
+      ASSIGN_OR_RETURN(const auto generation,
+                       Generation::Create(std::move(bundle)));
+      ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
+                       RankCases(*generation, carved.cases,
+                                 Depth({e_.tune_metric}), Pure()));
+      for (size_t c = 0; c < ranked.size(); ++c) {
+        trial.value +=
+            e_.tune_metric.Of(ranked[c].hits, carved.cases[c].positives) /
+            static_cast<double>(ranked.size());
+      }
+      trial.seconds = SecondsSince(begin);
+      tuner.Tell(trial.value);
+      result_.trials.push_back(std::move(trial));
+    }
+    result_.parameters = tuner.best();
+    result_.tune_seconds = SecondsSince(start);
+    return absl::OkStatus();
+  }
+
+  absl::Status RunSeed(uint64_t seed) {
+    const bool first = result_.seeds.empty();
+    SeedResult out{.seed = seed};
+    absl::Time start = absl::Now();
+    ASSIGN_OR_RETURN(
+        Bundle bundle,
+        TrainOn(
+            data_, result_.parameters, seed,
+            Listen(0, seed, static_cast<size_t>(e_.tune) + result_.seeds.size(),
+                   &out.epochs)));
+    out.train_seconds = SecondsSince(start);
+    start = absl::Now();
+    if (first && !e_.save_folder.empty()) {
+      LocalGenerationStore generations(e_.save_folder);
+      RETURN_IF_ERROR(generations.Write(bundle));
+    }
+    ASSIGN_OR_RETURN(const auto generation,
+                     Generation::Create(std::move(bundle)));
+    ASSIGN_OR_RETURN(
+        const std::vector<RankedCase> ranked,
+        RankCases(*generation, data_.cases, Depth(e_.metrics), Pure()));
+    Measure(ranked, &out.by_user, &out.means);
+    RETURN_IF_ERROR(MeasureServed(*generation, &out.served));
+    out.evaluate_seconds = SecondsSince(start);
+    if (first) CountByTenth(ranked);
+    if (first && !e_.run_file.empty()) RETURN_IF_ERROR(WriteRun(ranked));
+    result_.seeds.push_back(std::move(out));
+    return absl::OkStatus();
+  }
+
+  void Measure(const std::vector<RankedCase>& ranked, CaseMetrics* by_user,
+               std::map<std::string, double>* means) {
+    if (!meter_.has_value()) meter_.emplace(data_.set.train, data_.set.items);
+    for (const MetricSpec& metric : e_.metrics) {
+      if (!metric.OfUsers()) {
+        (*means)[metric.Name()] = meter_->OfLists(metric, ranked);
+        continue;
+      }
+      std::vector<double>& values = (*by_user)[metric.Name()];
+      for (size_t i = 0; i < ranked.size(); ++i) {
+        values.push_back(meter_->OfUser(metric, data_.cases[i], ranked[i]));
+      }
+      (*means)[metric.Name()] = MeanOf(values).mean;
+    }
+  }
+
+  absl::Status MeasureServed(const Generation& generation,
+                             std::map<std::string, double>* means) {
+    std::vector<Case> cases = data_.cases;
+    for (Case& c : cases) {
+      const auto length = static_cast<std::ptrdiff_t>(c.history.rows.size());
+      const auto rest = std::max<std::ptrdiff_t>(0, length - kServedHistory);
+      c.history.rows.erase(c.history.rows.begin(),
+                           c.history.rows.begin() + rest);
+      c.history.weights.erase(c.history.weights.begin(),
+                              c.history.weights.begin() + rest);
+    }
+    ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
+                     RankCases(generation, cases, Depth(e_.metrics),
+                               {.shortlist = kServedShortlist}));
+    CaseMetrics by_user;
+    Measure(ranked, &by_user, means);
+    return absl::OkStatus();
+  }
+
+  void CountByTenth(const std::vector<RankedCase>& ranked) {
+    const std::vector<int> tenths = Tenths();
+    result_.wanted_by_tenth.assign(10, 0);
+    result_.found_by_tenth.assign(10, 0);
+    const size_t depth =
+        data_.protocol == "sampled"
+            ? 10
+            : static_cast<size_t>(std::max(1, DepthOf(e_.metrics)));
+    for (size_t i = 0; i < ranked.size(); ++i) {
+      const auto& truth = data_.cases[i].truth;
+      for (const Row row : truth) {
+        ++result_.wanted_by_tenth[static_cast<size_t>(tenths[row])];
+      }
+      for (size_t r = 0; r < std::min(depth, ranked[i].list.size()); ++r) {
+        const Row row = ranked[i].list[r].row;
+        if (!std::binary_search(truth.begin(), truth.end(), row)) continue;
+        ++result_.found_by_tenth[static_cast<size_t>(tenths[row])];
+      }
+    }
+  }
+
+  // By row: the tenth of the items by popularity, the most popular ones 0.
+  std::vector<int> Tenths() const {
+    std::vector<int64_t> counts(data_.items.size(), 0);
+    for (const uint32_t item : data_.set.train.items) ++counts[item];
+    std::vector<Row> order(counts.size());
+    std::iota(order.begin(), order.end(), Row{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](Row a, Row b) { return counts[a] > counts[b]; });
+    std::vector<int> tenths(counts.size());
+    for (size_t i = 0; i < order.size(); ++i) {
+      tenths[order[i]] = static_cast<int>(10 * i / order.size());
+    }
+    return tenths;
+  }
+
+  absl::Status WriteRun(const std::vector<RankedCase>& ranked) const {
+    std::string out;
+    for (size_t i = 0; i < ranked.size(); ++i) {
+      for (size_t r = 0; r < ranked[i].list.size(); ++r) {
+        const ScoredRow& scored = ranked[i].list[r];
+        absl::StrAppend(&out, data_.users[i], "\t", data_.items[scored.row],
+                        "\t", r + 1, "\t", scored.score, "\n");
+      }
+    }
+    return WriteFileAtomic(e_.run_file, out);
+  }
+
+  const Experiment& e_;
+  const std::function<void(const ExperimentProgress&)>& on_progress_;
+  ProtocolData data_;
+  std::optional<ListMeter> meter_;
+  ExperimentResult result_;
+};
+
+}  // namespace
+
+absl::StatusOr<ExperimentResult> RunExperiment(
+    const Experiment& experiment, const Parameters& parameters,
+    const std::function<void(const ExperimentProgress&)>& on_progress) {
+  return Laboratory(experiment, parameters, on_progress).Run();
+}
+
+}  // namespace nearline::model

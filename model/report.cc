@@ -1,0 +1,306 @@
+#include "model/report.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "base/file.h"
+#include "base/version.h"
+#include "model/metrics.h"
+
+namespace nearline::model {
+namespace {
+
+double Rounded(double x) { return std::round(x * 1e6) / 1e6; }
+
+Json Rounded(const std::vector<double>& values) {
+  Json out = Json::array();
+  for (const double x : values) out.push_back(Rounded(x));
+  return out;
+}
+
+// In words that a shell takes as they are.
+std::string ShellWord(const std::string& word) {
+  const bool plain = !word.empty() &&
+                     word.find_first_not_of(
+                         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                         "0123456789_-+=./,:@") == std::string::npos;
+  if (plain) return word;
+  return absl::StrCat("'", absl::StrReplaceAll(word, {{"'", "'\\''"}}), "'");
+}
+
+// What runs the experiment again, with the parameters that were found.
+std::string CommandOf(const Experiment& e, const ExperimentResult& result) {
+  std::vector<std::string> words = {"nearline-train", "evaluate", e.model};
+  const auto add = [&](const char* option, const std::string& value) {
+    if (value.empty()) return;
+    words.push_back(option);
+    words.push_back(ShellWord(value));
+  };
+  const ProtocolFiles& f = e.files;
+  add("--protocol", f.protocol);
+  add("--format", f.format);
+  add("--train", f.train);
+  add("--validation-input", f.validation_input);
+  add("--validation-target", f.validation_target);
+  add("--test-input", f.test_input);
+  add("--test-target", f.test_target);
+  add("--test", f.test);
+  add("--negatives", f.negatives);
+  if (f.min_value > -1e300) add("--min-value", absl::StrCat(f.min_value));
+  if (f.history_limit > 0) {
+    add("--history-limit", absl::StrCat(f.history_limit));
+  }
+  add("--metrics",
+      absl::StrJoin(e.metrics, ",", [](std::string* out, const MetricSpec& m) {
+        *out += m.Name();
+      }));
+  words.push_back("--seed");
+  for (const uint64_t seed : e.seeds) words.push_back(absl::StrCat(seed));
+  add("--threads", absl::StrCat(e.threads));
+  add("--device", e.device);
+  for (const ParameterSpec& spec : result.parameters.specs()) {
+    add("--set",
+        absl::StrFormat("%s=%.17g", spec.name, result.parameters[spec.name]));
+  }
+  return absl::StrJoin(words, " ");
+}
+
+Json MetricsOf(const Experiment& e, const ExperimentResult& result) {
+  Json out = Json::object();
+  for (const MetricSpec& metric : e.metrics) {
+    const std::string name = metric.Name();
+    std::vector<double> means;
+    for (const SeedResult& seed : result.seeds) {
+      means.push_back(seed.means.at(name));
+    }
+    Json& one = out[name];
+    one["mean"] = MeanOf(means).mean;
+    // Over users; one number for all lists has none.
+    one["stderr"] = nullptr;
+    if (metric.OfUsers()) {
+      one["stderr"] = MeanOf(result.seeds[0].by_user.at(name)).stderr_;
+    }
+    one["per_seed"] = means;
+  }
+  return out;
+}
+
+Json ServedOf(const Experiment& e, const ExperimentResult& result) {
+  Json out = Json::object();
+  for (const MetricSpec& metric : e.metrics) {
+    std::vector<double> means;
+    for (const SeedResult& seed : result.seeds) {
+      means.push_back(seed.served.at(metric.Name()));
+    }
+    out[metric.Name()] = {{"mean", MeanOf(means).mean}, {"per_seed", means}};
+  }
+  return out;
+}
+
+Json TuningOf(const Experiment& e, const ExperimentResult& result) {
+  Json trials = Json::array();
+  for (const Trial& trial : result.trials) {
+    trials.push_back({{"parameters", trial.parameters.ToJson()},
+                      {"value", trial.value},
+                      {"seconds", Rounded(trial.seconds)}});
+  }
+  return {{"metric", e.tune_metric.Name()},
+          {"validation_fraction", e.validation_fraction},
+          {"trials", std::move(trials)}};
+}
+
+Json SecondsOf(const ExperimentResult& result) {
+  std::vector<double> train, evaluate;
+  for (const SeedResult& seed : result.seeds) {
+    train.push_back(seed.train_seconds);
+    evaluate.push_back(seed.evaluate_seconds);
+  }
+  return {{"read", Rounded(result.read_seconds)},
+          {"tune", Rounded(result.tune_seconds)},
+          {"train", Rounded(train)},
+          {"evaluate", Rounded(evaluate)}};
+}
+
+Json EpochsOf(const ExperimentResult& result) {
+  Json out = Json::array();
+  for (const SeedResult& seed : result.seeds) {
+    for (const EpochReport& r : seed.epochs) {
+      out.push_back({{"seed", seed.seed},
+                     {"phase", r.phase},
+                     {"epoch", r.epoch},
+                     {"loss", r.loss},
+                     {"validation_ndcg@100", r.metric}});
+    }
+  }
+  return out;
+}
+
+int64_t PeakMemoryBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+}  // namespace
+
+Json ReportOf(const Experiment& e, const ExperimentResult& result) {
+  Json by_user = Json::object();
+  for (const auto& [name, values] : result.seeds[0].by_user) {
+    by_user[name] = Rounded(values);
+  }
+  Json report = {
+      {"model", e.model},
+      {"description", DescribeModel(e.model)},
+      {"protocol", e.files.protocol},
+      {"parameters", result.parameters.ToJson()},
+      {"seeds", e.seeds},
+      {"command", CommandOf(e, result)},
+      {"version", kVersion},
+      {"device", e.device},
+      {"threads", e.threads},
+      {"counts",
+       {{"train_users", result.train_users},
+        {"train_events", result.train_events},
+        {"items", result.items},
+        {"test_users", result.users.size()}}},
+      {"metrics", MetricsOf(e, result)},
+      {"served", ServedOf(e, result)},
+      {"seconds", SecondsOf(result)},
+      {"epochs", EpochsOf(result)},
+      {"peak_memory_bytes", PeakMemoryBytes()},
+      {"wanted_by_tenth", result.wanted_by_tenth},
+      {"found_by_tenth", result.found_by_tenth},
+      {"users",
+       {{"ids", result.users},
+        {"history", result.history_lengths},
+        {"metrics", std::move(by_user)}}},
+  };
+  if (!result.trials.empty()) report["tuning"] = TuningOf(e, result);
+  return report;
+}
+
+std::string RowOf(const Experiment& e, const ExperimentResult& result) {
+  std::string row = e.model;
+  double seconds = 0;
+  for (const SeedResult& seed : result.seeds) seconds += seed.train_seconds;
+  for (const MetricSpec& metric : e.metrics) {
+    const std::string name = metric.Name();
+    std::vector<double> means;
+    for (const SeedResult& seed : result.seeds) {
+      means.push_back(seed.means.at(name));
+    }
+    absl::StrAppendFormat(&row, "  %s %.4f", name, MeanOf(means).mean);
+    if (means.size() == 1) continue;
+    absl::StrAppend(&row, " (",
+                    absl::StrJoin(means, " ",
+                                  [](std::string* out, double v) {
+                                    absl::StrAppendFormat(out, "%.4f", v);
+                                  }),
+                    ")");
+  }
+  absl::StrAppendFormat(&row, "  %.0f s", seconds);
+  return row;
+}
+
+absl::StatusOr<std::vector<Report>> ReadReports(
+    const std::vector<std::string>& paths) {
+  std::vector<Report> reports;
+  std::set<std::string> models;
+  bool repeated = false;
+  for (const std::string& path : paths) {
+    ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+    auto json = ParseJson(text);
+    if (!json.ok()) return Annotate(json.status(), path);
+    JsonReader reader(*json, path);
+    Report report{.name = reader.String("model")};
+    reader.Object("metrics");
+    reader.Object("users");
+    RETURN_IF_ERROR(reader.status());
+    repeated = repeated || !models.insert(report.name).second;
+    report.json = *std::move(json);
+    const auto& first = (reports.empty() ? report : reports[0]).json;
+    if (report.json["users"]["ids"] != first["users"]["ids"] ||
+        report.json["protocol"] != first["protocol"]) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": asked other users, or by another protocol, than ", paths[0],
+          "; only reports on the same test data can be compared"));
+    }
+    reports.push_back(std::move(report));
+  }
+  for (size_t i = 0; repeated && i < paths.size(); ++i) {
+    absl::StrAppend(&reports[i].name, " (",
+                    std::filesystem::path(paths[i]).stem().string(), ")");
+  }
+  return reports;
+}
+
+Json CompareReports(const std::vector<Report>& reports) {
+  Json out = {{"models", Json::array()}, {"metrics", Json::object()}};
+  for (const Report& report : reports) out["models"].push_back(report.name);
+  for (const auto& [name, ignored] : reports[0].json["metrics"].items()) {
+    Json rows = Json::array();
+    for (const Report& report : reports) {
+      const Json& metrics = report.json["metrics"];
+      if (!metrics.contains(name)) break;
+      Json row = {{"mean", metrics[name]["mean"]},
+                  {"stderr", metrics[name]["stderr"]}};
+      const Json& mine = report.json["users"]["metrics"];
+      const Json& other = reports[0].json["users"]["metrics"];
+      if (&report != &reports[0] && mine.contains(name) &&
+          other.contains(name)) {
+        const auto a = mine[name].get<std::vector<double>>();
+        const auto b = other[name].get<std::vector<double>>();
+        const Interval interval = PairedBootstrap(a, b, 0.95, 2000, 1);
+        row["difference"] = MeanOf(a).mean - MeanOf(b).mean;
+        row["low"] = interval.low;
+        row["high"] = interval.high;
+      }
+      rows.push_back(std::move(row));
+    }
+    if (rows.size() == reports.size()) out["metrics"][name] = std::move(rows);
+  }
+  return out;
+}
+
+std::string ComparisonText(const Json& comparison) {
+  std::string out;
+  const Json& models = comparison["models"];
+  size_t width = 5;
+  for (const Json& model : models) {
+    width = std::max(width, model.get<std::string>().size());
+  }
+  const auto wide = static_cast<int>(width);
+  for (const auto& [name, rows] : comparison["metrics"].items()) {
+    absl::StrAppendFormat(&out, "%-*s  %8s  %8s  against %s, 95 %%\n", wide,
+                          name, "mean", "+-", models[0].get<std::string>());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const Json& row = rows[i];
+      absl::StrAppendFormat(
+          &out, "%-*s  %8.4f  %8s", wide, models[i].get<std::string>(),
+          row["mean"].get<double>(),
+          row["stderr"].is_null()
+              ? ""
+              : absl::StrFormat("%.4f", row["stderr"].get<double>()));
+      if (row.contains("low")) {
+        const double low = row["low"], high = row["high"];
+        absl::StrAppendFormat(&out, "  %+.4f in [%+.4f, %+.4f]%s",
+                              row["difference"].get<double>(), low, high,
+                              low > 0    ? "  better"
+                              : high < 0 ? "  worse"
+                                         : "");
+      }
+      out += "\n";
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+}  // namespace nearline::model

@@ -1,0 +1,154 @@
+#include "model/user_items.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "base/delimited.h"
+#include "base/text.h"
+
+namespace nearline::model {
+namespace {
+
+// How a file is to be read.
+struct Layout {
+  std::string separator;   // empty: guessed
+  bool adjacency = false;  // "user item item ..." lines; else one event a line
+};
+
+// Lines of spaces, and of nothing else that separates, are adjacency, unless
+// all have three fields or all have four: user, item, value, time.
+absl::StatusOr<Layout> GuessLayout(const std::string& path) {
+  constexpr int kLines = 1000;
+  // A separator that no file holds: the whole line is one field.
+  ASSIGN_OR_RETURN(DelimitedReader reader,
+                   DelimitedReader::Open(path, std::string(1, '\x01')));
+  std::set<int64_t> lengths;
+  std::vector<std::string> line;
+  for (int i = 0; i < kLines && reader.Next(&line); ++i) {
+    const bool spaces = absl::StrContains(line[0], ' ') &&
+                        line[0].find_first_of("\t,;|") == std::string::npos &&
+                        !absl::StrContains(line[0], "::");
+    if (!spaces && i == 0) return Layout();
+    lengths.insert(std::count(line[0].begin(), line[0].end(), ' ') + 1);
+  }
+  const bool columns =
+      lengths == std::set<int64_t>{3} || lengths == std::set<int64_t>{4};
+  return Layout{.separator = " ", .adjacency = !columns};
+}
+
+absl::StatusOr<Layout> LayoutOf(const std::string& format,
+                                const std::string& path) {
+  if (format.empty()) return GuessLayout(path);
+  if (format == "tsv") return Layout{.separator = "\t"};
+  if (format == "csv") return Layout{.separator = ","};
+  if (format == "dat") return Layout{.separator = "::"};
+  if (format == "spaces") return Layout{.separator = " "};
+  if (format == "adjacency") return Layout{.separator = " ", .adjacency = true};
+  return absl::InvalidArgumentError(
+      absl::StrCat("format ", Quoted(format),
+                   ": expected tsv, csv, dat, spaces or adjacency"));
+}
+
+bool IsHeader(const std::string& first_field) {
+  // RecBole's "user_id:token" is one, too.
+  const std::string name = absl::AsciiStrToLower(
+      absl::string_view(first_field).substr(0, first_field.find(':')));
+  return name == "user" || name == "userid" || name == "user_id";
+}
+
+class UserItemsBuilder {
+ public:
+  void Add(const std::string& user, const std::string& item) {
+    const auto [it, added] = index_.try_emplace(user, out_.users.size());
+    if (added) {
+      out_.users.push_back(user);
+      out_.items.emplace_back();
+      seen_.emplace_back();
+    }
+    if (seen_[it->second].insert(item).second) {
+      out_.items[it->second].push_back(item);
+    }
+  }
+  UserItems Take() { return std::move(out_); }
+
+ private:
+  UserItems out_;
+  absl::flat_hash_map<std::string, size_t> index_;
+  std::vector<absl::flat_hash_set<std::string>> seen_;
+};
+
+// INVALID_ARGUMENT for an id that no catalogue would take.
+absl::Status CheckId(const DelimitedReader& reader, const std::string& id,
+                     const char* what) {
+  if (!id.empty() && IsUtf8(id)) return absl::OkStatus();
+  return reader.Error(absl::StrCat(what, " ", Quoted(id),
+                                   ": expected an id of UTF-8, not empty"));
+}
+
+}  // namespace
+
+absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
+                                        const std::string& format,
+                                        double min_value) {
+  ASSIGN_OR_RETURN(const Layout layout, LayoutOf(format, path));
+  ASSIGN_OR_RETURN(DelimitedReader reader,
+                   DelimitedReader::Open(path, layout.separator));
+  UserItemsBuilder builder;
+  std::vector<std::string> fields;
+  while (reader.Next(&fields)) {
+    if (reader.line() == 1 && IsHeader(fields[0])) continue;
+    RETURN_IF_ERROR(CheckId(reader, fields[0], "user"));
+    if (layout.adjacency) {
+      for (size_t i = 1; i < fields.size(); ++i) {
+        if (fields[i].empty()) continue;
+        RETURN_IF_ERROR(CheckId(reader, fields[i], "item"));
+        builder.Add(fields[0], fields[i]);
+      }
+      continue;
+    }
+    if (fields.size() < 2) {
+      return reader.Error("expected user, item [, value [, time]]");
+    }
+    double value = 0;
+    if (fields.size() > 2 && !absl::SimpleAtod(fields[2], &value)) {
+      if (reader.line() == 1) continue;  // a header
+      return reader.Error(
+          absl::StrCat("value ", Quoted(fields[2]), " is no number"));
+    }
+    if (!std::isfinite(value)) {
+      return reader.Error(
+          absl::StrCat("value ", fields[2], ": expected a finite number"));
+    }
+    RETURN_IF_ERROR(CheckId(reader, fields[1], "item"));
+    if (fields.size() > 2 && value < min_value) continue;
+    builder.Add(fields[0], fields[1]);
+  }
+  RETURN_IF_ERROR(reader.status());
+  return builder.Take();
+}
+
+absl::StatusOr<absl::flat_hash_map<std::string, std::vector<std::string>>>
+ReadNegatives(const std::string& path) {
+  ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path, "\t"));
+  absl::flat_hash_map<std::string, std::vector<std::string>> out;
+  std::vector<std::string> fields;
+  while (reader.Next(&fields)) {
+    const std::vector<std::string> pair =
+        absl::StrSplit(fields[0], absl::ByAnyChar("(),"), absl::SkipEmpty());
+    if (pair.size() != 2 || fields.size() < 2) {
+      return reader.Error("expected (user,item), negative, negative, ...");
+    }
+    out[pair[0]].assign(fields.begin() + 1, fields.end());
+  }
+  RETURN_IF_ERROR(reader.status());
+  return out;
+}
+
+}  // namespace nearline::model

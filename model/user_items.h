@@ -1,0 +1,36 @@
+#ifndef NEARLINE_MODEL_USER_ITEMS_H_
+#define NEARLINE_MODEL_USER_ITEMS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "base/status.h"
+
+namespace nearline::model {
+
+// user -> items in order of the file, each once.
+struct UserItems {
+  std::vector<std::string> users;
+  std::vector<std::vector<std::string>> items;
+};
+
+// Reads "user item [value [time]]" lines; further columns are ignored, a header
+// is recognized; or "user item item ..." lines.
+//
+// `format`: "tsv", "csv", "dat" ("::"), "spaces", "adjacency" (spaces, many
+// items a line), "" by content. Lines with a value below `min_value` are left
+// out. Errors: INVALID_ARGUMENT with file, line and what was expected;
+// NOT_FOUND.
+absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
+                                        const std::string& format,
+                                        double min_value);
+
+// user -> negatives, as often as listed, from lines of
+// "(user,item)<tab>negative<tab>..." (He 2017). Errors: likewise.
+absl::StatusOr<absl::flat_hash_map<std::string, std::vector<std::string>>>
+ReadNegatives(const std::string& path);
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_USER_ITEMS_H_
