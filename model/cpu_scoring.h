@@ -87,7 +87,7 @@ class MultVaeEncoder final : public Encoder {
 // - Mult-DAE, which is the first alone;
 // - NeuMF's user side (docs/decisions/0003), likewise: its GMF branch is the
 //   dot product of h * w with an item's row, and w is folded into the rows;
-// - EASE, which is the second alone;
+// - EASE, ELSA and nearest neighbours, which are the second alone;
 // - the joint model, which is both.
 class HistoryEncoder final : public Encoder {
  public:

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "model/cpu_scoring.h"
 #include "model/kernels.h"
+#include "model/parameters.h"
 
 namespace nearline::model {
 namespace {
@@ -77,7 +78,7 @@ absl::StatusOr<HistoryLayer> LoadNeuMfHistory(const ItemTables& tables,
                      "neumf.history.bias");
 }
 
-// Mult-DAE, EASE, or both side by side.
+// Models of a neural part, a linear one, or both side by side.
 absl::Status LoadHistoryEncoder(const std::string& model,
                                 const ItemTables& tables,
                                 const Tensors& tensors, Scoring* scoring) {
@@ -141,19 +142,14 @@ absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
         std::make_unique<HistoryEncoder>(std::move(first), nullptr);
     RETURN_IF_ERROR(
         LoadScanner(tables, "neumf.item.gmf", "neumf.item.bias", &scoring));
-  } else if (manifest.retriever == "mult-dae" || manifest.retriever == "ease" ||
-             manifest.retriever == "joint") {
-    RETURN_IF_ERROR(
-        LoadHistoryEncoder(manifest.retriever, tables, *tensors, &scoring));
   } else if (manifest.retriever == "popularity") {
     scoring.encoder = std::make_unique<ConstantEncoder>();
     RETURN_IF_ERROR(LoadScanner(tables, "popularity.item.zero",
                                 "popularity.item.bias", &scoring));
   } else {
-    return absl::InvalidArgumentError(
-        absl::StrCat("retriever ", Quoted(manifest.retriever),
-                     " is none of joint, mult-vae, mult-dae, ease, neumf, "
-                     "popularity"));
+    RETURN_IF_ERROR(ParametersOf(manifest.retriever).status());
+    RETURN_IF_ERROR(
+        LoadHistoryEncoder(manifest.retriever, tables, *tensors, &scoring));
   }
   if (manifest.ranker == "neumf") {
     ASSIGN_OR_RETURN(scoring.ranker, LoadNeuMf(tables, *tensors));

@@ -30,7 +30,10 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
   if (model == "mult-dae" || model == "mult-vae") {
     return TrainAutoencoder(std::string(model), set, parameters, options);
   }
-  if (model == "ease") return TrainEase(set, parameters, options);
+  if (model == "ease" || model == "item-knn" || model == "user-knn") {
+    return TrainLinear(std::string(model), set, parameters, options);
+  }
+  if (model == "elsa") return TrainElsa(set, parameters, options);
   if (model == "joint") return TrainJoint(set, parameters, options);
   if (model == "neumf") return TrainNeuMf(set, parameters, options);
   return absl::InvalidArgumentError(
@@ -38,7 +41,8 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
 }
 
 bool StartsWarm(absl::string_view model) {
-  return model != "popularity" && model != "ease";
+  return model != "popularity" && model != "ease" && model != "item-knn" &&
+         model != "user-knn";
 }
 
 absl::Status CheckDevice(const std::string& device) {

@@ -58,7 +58,12 @@ absl::StatusOr<Tensors> TrainAutoencoder(const std::string& name,
                                          const TrainingSet& set,
                                          const Parameters& parameters,
                                          const TrainOptions& options);
-absl::StatusOr<Tensors> TrainEase(const TrainingSet& set,
+// "ease", "item-knn" or "user-knn".
+absl::StatusOr<Tensors> TrainLinear(const std::string& model,
+                                    const TrainingSet& set,
+                                    const Parameters& parameters,
+                                    const TrainOptions& options);
+absl::StatusOr<Tensors> TrainElsa(const TrainingSet& set,
                                   const Parameters& parameters,
                                   const TrainOptions& options);
 absl::StatusOr<Tensors> TrainJoint(const TrainingSet& set,

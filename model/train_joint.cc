@@ -89,7 +89,8 @@ absl::StatusOr<Tensors> TrainJoint(const TrainingSet& set,
                                    const TrainOptions& options) {
   TrainOptions part = options;
   part.on_epoch = PartOf(options.on_epoch, 0, 0.1);
-  ASSIGN_OR_RETURN(const Tensors linear, TrainEase(set, parameters, part));
+  ASSIGN_OR_RETURN(const Tensors linear,
+                   TrainLinear("ease", set, parameters, part));
   Tensors warm;
   if (options.warm_start != nullptr) {
     ASSIGN_OR_RETURN(warm,

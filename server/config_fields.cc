@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "base/text.h"
 #include "model/evaluate.h"
+#include "model/parameters.h"
 
 namespace nearline::server {
 namespace {
@@ -236,8 +237,7 @@ std::vector<ConfigField> FieldsOf(Config* c) {
                absl::Hours(24), "how long a list can be continued"),
       Duration("serving.drain", &c->serving.drain, absl::ZeroDuration(),
                absl::Hours(1), "for calls under way after SIGTERM"),
-      Choice("training.retriever", &t.retriever,
-             {"joint", "mult-vae", "mult-dae", "ease", "neumf", "popularity"},
+      Choice("training.retriever", &t.retriever, model::ModelNames(),
              "the model that shortlists"),
       Choice("training.ranker", &t.ranker, {"neumf", ""},
              "the model that orders the shortlist; empty: none"),

@@ -153,11 +153,12 @@ std::string NameOf(const testing::TestParamInfo<const char*>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, TrainTest,
                          testing::Values("mult-vae", "mult-dae", "ease",
+                                         "item-knn", "user-knn", "elsa",
                                          "joint", "neumf"),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
-                         testing::Values("mult-vae", "mult-dae", "joint",
-                                         "neumf"),
+                         testing::Values("mult-vae", "mult-dae", "elsa",
+                                         "joint", "neumf"),
                          NameOf);
 
 TEST(WarmStart, OfAnotherWidthIsCold) {
@@ -177,10 +178,11 @@ TEST(WarmStart, OfAnotherWidthIsCold) {
             cold->all().at("joint.item.decoder").values);
 }
 
-// encoder decoder^T [n, n] in double.
-std::vector<double> Product(const Tensors& tensors, int64_t n) {
-  const Tensor& left = tensors.all().at("ease.item.linear");
-  const Tensor& right = tensors.all().at("ease.item.decoder");
+// linear decoder^T [n, n] in double.
+std::vector<double> Product(const Tensors& tensors, int64_t n,
+                            const std::string& model = "ease") {
+  const Tensor& left = tensors.all().at(model + ".item.linear");
+  const Tensor& right = tensors.all().at(model + ".item.decoder");
   const int64_t rank = left.shape[1];
   std::vector<double> out;
   for (int64_t i = 0; i < n; ++i) {
@@ -253,6 +255,58 @@ TEST(Ease, IsTheClosedFormAndItsTruncation) {
     before = lost;
   }
   EXPECT_LT(before, 0.01);
+}
+
+// By the book: cosines of columns, and a sum over users.
+TEST(Neighbours, AreTheSlowOnes) {
+  const TrainingSet set = TwoTastes();
+  const auto n = static_cast<size_t>(set.items);
+  std::vector<std::vector<double>> x;
+  for (int64_t u = 0; u < set.train.users(); ++u) {
+    x.emplace_back(n, 0.0);
+    for (const uint32_t item : set.train.ItemsOf(u)) x.back()[item] = 1;
+  }
+  const auto dot = [&](size_t i, size_t j, bool by_length) {
+    double sum = 0;
+    for (const std::vector<double>& user : x) {
+      double events = 0;
+      for (const double weight : user) events += weight;
+      sum += user[i] * user[j] / (by_length ? std::sqrt(events) + 2 : 1.0);
+    }
+    return sum;
+  };
+  Parameters p = *ParametersOf("item-knn");
+  ASSERT_THAT(p.Set("shrinkage", 5), IsOk());
+  const auto items = Train("item-knn", set, p, {});
+  ASSERT_THAT(p.Set("neighbours", 3), IsOk());
+  const auto nearest = Train("item-knn", set, p, {});
+  Parameters q = *ParametersOf("user-knn");
+  ASSERT_THAT(q.Set("shrinkage", 2), IsOk());
+  const auto users = Train("user-knn", set, q, {});
+  ASSERT_THAT(items, IsOk());
+  ASSERT_THAT(nearest, IsOk());
+  ASSERT_THAT(users, IsOk());
+  const auto all = Product(*items, set.items, "item-knn");
+  const auto few = Product(*nearest, set.items, "item-knn");
+  const auto of_users = Product(*users, set.items, "user-knn");
+  for (size_t i = 0; i < n; ++i) {
+    std::vector<double> row(
+        all.begin() + static_cast<std::ptrdiff_t>(i * n),
+        all.begin() + static_cast<std::ptrdiff_t>(i * n + n));
+    std::sort(row.rbegin(), row.rend());
+    int kept = 0;
+    for (size_t j = 0; j < n; ++j) {
+      const double cosine =
+          dot(i, j, false) /
+          (std::sqrt(dot(i, i, false) * dot(j, j, false)) + 5);
+      ASSERT_NEAR(all[i * n + j], i == j ? 0 : cosine, 1e-5);
+      ASSERT_NEAR(of_users[i * n + j], i == j ? 0 : dot(i, j, true), 1e-4);
+      if (few[i * n + j] == 0) continue;
+      ++kept;
+      EXPECT_GE(few[i * n + j], row[2] - 1e-6);
+    }
+    EXPECT_EQ(kept, 3);
+  }
 }
 
 TEST(Ease, RefusesWhatDoesNotFitInMemory) {

@@ -1,0 +1,158 @@
+// Models that are a matrix B of items by items, x B the scores of a history x:
+// - EASE (Steck, WWW 2019): the B with a zero diagonal that best rebuilds
+//   histories X under a ridge, in closed form: P = (X^T X + lambda I)^-1,
+//   B_ij = -P_ij / P_jj;
+// - item-kNN: the cosine of items i and j as sets of users, of each i's
+// nearest;
+// - user-kNN over all users: sum_v cos(x, v) v, which is X^T D X with D the
+//   users' inverse lengths; the length of x changes no order.
+// Of B + shift I the leading singular vectors are kept (Halko et al. 2011), so
+// that it serves as encode and scan; EASE also scores better than with all of
+// B.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_format.h"
+#include "model/torch_training.h"
+
+namespace nearline::model {
+namespace {
+
+// X^T D X [n, n], summed pair by pair: costs what histories hold. D is the
+// identity, or the inverse of each user's length + shrinkage.
+torch::Tensor Gram(const TrainingSet& set, bool by_length = false,
+                   double shrinkage = 0) {
+  const int64_t n = set.items;
+  torch::Tensor gram = torch::zeros({n, n});
+  float* const out = gram.data_ptr<float>();
+  std::vector<std::pair<uint32_t, float>> history;
+  for (int64_t u = 0; u < set.train.users(); ++u) {
+    const auto items = set.train.ItemsOf(u);
+    const auto weights = set.train.WeightsOf(u);
+    history.clear();
+    for (size_t i = 0; i < items.size(); ++i) {
+      history.emplace_back(items[i], weights[i]);
+    }
+    std::sort(history.begin(), history.end());
+    double squares = 0;
+    for (const auto& [item, weight] : history) {
+      squares += static_cast<double>(weight) * weight;
+    }
+    const auto share = static_cast<float>(
+        by_length ? 1 / (std::sqrt(squares) + shrinkage) : 1.0);
+    for (size_t i = 0; i < history.size(); ++i) {
+      float* const row = out + static_cast<int64_t>(history[i].first) * n;
+      const float weight = share * history[i].second;
+      for (size_t j = i; j < history.size(); ++j) {
+        row[history[j].first] += weight * history[j].second;
+      }
+    }
+  }
+  return gram + gram.triu(1).t();
+}
+
+torch::Tensor Ease(const TrainingSet& set, const Parameters& p,
+                   torch::Device device) {
+  torch::Tensor gram = Gram(set).to(device);
+  double lambda = p["lambda"];
+  if (lambda == 0) {
+    lambda = p["lambda_share"] * gram.diagonal().mean().item<double>();
+  }
+  gram.diagonal().add_(lambda);
+  const torch::Tensor inverse =
+      torch::cholesky_inverse(torch::linalg_cholesky(gram));
+  return inverse / -inverse.diagonal();
+}
+
+torch::Tensor ItemKnn(const TrainingSet& set, const Parameters& p) {
+  torch::Tensor gram = Gram(set);
+  const torch::Tensor length = gram.diagonal().sqrt();
+  torch::Tensor cosine =
+      gram / (torch::outer(length, length) + p["shrinkage"]).clamp_min(1e-6);
+  const int64_t neighbours = p.Int("neighbours");
+  if (neighbours == 0 || neighbours >= set.items) return cosine;
+  cosine.fill_diagonal_(0);
+  const auto nearest = cosine.topk(neighbours, 1);
+  return torch::zeros_like(cosine).scatter_(1, std::get<1>(nearest),
+                                            std::get<0>(nearest));
+}
+
+torch::Tensor Orthonormal(const torch::Tensor& m) {
+  return std::get<0>(torch::linalg_qr(m));
+}
+
+// left [n, rank] and right [n, rank], left right^T close to the best
+// approximation of m of that rank.
+void Truncate(const torch::Tensor& m, int64_t rank, torch::Generator* generator,
+              torch::Tensor* left, torch::Tensor* right) {
+  constexpr int kRounds = 4;
+  const int64_t width = std::min(m.size(0), rank + 32);
+  torch::Tensor q =
+      Orthonormal(m.matmul(torch::randn({m.size(1), width}, *generator)));
+  for (int round = 0; round < kRounds; ++round) {
+    q = Orthonormal(m.matmul(Orthonormal(m.t().matmul(q))));
+  }
+  const auto [u, s, v] = torch::linalg_svd(q.t().matmul(m), false);
+  const torch::Tensor root = s.narrow(0, 0, rank).sqrt();
+  *left = q.matmul(u.narrow(1, 0, rank)) * root;
+  *right = v.narrow(0, 0, rank).t() * root;
+}
+
+// Three matrices of n x n at the peak.
+absl::Status CheckMemory(int64_t items) {
+  const double needed = 12.0 * static_cast<double>(items) * items;
+  const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
+                       static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (needed < 0.8 * there) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "a matrix of all pairs of %d items needs %.0f GiB of memory, and this "
+      "machine has %.0f; "
+      "take a model without a matrix of all pairs of items, such as mult-dae",
+      items, needed / (1 << 30), there / (1 << 30)));
+}
+
+}  // namespace
+
+absl::StatusOr<Tensors> TrainLinear(const std::string& model,
+                                    const TrainingSet& set,
+                                    const Parameters& parameters,
+                                    const TrainOptions& options) {
+  RETURN_IF_ERROR(CheckMemory(set.items));
+  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
+    const torch::NoGradGuard no_grad;
+    torch::set_num_threads(options.threads);
+    torch::Generator generator = at::detail::createCPUGenerator(options.seed);
+    const auto report = [&](int step) {
+      if (options.on_epoch) {
+        options.on_epoch(
+            {.phase = model, .epoch = step, .epochs = 2, .share = step / 2.0});
+      }
+    };
+    torch::Tensor b = model == "ease" ? Ease(set, parameters, options.device)
+                      : model == "item-knn"
+                          ? ItemKnn(set, parameters)
+                          : Gram(set, true, parameters["shrinkage"]);
+    b = b.to(torch::kCPU);
+    b.fill_diagonal_(0);
+    report(1);
+    const int64_t n = set.items;
+    const int64_t rank = parameters.Int("rank");
+    torch::Tensor left = b, right;
+    if (rank == 0 || rank >= n) {
+      right = torch::eye(n);
+    } else {
+      if (parameters.Has("shift")) b.diagonal().fill_(parameters["shift"]);
+      Truncate(b, rank, &generator, &left, &right);
+    }
+    report(2);
+    Tensors out;
+    AddTensor(&out, model + ".item.linear", left);
+    AddTensor(&out, model + ".item.decoder", right);
+    AddTensor(&out, model + ".item.bias", torch::zeros({n, 1}));
+    return out;
+  });
+}
+
+}  // namespace nearline::model
