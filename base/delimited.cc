@@ -1,8 +1,8 @@
 #include "base/delimited.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -97,7 +97,8 @@ absl::StatusOr<DelimitedReader> DelimitedReader::Open(const std::string& path,
   if (!FileExists(path)) {
     return absl::NotFoundError(absl::StrCat("there is no ", path));
   }
-  if (!std::filesystem::is_regular_file(path)) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, " is no regular file; write it to one first"));
   }
@@ -113,7 +114,9 @@ absl::StatusOr<DelimitedReader> DelimitedReader::Open(const std::string& path,
         absl::StrCat(path, " is ", kind, "; a text file in UTF-8 is needed"));
   }
   if (absl::StartsWith(reader.buffer_, "\xef\xbb\xbf")) reader.at_ = 3;
-  reader.peeked_ = reader.ReadLine();
+  do {
+    reader.peeked_ = reader.ReadLine();
+  } while (reader.peeked_ && reader.text_.empty() && reader.status_.ok());
   reader.separator_ =
       separator.empty() ? Guess(reader.text_) : std::move(separator);
   return reader;

@@ -110,7 +110,11 @@ absl::StatusOr<EventColumns> EventColumns::Choose(const Fields& first,
     *it->second = static_cast<int>(i);
     ++known;
   }
-  c.header = known >= 2;
+  c.header = known >= 2 ||
+             std::any_of(named.begin(), named.end(), [](const auto& entry) {
+               int number = 0;
+               return !absl::SimpleAtoi(entry.second, &number);
+             });
   if (!c.header) {
     for (const auto& [field, place] : places) *place = -1;
     if (named.empty()) {
@@ -126,8 +130,6 @@ absl::StatusOr<EventColumns> EventColumns::Choose(const Fields& first,
                        "; there are user, item, type, value, time"));
     }
     ASSIGN_OR_RETURN(*it->second, ColumnOf(where, first));
-    int number = 0;
-    c.header = c.header || !absl::SimpleAtoi(where, &number);
   }
   if (!c.header) {
     if (c.user < 0) c.user = 0;
@@ -206,6 +208,7 @@ absl::Status RecordColumns::Read(
     if (static_cast<int>(i) == id || fields[i].empty()) continue;
     const std::string text =
         IsUtf8(fields[i]) ? fields[i] : Latin1ToUtf8(fields[i]);
+    if (text.find_first_not_of('|') == std::string::npos) continue;
     api::Attribute& to = (*attributes)[names[i]];
     double number = 0;
     if (absl::SimpleAtod(text, &number) && std::isfinite(number)) {

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -62,7 +63,8 @@ class EventIds {
 absl::Status Peek(const std::string& path, std::vector<std::string>* first,
                   std::vector<std::string>* second) {
   ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path));
-  if (reader.Next(first)) reader.Next(second);
+  if (!reader.Next(first)) return reader.status();
+  reader.Next(second);
   return absl::OkStatus();
 }
 
@@ -106,6 +108,12 @@ class Importer {
  private:
   absl::Status OneFile() {
     std::ifstream in(options_.path);
+    std::string mark(3, '\0');
+    in.read(mark.data(), 3);
+    if (mark != "\xef\xbb\xbf") {
+      in.clear();
+      in.seekg(0);
+    }
     char first = 0;
     in >> first;
     if (first == '{') return JsonLines(options_.path, options_.kind);
@@ -146,21 +154,25 @@ class Importer {
                                           : ProgressBar::Mode::kAuto);
     std::vector<std::string> fields;
     int64_t lines = 0;
+    first_ = true;
     while (true) {
       absl::Status status;
+      bool unreadable = false;  // the line; else a call has failed
       if (reader.Next(&fields)) {
         sender_.At(path, reader.line());
         status = line(fields, reader);
-        if (absl::IsInvalidArgument(status) &&
-            !absl::StrContains(status.message(), path)) {
-          status = reader.Error(status.message());
-        }
+        first_ = false;
+        // Errors of calls name the file themselves.
+        unreadable = absl::IsInvalidArgument(status) &&
+                     !absl::StartsWith(status.message(), path);
+        if (unreadable) status = reader.Error(status.message());
       } else if (reader.status().ok()) {
         break;
       } else {
         status = reader.status();
+        unreadable = true;
       }
-      if (absl::IsInvalidArgument(status) && options_.skip_bad_lines) {
+      if (unreadable && options_.skip_bad_lines) {
         sender_.Skip(status);
         continue;
       }
@@ -192,11 +204,11 @@ class Importer {
     EventIds ids;
     return ForEachLine(
         path, "", "Events", [&](auto& fields, DelimitedReader& reader) {
-          if (reader.line() == 1) {
+          if (first_) {
             ASSIGN_OR_RETURN(ids, EventIds::Of(path));
           }
           ids.Read(reader);
-          if (reader.line() == 1 && columns->header) return absl::OkStatus();
+          if (first_ && columns->header) return absl::OkStatus();
           api::Event event;
           RETURN_IF_ERROR(
               columns->Read(fields, options_.type, fallback, &event));
@@ -213,8 +225,8 @@ class Importer {
     if (!columns.ok()) return Annotate(columns.status(), path);
     return ForEachLine(
         path, "", kind == "users" ? "Users" : "Items",
-        [&](auto& fields, DelimitedReader& reader) {
-          if (reader.line() == 1) return absl::OkStatus();
+        [&](auto& fields, DelimitedReader&) {
+          if (first_) return absl::OkStatus();
           std::string id;
           if (kind == "users") {
             api::User user;
@@ -244,7 +256,7 @@ class Importer {
     return ForEachLine(
         path, std::string(1, '\x01'), label,
         [&](auto& fields, DelimitedReader& reader) -> absl::Status {
-          if (reader.line() == 1) {
+          if (first_) {
             ASSIGN_OR_RETURN(ids, EventIds::Of(path));
           }
           ids.Read(reader);
@@ -404,6 +416,7 @@ class Importer {
 
   const ImportOptions& options_;
   Sender sender_;
+  bool first_ = true;  // of the lines of a pass
 };
 
 }  // namespace

@@ -18,11 +18,12 @@ struct ImportOptions {
   std::string path;
   // Of a file: "events", "items" or "users"; empty: told by the file.
   std::string kind;
-  // Of events; of items and users only the id, "item" or "user". Keys of JSON
-  // lines likewise. Default: by header, else user, item, value, time.
+  // Of events, also keys of JSON lines; of items and users in columns only the
+  // id, "item" or "user". Default: by header, else user, item, value, time.
   NamedColumns columns;
   std::string type = "rating";  // of events without a column for it
-  bool skip_bad_lines = false;  // else the first one ends the import
+  // Lines that cannot be read; else the first one ends the import.
+  bool skip_bad_lines = false;
   bool quiet = false;
 };
 

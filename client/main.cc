@@ -156,7 +156,7 @@ void CommandLine::AddFiles() {
                 "user=1,item=movieId,value=3,time=4: numbers from 1, names of "
                 "the header, or keys of JSON lines; 0: none");
   c->add_flag("--skip-bad-lines", import_.skip_bad_lines,
-              "leave out lines that are wrong and say how many");
+              "leave out lines that cannot be read, and say how many");
   c->add_option("--type", import_.type, "of events without a column for it");
   c->add_flag("--quiet", import_.quiet, "no progress bar");
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
+#include "base/text.h"
 
 namespace nearline::client {
 namespace {
@@ -75,8 +76,9 @@ absl::Status RecordFromJson(const Json& json, T* record) {
   RETURN_IF_ERROR(in.status());
   RETURN_IF_ERROR(CheckKeys(json, {"id", "attributes"}));
   if (!in.Has("attributes")) return absl::OkStatus();
-  return AttributesFromJson(in.Object("attributes"),
-                            record->mutable_attributes());
+  const Json& attributes = in.Object("attributes");
+  RETURN_IF_ERROR(in.status());
+  return AttributesFromJson(attributes, record->mutable_attributes());
 }
 
 }  // namespace

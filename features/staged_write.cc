@@ -215,8 +215,7 @@ void StagedWrite::Stage(Append& m) {
           in_batch.try_emplace({event.user, one->id.high, one->id.low}, i);
       const NewEvent& before = m.events[it->second];
       const bool at_the_time =
-          (!event.time_must_match && !before.time_must_match) ||
-          event.time_micros == before.time_micros;
+          !event.time_must_match || event.time_micros == before.time_micros;
       if (!first &&
           (examined[it->second].payload != one->payload || !at_the_time)) {
         status = absl::AlreadyExistsError(

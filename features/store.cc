@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
 #include "base/hash.h"
 #include "base/text.h"
 #include "base/varint.h"
@@ -167,8 +168,9 @@ absl::Status Store::LoadMeta() {
 std::string Store::CountingRules() const {
   std::string out = absl::FormatDuration(options_.popularity_half_life);
   for (const EventType& type : options_.event_types) {
-    absl::StrAppend(&out, ";", type.name, ",", type.weight, ",",
-                    static_cast<int>(type.value), ",", type.positive_from);
+    absl::StrAppendFormat(&out, ";%s,%.17g,%d,%.17g,%d", type.name, type.weight,
+                          static_cast<int>(type.value), type.positive_from,
+                          type.negative);
   }
   return out;
 }

@@ -253,6 +253,7 @@ absl::Status LocalGenerationStore::Prune(int keep) {
     if (newer < keep || m.id == current) continue;
     RETURN_IF_ERROR(RemoveAll(FolderOf(m.id)));
   }
+  if (!FileExists(folder_)) return absl::OkStatus();
   // What a trainer that died was writing.
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(folder_));
   for (const std::string& name : names) {

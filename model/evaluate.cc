@@ -46,8 +46,9 @@ absl::StatusOr<std::vector<RankedCase>> RankCases(
     const auto batch = cases.subspan(first, kBatch);
     std::vector<Query> queries;
     for (const Case& c : batch) {
-      queries.push_back({&c.history, &c.mask,
-                         depth > 0 ? depth : static_cast<int>(c.mask.Count())});
+      queries.push_back(
+          {&c.history, &c.mask,
+           depth > 0 ? depth : std::max(1, static_cast<int>(c.mask.Count()))});
     }
     RETURN_IF_ERROR(Recommend(generation, queries, options, &lists));
     for (size_t i = 0; i < batch.size(); ++i) {

@@ -21,16 +21,12 @@ const char* DefaultMetrics(const std::string& protocol) {
 absl::StatusOr<Parameters> ReadParameters(const EvaluateFlags& flags,
                                           std::set<std::string>* fixed) {
   ASSIGN_OR_RETURN(Parameters parameters, ParametersOf(flags.experiment.model));
-  const Parameters defaults = parameters;
   if (!flags.parameters.empty()) {
-    RETURN_IF_ERROR(parameters.SetFile(flags.parameters));
+    RETURN_IF_ERROR(parameters.SetFile(flags.parameters, fixed));
   }
   for (const std::string& setting : flags.settings) {
     RETURN_IF_ERROR(parameters.SetText(setting));
     fixed->insert(setting.substr(0, setting.find('=')));
-  }
-  for (const ParameterSpec& spec : parameters.specs()) {
-    if (parameters[spec.name] != defaults[spec.name]) fixed->insert(spec.name);
   }
   return parameters;
 }
@@ -44,6 +40,11 @@ absl::StatusOr<MetricSpec> ChooseTuneMetric(const EvaluateFlags& flags) {
   return absl::InvalidArgumentError(
       absl::StrCat("--tune-metric ", metric.Name(),
                    ": expected one that is told from hits, such as ndcg@10"));
+}
+
+// Paths need not be UTF-8.
+std::string TextOf(const Json& json) {
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string Describe(const ExperimentProgress& p) {
@@ -137,12 +138,9 @@ absl::Status Evaluate(EvaluateFlags flags) {
   if (e.tune > 0) {
     std::cout << "chosen: " << result.parameters.ToJson().dump() << "\n";
   }
-  if (!flags.report.empty()) {
-    RETURN_IF_ERROR(
-        WriteFileAtomic(flags.report, ReportOf(e, result).dump(1) + "\n"));
-  }
-  std::cout << RowOf(e, result) << "\n";
-  return absl::OkStatus();
+  std::cout << RowOf(e, result) << std::endl;
+  if (flags.report.empty()) return absl::OkStatus();
+  return WriteFileAtomic(flags.report, TextOf(ReportOf(e, result)));
 }
 
 void AddCompare(CLI::App* app, CompareFlags* flags) {
@@ -158,7 +156,7 @@ absl::Status Compare(const CompareFlags& flags) {
                    ReadReports(flags.reports));
   const Json comparison = CompareReports(reports);
   if (!flags.json.empty()) {
-    RETURN_IF_ERROR(WriteFileAtomic(flags.json, comparison.dump(1) + "\n"));
+    RETURN_IF_ERROR(WriteFileAtomic(flags.json, TextOf(comparison)));
   }
   if (!flags.html.empty()) {
     RETURN_IF_ERROR(

@@ -195,10 +195,10 @@ class Laboratory {
     const std::vector<int> tenths = Tenths();
     result_.wanted_by_tenth.assign(10, 0);
     result_.found_by_tenth.assign(10, 0);
-    const size_t depth =
-        data_.protocol == "sampled"
-            ? 10
-            : static_cast<size_t>(std::max(1, DepthOf(e_.metrics)));
+    size_t depth = 1;
+    for (const MetricSpec& metric : e_.metrics) {
+      depth = std::max(depth, static_cast<size_t>(metric.k));
+    }
     for (size_t i = 0; i < ranked.size(); ++i) {
       const auto& truth = data_.cases[i].truth;
       for (const Row row : truth) {

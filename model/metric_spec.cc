@@ -54,7 +54,10 @@ absl::StatusOr<std::vector<MetricSpec>> MetricSpec::ParseList(
   std::vector<MetricSpec> out;
   for (const auto part : absl::StrSplit(text, ',')) {
     ASSIGN_OR_RETURN(const MetricSpec spec, Parse(part));
-    out.push_back(spec);
+    const bool new_one = std::none_of(
+        out.begin(), out.end(),
+        [&](const MetricSpec& other) { return other.Name() == spec.Name(); });
+    if (new_one) out.push_back(spec);
   }
   return out;
 }

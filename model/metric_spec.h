@@ -32,6 +32,7 @@ struct MetricSpec {
 
   // Errors: INVALID_ARGUMENT listing the metrics there are.
   static absl::StatusOr<MetricSpec> Parse(absl::string_view text);
+  // Separated by commas; each once.
   static absl::StatusOr<std::vector<MetricSpec>> ParseList(
       absl::string_view text);
   std::string Name() const;

@@ -256,7 +256,8 @@ absl::Status Parameters::SetText(absl::string_view assignment) {
   return Set(assignment.substr(0, equals), value);
 }
 
-absl::Status Parameters::SetFile(const std::string& path) {
+absl::Status Parameters::SetFile(const std::string& path,
+                                 std::set<std::string>* keys) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   try {
     const YAML::Node root = YAML::Load(text);
@@ -270,6 +271,7 @@ absl::Status Parameters::SetFile(const std::string& path) {
       RETURN_IF_ERROR(
           Annotate(SetText(assignment),
                    absl::StrCat(path, ":", entry.first.Mark().line + 1)));
+      keys->insert(entry.first.Scalar());
     }
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(

@@ -2,6 +2,7 @@
 #define NEARLINE_MODEL_PARAMETERS_H_
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,9 @@ class Parameters {
   absl::Status Set(absl::string_view name, double value);
   // "key=value".
   absl::Status SetText(absl::string_view assignment);
-  // A YAML file of "key: value" lines. Errors: likewise, with the line.
-  absl::Status SetFile(const std::string& path);
+  // A YAML file of "key: value" lines; `keys` gets theirs. Errors: likewise,
+  // with the line.
+  absl::Status SetFile(const std::string& path, std::set<std::string>* keys);
 
   double operator[](const std::string& name) const { return values_.at(name); }
   bool Has(const std::string& name) const { return values_.contains(name); }

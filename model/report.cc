@@ -209,6 +209,57 @@ std::string RowOf(const Experiment& e, const ExperimentResult& result) {
   return row;
 }
 
+namespace {
+
+bool AreNumbers(const Json& array) {
+  return array.is_array() &&
+         std::all_of(array.begin(), array.end(),
+                     [](const Json& x) { return x.is_number(); });
+}
+
+// All that is read of a report later. Errors: INVALID_ARGUMENT.
+absl::Status CheckReport(const Json& json, const std::string& path) {
+  JsonReader in(json, path);
+  in.String("model");
+  in.String("protocol");
+  in.String("command");
+  JsonReader counts(in.Object("counts"), path + ": counts");
+  for (const char* key : {"test_users", "items", "train_events"}) {
+    counts.Int(key);
+  }
+  JsonReader users(in.Object("users"), path + ": users");
+  const size_t size = users.Array("ids").size();
+  bool good = AreNumbers(users.Array("history")) &&
+              users.Array("history").size() == size;
+  for (const auto& [name, values] : users.Object("metrics").items()) {
+    good = good && AreNumbers(values) && values.size() == size;
+  }
+  for (const auto& [name, value] : in.Object("metrics").items()) {
+    good = good && value.is_object() && value.contains("mean") &&
+           value.at("mean").is_number() && value.contains("stderr");
+  }
+  for (const char* key : {"wanted_by_tenth", "found_by_tenth"}) {
+    good = good && AreNumbers(in.Array(key));
+  }
+  for (const Json& epoch : in.Array("epochs")) {
+    JsonReader one(epoch, path + ": epochs");
+    one.String("phase");
+    one.Int("seed");
+    one.Int("epoch");
+    one.Double("validation_ndcg@100");
+    RETURN_IF_ERROR(one.status());
+  }
+  RETURN_IF_ERROR(in.status());
+  RETURN_IF_ERROR(counts.status());
+  RETURN_IF_ERROR(users.status());
+  return good
+             ? absl::OkStatus()
+             : absl::InvalidArgumentError(absl::StrCat(
+                   path, ": no report of evaluate --report, or a damaged one"));
+}
+
+}  // namespace
+
 absl::StatusOr<std::vector<Report>> ReadReports(
     const std::vector<std::string>& paths) {
   std::vector<Report> reports;
@@ -218,11 +269,8 @@ absl::StatusOr<std::vector<Report>> ReadReports(
     ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
     auto json = ParseJson(text);
     if (!json.ok()) return Annotate(json.status(), path);
-    JsonReader reader(*json, path);
-    Report report{.name = reader.String("model")};
-    reader.Object("metrics");
-    reader.Object("users");
-    RETURN_IF_ERROR(reader.status());
+    RETURN_IF_ERROR(CheckReport(*json, path));
+    Report report{.name = json->at("model")};
     repeated = repeated || !models.insert(report.name).second;
     report.json = *std::move(json);
     const auto& first = (reports.empty() ? report : reports[0]).json;

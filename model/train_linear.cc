@@ -69,8 +69,8 @@ torch::Tensor Ease(const TrainingSet& set, const Parameters& p,
 torch::Tensor ItemKnn(const TrainingSet& set, const Parameters& p) {
   torch::Tensor gram = Gram(set);
   const torch::Tensor length = gram.diagonal().sqrt();
-  torch::Tensor cosine =
-      gram / (torch::outer(length, length) + p["shrinkage"]).clamp_min(1e-6);
+  const torch::Tensor cosine = gram.div_(
+      torch::outer(length, length).add_(p["shrinkage"]).clamp_min_(1e-6));
   const int64_t neighbours = p.Int("neighbours");
   if (neighbours == 0 || neighbours >= set.items) return cosine;
   cosine.fill_diagonal_(0);
@@ -100,9 +100,9 @@ void Truncate(const torch::Tensor& m, int64_t rank, torch::Generator* generator,
   *right = v.narrow(0, 0, rank).t() * root;
 }
 
-// Three matrices of n x n at the peak.
+// Four matrices of n x n at the peak: two and, at full rank, their copies.
 absl::Status CheckMemory(int64_t items) {
-  const double needed = 12.0 * static_cast<double>(items) * items;
+  const double needed = 16.0 * static_cast<double>(items) * items;
   const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
                        static_cast<double>(sysconf(_SC_PAGESIZE));
   if (needed < 0.8 * there) return absl::OkStatus();

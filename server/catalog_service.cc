@@ -107,8 +107,8 @@ class Service final : public Base {
                         // Gone from the log, even if not from old files yet.
                         if (!absl::IsNotFound(events.status())) {
                           parts_.slot->ForgetQueries();
-                          parts_.retrainer->AwaitNoCheckpoint();
                         }
+                        if (events.ok()) parts_.retrainer->AwaitNoCheckpoint();
                         if (events.ok()) {
                           call->response().set_events(*events);
                           call->response().set_consistency_token(Token());

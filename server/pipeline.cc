@@ -18,11 +18,17 @@ constexpr size_t kMaxDepth = 1000;
 
 using ScoredItems = std::vector<std::pair<Ordinal, float>>;  // best first
 
-// How many rows to ask for beyond the last place. Of equal scores the scan
-// keeps the lower rows; those are in order of id among trained items, and in
-// order of arrival among later ones, of which as many ties are looked at.
-int TiesBeyond(const model::Generation& generation) {
-  return generation.rows() > generation.base_rows() ? 64 : 0;
+// How many places more to ask for where the last one is an item's that came
+// after training. Of equal scores the scan keeps the lower rows; those are in
+// order of id among trained items, and in order of arrival among later ones, of
+// which as many ties are looked at.
+constexpr int kTiesBeyond = 64;
+
+// Whether the cut may have gone through a run of later items that tie.
+bool CutAmongLater(const model::Generation& generation,
+                   const std::vector<model::ScoredRow>& list, int count) {
+  return list.size() == static_cast<size_t>(count) &&
+         list.back().row >= generation.base_rows();
 }
 
 // Orders runs of equal scores by id.
@@ -209,15 +215,22 @@ void Pipeline::Score(std::vector<Work*> works, bool rank,
   for (Work* work : works) groups[work->generation.get()].push_back(work);
   for (const auto& [generation, group] : groups) {
     std::vector<model::Query> queries;
-    const int more = TiesBeyond(*generation);
     for (Work* work : group) {
-      queries.push_back({&work->history, &work->mask, work->depth + more});
+      queries.push_back({&work->history, &work->mask, work->depth});
     }
     model::RecommendOptions options = options_.recommend;
     options.rank = options.rank && rank;
     std::vector<std::vector<model::ScoredRow>> lists;
-    const absl::Status status =
+    absl::Status status =
         model::Recommend(*generation, queries, options, &lists, times);
+    for (size_t i = 0; status.ok() && i < queries.size(); ++i) {
+      if (!CutAmongLater(*generation, lists[i], queries[i].count)) continue;
+      queries[i].count += kTiesBeyond;
+      std::vector<std::vector<model::ScoredRow>> longer;
+      status = model::Recommend(*generation, {&queries[i], 1}, options, &longer,
+                                times);
+      if (status.ok()) lists[i] = std::move(longer[0]);
+    }
     const bool ranked = options.rank && generation->ranker() != nullptr;
     for (size_t i = 0; i < group.size(); ++i) {
       Work* const work = group[i];
@@ -394,7 +407,7 @@ absl::StatusOr<Pipeline::Similar> Pipeline::SimilarItems(
   }
   ScoredItems list;
   for (const model::ScoredRow& scored :
-       generation->Similar(row, mask, count + TiesBeyond(*generation))) {
+       generation->Similar(row, mask, count + kTiesBeyond)) {
     const Ordinal item = generation->OrdinalOf(scored.row);
     if (item != kNoOrdinal) list.emplace_back(item, scored.score);
   }

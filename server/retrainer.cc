@@ -288,6 +288,11 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
   }
   RemoveCheckpoint();
   (void)RemoveAll(folder);
+  {
+    MutexLock lock(&mu_);
+    checkpoint_.clear();
+    cv_.SignalAll();
+  }
   if (!error.empty()) return absl::AbortedError(error);
   RETURN_IF_ERROR(status);
   if (generation.empty()) {
@@ -312,7 +317,10 @@ void Retrainer::RemoveCheckpoint() {
     folder = checkpoint_;
   }
   if (folder.empty()) return;
-  (void)RemoveAll(folder);
+  if (const absl::Status removed = RemoveAll(folder); !removed.ok()) {
+    spdlog::error("{}", removed.ToString());  // tried again at the run's end
+    return;
+  }
   MutexLock lock(&mu_);
   checkpoint_.clear();
   cv_.SignalAll();

@@ -315,6 +315,12 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(counts(amazon, "--columns", "user=reviewerID,item=asin,value=overall,time=unixReviewTime"),
                          (0, 0, 1))
         self.assertEqual(self.server.ask("users", "--history", "u9")[0]["time"][:10], "2009-09-13")
+        shop = put("shop.csv", "", "userId,sku,price", "ub,x1,9.5")  # after an empty line
+        self.assertEqual(counts(shop, "--columns", "item=sku", "--type", "purchase"), (0, 0, 1))
+        put("shop.csv", "", "userId,sku,price", "ub,x1,9.5", "ub,x2,3")  # it has no times
+        self.assertEqual(counts(shop, "--columns", "item=sku", "--type", "purchase"), (0, 0, 2))
+        marked = put("marked.jsonl", '\ufeff{"user": 7, "item": "x1", "type": "view"}')
+        self.assertEqual(counts(marked), (0, 0, 1))
         mixed = put("mixed.csv", "user,item,value,time", "ua,1,5,2010-10-19 23:55:27", 'ua,"2,5,1',
                     "ua,,5,964982703", "ua,3,5,1287532527000")
         done = self.server.run("import", mixed, check=False)
