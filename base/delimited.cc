@@ -70,10 +70,7 @@ const char* NoText(absl::string_view begin) {
   if (absl::StartsWith(begin, "PK\x03\x04")) return "a zip archive";
   if (absl::StartsWith(begin, "\x28\xb5\x2f\xfd")) return "compressed by zstd";
   if (absl::StartsWith(begin, "BZh")) return "compressed by bzip2";
-  if (absl::StartsWith(begin,
-                       "\xfd"
-                       "7zXZ"))
-    return "compressed by xz";
+  if (absl::StartsWith(begin, "\xfd\x37zXZ")) return "compressed by xz";
   if (absl::StartsWith(begin, "\xff\xfe") ||
       absl::StartsWith(begin, "\xfe\xff")) {
     return "UTF-16";

@@ -7,11 +7,9 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
-#include <optional>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"

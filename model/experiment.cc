@@ -148,7 +148,10 @@ class Laboratory {
         const std::vector<RankedCase> ranked,
         RankCases(*generation, data_.cases, Depth(e_.metrics), Pure()));
     Measure(ranked, &out.by_user, &out.means);
-    RETURN_IF_ERROR(MeasureServed(*generation, &out.served));
+    out.served = out.means;
+    if (ServesOtherwise(*generation)) {
+      RETURN_IF_ERROR(MeasureServed(*generation, &out.served));
+    }
     out.evaluate_seconds = SecondsSince(start);
     if (first) CountByTenth(ranked);
     if (first && !e_.run_file.empty()) RETURN_IF_ERROR(WriteRun(ranked));
@@ -170,6 +173,14 @@ class Laboratory {
       }
       (*means)[metric.Name()] = MeanOf(values).mean;
     }
+  }
+
+  // Whether a server's answers differ from the model's own.
+  bool ServesOtherwise(const Generation& generation) const {
+    return generation.ranker() != nullptr ||
+           std::any_of(result_.history_lengths.begin(),
+                       result_.history_lengths.end(),
+                       [](int length) { return length > kServedHistory; });
   }
 
   absl::Status MeasureServed(const Generation& generation,

@@ -131,6 +131,36 @@ torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
   return found.ok() ? FromPlain(**found) : fresh;
 }
 
+Tensors RunEpochs(const TrainingSet& set, const TrainOptions& options,
+                  const EpochLoop& loop) {
+  Tensors best;
+  double best_metric = -1;
+  int best_epoch = 0;
+  for (int epoch = 1; epoch <= loop.epochs; ++epoch) {
+    EpochReport report{.phase = loop.phase,
+                       .epoch = epoch,
+                       .epochs = loop.epochs,
+                       .share = static_cast<double>(epoch) / loop.epochs};
+    report.loss = loop.train(epoch);
+    report.metric = ValidationNdcg(set, 500, options.device, loop.logits);
+    if (options.on_epoch) options.on_epoch(report);
+    if (set.validation_target.users() == 0) continue;
+    if (report.metric > best_metric) {
+      best_metric = report.metric;
+      best_epoch = epoch;
+      best = loop.save();
+    } else if (epoch - best_epoch >= loop.patience) {
+      break;
+    }
+  }
+  return best_epoch > 0 ? best : loop.save();
+}
+
+int EpochsFor(const TrainOptions& options, int epochs) {
+  return options.warm_start == nullptr || epochs == 0 ? epochs
+                                                      : std::max(1, epochs / 3);
+}
+
 OnEpoch PartOf(const OnEpoch& whole, double begin, double end) {
   if (!whole) return {};
   return [=](EpochReport report) {

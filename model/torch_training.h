@@ -42,6 +42,22 @@ double ValidationNdcg(const TrainingSet& set, int64_t batch,
                       torch::Device device,
                       const std::function<torch::Tensor(const Bags&)>& logits);
 
+// Training by epochs, with early stopping.
+struct EpochLoop {
+  std::string phase;
+  int epochs = 0;    // at most
+  int patience = 0;  // epochs without a better validation NDCG@100
+  std::function<double(int epoch)> train;            // the mean loss
+  std::function<torch::Tensor(const Bags&)> logits;  // for validation
+  std::function<Tensors()> save;
+};
+// The tensors of the best epoch; without validation users those of the last.
+Tensors RunEpochs(const TrainingSet& set, const TrainOptions& options,
+                  const EpochLoop& loop);
+
+// A warm start knows its way; a third of the epochs keep it fresh.
+int EpochsFor(const TrainOptions& options, int epochs);
+
 // The warm start's tensor when there is one of this shape, else `fresh`.
 torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
                      torch::Tensor fresh);

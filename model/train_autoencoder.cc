@@ -114,33 +114,19 @@ class Trainer {
     torch::optim::Adam adam(model_.parameters(),
                             torch::optim::AdamOptions(p_["learning_rate"])
                                 .weight_decay(p_["weight_decay"]));
-    // A warm start knows its way; a third of the epochs keep it fresh.
-    const bool warm = options_.warm_start != nullptr;
-    const int epochs =
-        warm ? std::max(1, p_.Int("epochs") / 3) : p_.Int("epochs");
-    rate_ = (warm ? 0.25 : 1.0) * p_["learning_rate"];
+    const int epochs = EpochsFor(options_, p_.Int("epochs"));
+    rate_ = (options_.warm_start != nullptr ? 0.25 : 1.0) * p_["learning_rate"];
     steps_ = epochs * StepsAnEpoch();
-    Tensors best;
-    double best_metric = -1;
-    int best_epoch = 0;
-    for (int epoch = 1; epoch <= epochs; ++epoch) {
-      EpochReport report{.phase = model_.name,
-                         .epoch = epoch,
-                         .epochs = epochs,
-                         .share = static_cast<double>(epoch) / epochs};
-      report.loss = RunEpoch(&adam);
-      report.metric = Validate();
-      if (options_.on_epoch) options_.on_epoch(report);
-      if (set_.validation_target.users() == 0) continue;
-      if (report.metric > best_metric) {
-        best_metric = report.metric;
-        best_epoch = epoch;
-        best = model_.Export();
-      } else if (epoch - best_epoch >= p_.Int("patience")) {
-        break;
-      }
-    }
-    return best_epoch > 0 ? std::move(best) : model_.Export();
+    return RunEpochs(set_, options_,
+                     {.phase = model_.name,
+                      .epochs = epochs,
+                      .patience = p_.Int("patience"),
+                      .train = [&](int) { return RunEpoch(&adam); },
+                      .logits =
+                          [&](const Bags& bags) {
+                            return model_.Forward(bags, &generator_, nullptr);
+                          },
+                      .save = [&] { return model_.Export(); }});
   }
 
  private:
@@ -179,12 +165,6 @@ class Trainer {
       total += loss.item<double>() * count;
     }
     return total / static_cast<double>(set_.train.users());
-  }
-
-  double Validate() {
-    return ValidationNdcg(set_, 500, device_, [&](const Bags& bags) {
-      return model_.Forward(bags, &generator_, nullptr);
-    });
   }
 
   const TrainingSet& set_;

@@ -29,35 +29,26 @@ class Elsa {
   Tensors Run() {
     torch::optim::Adam adam({rows_},
                             torch::optim::AdamOptions(p_["learning_rate"]));
-    const bool warm = options_.warm_start != nullptr;
-    const int epochs =
-        warm ? std::max(1, p_.Int("epochs") / 3) : p_.Int("epochs");
-    const double rate = (warm ? 0.25 : 1.0) * p_["learning_rate"];
-    Tensors best;
-    double best_metric = -1;
-    int best_epoch = 0;
-    for (int epoch = 1; epoch <= epochs; ++epoch) {
-      SetRate(&adam, rate * std::max(0.02, 1 - (epoch - 1.0) / epochs));
-      EpochReport report{.phase = "elsa",
-                         .epoch = epoch,
-                         .epochs = epochs,
-                         .share = static_cast<double>(epoch) / epochs};
-      report.loss = RunEpoch(&adam);
-      report.metric = ValidationNdcg(set_, 500, device_, [&](const Bags& bags) {
-        const torch::Tensor a = Unit(rows_);
-        return Dense(bags).matmul(a).matmul(a.t());
-      });
-      if (options_.on_epoch) options_.on_epoch(report);
-      if (set_.validation_target.users() == 0) continue;
-      if (report.metric > best_metric) {
-        best_metric = report.metric;
-        best_epoch = epoch;
-        best = Export();
-      } else if (epoch - best_epoch >= p_.Int("patience")) {
-        break;
-      }
-    }
-    return best_epoch > 0 ? std::move(best) : Export();
+    const int epochs = EpochsFor(options_, p_.Int("epochs"));
+    const double rate =
+        (options_.warm_start != nullptr ? 0.25 : 1.0) * p_["learning_rate"];
+    return RunEpochs(
+        set_, options_,
+        {.phase = "elsa",
+         .epochs = epochs,
+         .patience = p_.Int("patience"),
+         .train =
+             [&](int epoch) {
+               SetRate(&adam,
+                       rate * std::max(0.02, 1 - (epoch - 1.0) / epochs));
+               return RunEpoch(&adam);
+             },
+         .logits =
+             [&](const Bags& bags) {
+               const torch::Tensor a = Unit(rows_);
+               return Dense(bags).matmul(a).matmul(a.t());
+             },
+         .save = [&] { return Export(); }});
   }
 
  private:

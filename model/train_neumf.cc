@@ -109,11 +109,9 @@ class Trainer {
   }
 
   Tensors Run() {
-    // A warm start knows its way; a third of the epochs keep it fresh.
     const bool warm = options_.warm_start != nullptr;
     const auto epochs = [&](const char* name) {
-      const int all = p_.Int(name);
-      return warm && all > 0 ? std::max(1, all / 3) : all;
+      return EpochsFor(options_, p_.Int(name));
     };
     const int64_t batch = p_.Int("batch");
     const double slower = warm ? 0.25 : 1.0;

@@ -286,13 +286,8 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
       OnLine(order.id, line, &generation, &error);
     });
   }
-  RemoveCheckpoint();
   (void)RemoveAll(folder);
-  {
-    MutexLock lock(&mu_);
-    checkpoint_.clear();
-    cv_.SignalAll();
-  }
+  ForgetCheckpoint();
   if (!error.empty()) return absl::AbortedError(error);
   RETURN_IF_ERROR(status);
   if (generation.empty()) {
@@ -321,6 +316,10 @@ void Retrainer::RemoveCheckpoint() {
     spdlog::error("{}", removed.ToString());  // tried again at the run's end
     return;
   }
+  ForgetCheckpoint();
+}
+
+void Retrainer::ForgetCheckpoint() {
   MutexLock lock(&mu_);
   checkpoint_.clear();
   cv_.SignalAll();

@@ -94,6 +94,7 @@ class Retrainer {
   absl::StatusOr<model::Manifest> Train(const Order& order);
   absl::Status MakeCheckpoint(const std::string& folder);
   void RemoveCheckpoint();
+  void ForgetCheckpoint();
   void OnLine(const std::string& id, const std::string& line,
               std::string* generation, std::string* error);
   void Update(const std::string& id,

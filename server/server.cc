@@ -261,18 +261,17 @@ absl::Status Server::Impl::Listen() {
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   for (const auto& service : services) builder.RegisterService(service.get());
   grpc = builder.BuildAndStart();
-  if (auto* const health =
-          grpc == nullptr ? nullptr : grpc->GetHealthCheckService()) {
+  if (grpc == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat(
+        "cannot listen on ", config.listen,
+        ": is another server there? Set listen to a free host:port"));
+  }
+  if (auto* const health = grpc->GetHealthCheckService()) {
     for (const char* name :
          {"Recommendation", "Feedback", "Model", "Catalog", "Admin"}) {
       health->SetServingStatus(absl::StrCat("nearline.v1.", name, "Service"),
                                true);
     }
-  }
-  if (grpc == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", config.listen,
-        ": is another server there? Set listen to a free host:port"));
   }
   if (!config.metrics_listen.empty()) {
     RETURN_IF_ERROR(metrics.Expose(config.metrics_listen));

@@ -20,19 +20,21 @@ std::string Seal(std::string body, absl::string_view key) {
 
 absl::StatusOr<std::string> Unseal(absl::string_view text,
                                    absl::string_view key) {
-  const absl::Status forged =
-      InvalidField("page_token", Quoted(text),
-                   "one that this server has made; start again without one");
+  const auto forged = [&] {
+    return InvalidField(
+        "page_token", Quoted(text),
+        "one that this server has made; start again without one");
+  };
   std::string sealed;
   if (text.size() > kMaxTokenBytes ||
       !absl::WebSafeBase64Unescape(text, &sealed) ||
       sealed.size() < kMacBytes) {
-    return forged;
+    return forged();
   }
   const absl::string_view all = sealed;
   const absl::string_view body = all.substr(0, all.size() - kMacBytes);
   if (!EqualInConstantTime(ShortMac(key, body), all.substr(body.size()))) {
-    return forged;
+    return forged();
   }
   return std::string(body);
 }

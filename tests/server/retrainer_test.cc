@@ -1,8 +1,10 @@
 #include "server/retrainer.h"
 
-#include <fstream>
-#include <thread>
+#include <sys/stat.h>
 
+#include <fstream>
+
+#include "base/mutex.h"
 #include "tests/features/store_fixture.h"
 #include "tests/testing.h"
 
@@ -21,7 +23,9 @@ class RetrainerTest : public testing::Test {
   }
   void Supervise(const std::string& script) {
     const std::string path = dir_ / "trainer";
-    std::ofstream(path) << "#!/bin/sh\n" << script << "\n";
+    ASSERT_EQ(mkfifo(began_.c_str(), 0600), 0);
+    std::ofstream(path) << "#!/bin/sh\necho > '" << began_ << "'\n"
+                        << script << "\n";
     std::filesystem::permissions(path, std::filesystem::perms::owner_all);
     config_.training.program = path;
     retrainer_ = std::make_unique<Retrainer>(
@@ -34,22 +38,33 @@ class RetrainerTest : public testing::Test {
           IsOk());
     }
   }
-  // Waits for the end of `runs` runs, all of which fail.
-  RunStatus LastOf(int64_t runs) {
-    while (retrainer_->stats().failed < runs) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
+  // Waits until the next trainer has begun, then for its run's end.
+  RunStatus NextEnd() {
+    std::string line;
+    std::getline(std::ifstream(began_) >> std::ws, line);
+    return LastEnd();
+  }
+  // Waits for the end of the newest run.
+  RunStatus LastEnd() {
+    Mutex mu;
+    CondVar changed;
     RunStatus last;
-    do {
-      const auto watch = retrainer_->Watch(
-          "", [&](const RunStatus& status) { last = status; });
-      EXPECT_THAT(watch, IsOk());
-      retrainer_->Unwatch(*watch);
-    } while (!last.done());
+    const auto watch = retrainer_->Watch("", [&](const RunStatus& status) {
+      MutexLock lock(&mu);
+      last = status;
+      changed.SignalAll();
+    });
+    EXPECT_THAT(watch, IsOk());
+    {
+      MutexLock lock(&mu);
+      while (!last.done()) changed.Wait(&mu);
+    }
+    retrainer_->Unwatch(*watch);
     return last;
   }
 
   const TempDir dir_;
+  const std::string began_ = dir_ / "began";  // a pipe; a trainer writes to it
   ManualClock clock_{absl::Now()};
   Config config_;
   std::unique_ptr<features::Store> store_;
@@ -64,10 +79,11 @@ TEST_F(RetrainerTest, StartsAfterSoManyEvents) {
   Feed(2);
   EXPECT_EQ(retrainer_->stats().failed, 0);
   Feed(1);
-  const RunStatus run = LastOf(1);
+  const RunStatus run = NextEnd();
   EXPECT_EQ(run.state, RunStatus::State::kFailed);
   Feed(3);
-  EXPECT_NE(LastOf(2).id, run.id);
+  EXPECT_NE(NextEnd().id, run.id);
+  EXPECT_EQ(retrainer_->stats().failed, 2);
 }
 
 TEST_F(RetrainerTest, StartsWhenTheIntervalHasPassed) {
@@ -75,14 +91,14 @@ TEST_F(RetrainerTest, StartsWhenTheIntervalHasPassed) {
   Supervise("exit 3");
   EXPECT_EQ(retrainer_->RunningId(), "");
   clock_.Advance(absl::Hours(1));
-  EXPECT_EQ(LastOf(1).state, RunStatus::State::kFailed);
+  EXPECT_EQ(NextEnd().state, RunStatus::State::kFailed);
 }
 
 TEST_F(RetrainerTest, ATrainerOutOfMemoryIsReported) {
   config_.training.memory_mb = 256;
   Supervise("exec python3 -c 'held = bytearray(1 << 30)'");
   ASSERT_THAT(retrainer_->Start(false, "test"), IsOk());
-  const RunStatus run = LastOf(1);
+  const RunStatus run = NextEnd();
   EXPECT_EQ(run.state, RunStatus::State::kFailed);
   EXPECT_THAT(run.message, testing::HasSubstr("MemoryError"));
 }
@@ -99,7 +115,7 @@ TEST_F(RetrainerTest, ASecondRequestJoinsOrIsRefused) {
       retrainer_->Start(false, "test").status(),
       IsError(absl::StatusCode::kFailedPrecondition, first->run_id.c_str()));
   retrainer_->Stop();
-  EXPECT_EQ(LastOf(1).state, RunStatus::State::kFailed);
+  EXPECT_EQ(LastEnd().state, RunStatus::State::kFailed);
   EXPECT_THAT(retrainer_->Start(false, "test").status(),
               IsError(absl::StatusCode::kUnavailable, "stopping"));
 }

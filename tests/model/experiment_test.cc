@@ -1,0 +1,189 @@
+// Experiments on files: protocols, tuning, reports.
+#include "model/experiment.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "model/report.h"
+#include "model/report_page.h"
+#include "tests/model/two_tastes.h"
+#include "tests/testing.h"
+
+namespace nearline::model {
+namespace {
+
+class ExperimentTest : public testing::Test {
+ protected:
+  std::string Write(const char* name, const char* text) {
+    EXPECT_THAT(WriteFileAtomic(dir_ / name, text), IsOk());
+    return dir_ / name;
+  }
+  absl::StatusOr<ExperimentResult> Run() {
+    return RunExperiment(e_, *ParametersOf(e_.model), {});
+  }
+
+  const TempDir dir_;
+  Experiment e_{.model = "popularity"};
+};
+
+// Of a, 1 and 2 are no candidates, so 3 comes first; of b, 2 comes before 4.
+TEST_F(ExperimentTest, RanksEveryItemThatIsNotInTrainingWhateverTheFormat) {
+  e_.files.protocol = "full";
+  e_.metrics = *MetricSpec::ParseList("hr@1,ndcg@10");
+  e_.files.train = Write("adjacency.txt", "a 1 2\nb 1 3\nc 1 2 4\n");
+  e_.files.test = Write("adjacency-test.txt", "a 3\nb 4\n");
+  const auto spaces = Run();
+  ASSERT_THAT(spaces, IsOk());
+  EXPECT_EQ(spaces->seeds[0].means.at("hr@1"), 0.5);
+  EXPECT_NEAR(spaces->seeds[0].means.at("ndcg@10"), (1 + 1 / std::log2(3)) / 2,
+              1e-6);
+  e_.files.train =
+      Write("pairs.csv", "user,item\na,1\na,2\nb,1\nb,3\nc,1\nc,2\nc,4\n");
+  e_.files.test = Write("pairs-test.csv", "user,item\na,3\nb,4\n");
+  const auto pairs = Run();
+  ASSERT_THAT(pairs, IsOk());
+  EXPECT_EQ(pairs->seeds[0].by_user, spaces->seeds[0].by_user);
+  e_.files.train = Write("columns.txt",
+                         "a 1 5 9\na 2 5 9\nb 1 5 9\nb 3 5 9\n"
+                         "c 1 5 9\nc 2 5 9\nc 4 5 9\n");
+  e_.files.test = Write("columns-test.txt", "a 3 5 9\nb 4 5 9\n");
+  const auto columns = Run();
+  ASSERT_THAT(columns, IsOk());
+  EXPECT_EQ(columns->seeds[0].by_user, spaces->seeds[0].by_user);
+  e_.files.format = "xml";
+  EXPECT_THAT(Run(), IsError(absl::StatusCode::kInvalidArgument, "adjacency"));
+}
+
+// Popularity: 1 before 2 before 3 and 4, which tie.
+TEST_F(ExperimentTest, ListedNegativesCountAsOftenAsTheyAreListed) {
+  e_.files.protocol = "sampled";
+  e_.files.train = Write("train", "a\t1\na\t2\nb\t1\nb\t2\nc\t1\nc\t3\nd\t4\n");
+  e_.files.test = Write("test", "a\t3\n");
+  const auto rank = [&](const char* negatives) {
+    e_.files.negatives = Write("negatives", negatives);
+    for (const int k : {1, 2, 3, 4}) {
+      e_.metrics = *MetricSpec::ParseList(absl::StrCat("hr@", k));
+      const auto result = Run();
+      EXPECT_THAT(result, IsOk());
+      if (result->seeds[0].means.begin()->second == 1) return k;
+    }
+    return 5;
+  };
+  EXPECT_EQ(rank("(a,3)\t9\n"), 1);
+  EXPECT_EQ(rank("(a,3)\t2\n"), 2);
+  EXPECT_EQ(rank("(a,3)\t2\t2\n"), 3);
+  EXPECT_EQ(rank("(a,3)\t2\t4\n"), 3);
+  EXPECT_EQ(rank("(a,3)\t2\t2\t3\n"), 4);
+}
+
+// Two tastes in files: training users, and test users with one item to find.
+class TasteTest : public ExperimentTest {
+ protected:
+  void SetUp() override {
+    const TrainingSet set = TwoTastes();
+    const auto lines = [](const features::Interactions& data) {
+      std::string out = "user,item\n";
+      for (int64_t u = 0; u < data.users(); ++u) {
+        for (const uint32_t item : data.ItemsOf(u)) {
+          absl::StrAppend(&out, u, ",", item, "\n");
+        }
+      }
+      return out;
+    };
+    e_.files = {
+        .protocol = "strong",
+        .train = Write("train", lines(set.train).c_str()),
+        .test_input = Write("input", lines(set.validation_input).c_str()),
+        .test_target = Write("target", lines(set.validation_target).c_str())};
+    e_.model = "ease";
+    e_.metrics = *MetricSpec::ParseList("ndcg@10,auc,coverage@10");
+  }
+};
+
+TEST_F(TasteTest, ColdUsersAreKnownByTheirLastItems) {
+  const auto whole = Run();
+  ASSERT_THAT(whole, IsOk());
+  EXPECT_EQ(whole->history_lengths[0], 9);
+  EXPECT_GT(whole->seeds[0].means.at("auc"), 0.7);
+  e_.files.history_limit = 1;
+  const auto cold = Run();
+  ASSERT_THAT(cold, IsOk());
+  EXPECT_EQ(cold->history_lengths[0], 1);
+  EXPECT_GT(cold->seeds[0].means.at("ndcg@10"), 0.1);
+}
+
+TEST_F(TasteTest, TuningNeverLosesToWhatItWasGiven) {
+  e_.tune = 6;
+  e_.tune_metric = *MetricSpec::Parse("ndcg@10");
+  Parameters given = *ParametersOf("ease");
+  ASSERT_THAT(given.SetText("lambda=100000"), IsOk());
+  ASSERT_THAT(given.SetText("rank=16"), IsOk());
+  e_.fixed = {"rank"};
+  const auto tuned = RunExperiment(e_, given, {});
+  ASSERT_THAT(tuned, IsOk());
+  ASSERT_EQ(tuned->trials.size(), 6u);
+  double best = 0;
+  for (const Trial& trial : tuned->trials) {
+    EXPECT_EQ(trial.parameters["rank"], 16);
+    best = std::max(best, trial.value);
+  }
+  EXPECT_GE(best, tuned->trials[0].value);
+  e_.model = "popularity";
+  EXPECT_THAT(Run(), IsError(absl::StatusCode::kInvalidArgument, "--tune"));
+}
+
+TEST_F(TasteTest, ReportsCompareAndRepeat) {
+  const auto report = [&](const char* file) {
+    const auto result = Run();
+    EXPECT_THAT(result, IsOk());
+    return Write(file, ReportOf(e_, *result).dump().c_str());
+  };
+  e_.model = "popularity";
+  const std::string popularity = report("popularity.json");
+  e_.model = "ease";
+  const std::string ease = report("ease.json");
+  const auto reports = ReadReports({popularity, ease});
+  ASSERT_THAT(reports, IsOk());
+  const Json comparison = CompareReports(*reports);
+  EXPECT_GT(comparison["metrics"]["ndcg@10"][1]["low"], 0);
+  EXPECT_TRUE(comparison["metrics"]["coverage@10"][1]["stderr"].is_null());
+  EXPECT_THAT(ComparisonText(comparison), testing::HasSubstr("better"));
+  const std::string page = ComparisonPage(comparison, *reports);
+  EXPECT_THAT(page, testing::HasSubstr("<svg"));
+  EXPECT_THAT(page, testing::HasSubstr("nearline-train evaluate ease"));
+  EXPECT_EQ((*reports)[1].json["served"]["ndcg@10"]["mean"],
+            (*reports)[1].json["metrics"]["ndcg@10"]["mean"]);
+  e_.files.test_input = e_.files.test_target;
+  e_.files.test_target = Write("few", "user,item\n1,2\n");
+  EXPECT_THAT(ReadReports({ease, report("other.json")}),
+              IsError(absl::StatusCode::kInvalidArgument, "other users"));
+  EXPECT_THAT(ReadReports({Write("no", "{}")}),
+              IsError(absl::StatusCode::kInvalidArgument, "model"));
+}
+
+TEST_F(TasteTest, BadInputIsNamed) {
+  const auto with_train = [&](const char* text) {
+    e_.files.train = Write("bad", text);
+    return Run().status();
+  };
+  const auto refusal = [](const char* text) {
+    return IsError(absl::StatusCode::kInvalidArgument, text);
+  };
+  EXPECT_THAT(with_train(""), refusal("no line is left"));
+  EXPECT_THAT(with_train("a,1,5\nb,2,nan\n"), refusal("bad:2: value nan"));
+  EXPECT_THAT(with_train("a,1,5\nb,2,inf\n"), refusal("bad:2: value inf"));
+  EXPECT_THAT(with_train("a,1\nb\xff,2\n"), refusal("bad:2: user"));
+  EXPECT_THAT(with_train("a,1\n,2\n"), refusal("bad:2: user"));
+  EXPECT_THAT(with_train("a,1,x\nb,2,y\n"), refusal("bad:2: value \"y\""));
+  EXPECT_THAT(with_train("a\nb\n"), refusal("expected user, item"));
+  // Odd, but nothing is wrong with them.
+  EXPECT_THAT(with_train("a,1\n"), IsOk());
+  EXPECT_THAT(with_train("a,1\na,1\nb,1\n1e9,007\n"), IsOk());
+  EXPECT_THAT(with_train("a,1,-5\nb,2,-5\n"), IsOk());
+  e_.files.test_target.clear();
+  EXPECT_THAT(Run().status(), refusal("--test-target"));
+}
+
+}  // namespace
+}  // namespace nearline::model
