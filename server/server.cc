@@ -2,7 +2,6 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -15,7 +14,7 @@
 #include "base/version.h"
 #include "model/devices.h"
 #include "model/kernels.h"
-#include "proto/grpc/health/v1/health.pb.h"
+#include "server/health_service.h"
 #include "server/services.h"
 
 namespace nearline::server {
@@ -164,6 +163,7 @@ struct Server::Impl {
   std::unique_ptr<Batcher<RecommendJob>> batcher;
   std::unique_ptr<Retrainer> retrainer;
   Parts parts;
+  HealthService health{&parts.rpc};
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<grpc::Server> grpc;
   int port = 0;
@@ -247,9 +247,6 @@ absl::Status Server::Impl::Listen() {
   services.push_back(MakeAdminService(&parts));
   static std::once_flag plugins;
   std::call_once(plugins, [] {
-    grpc::EnableDefaultHealthCheckService(true);
-    // Known to reflection when it is linked.
-    grpc::health::v1::HealthCheckRequest::descriptor();
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
   grpc::ServerBuilder builder;
@@ -260,18 +257,12 @@ absl::Status Server::Impl::Listen() {
   // Two servers on one port would share its traffic in silence.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   for (const auto& service : services) builder.RegisterService(service.get());
+  builder.RegisterService(&health);
   grpc = builder.BuildAndStart();
   if (grpc == nullptr || port == 0) {
     return absl::UnavailableError(absl::StrCat(
         "cannot listen on ", config.listen,
         ": is another server there? Set listen to a free host:port"));
-  }
-  if (auto* const health = grpc->GetHealthCheckService()) {
-    for (const char* name :
-         {"Recommendation", "Feedback", "Model", "Catalog", "Admin"}) {
-      health->SetServingStatus(absl::StrCat("nearline.v1.", name, "Service"),
-                               true);
-    }
   }
   if (!config.metrics_listen.empty()) {
     RETURN_IF_ERROR(metrics.Expose(config.metrics_listen));
@@ -300,10 +291,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Config config) {
 
 Server::~Server() {
   if (impl_->grpc != nullptr) {
-    if (auto* const health = impl_->grpc->GetHealthCheckService()) {
-      health->SetServingStatus(false);
-    }
-    // Streams that follow a run end with it; then no call is left hanging.
+    // Streams that watch end first; then no call is left hanging.
+    impl_->health.Drain();
     impl_->retrainer->Stop();
     impl_->grpc->Shutdown(
         absl::ToChronoTime(absl::Now() + impl_->config.serving.drain));

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "client/records.h"
+#include "proto/grpc/health/v1/health.grpc.pb.h"
 #include "tests/server/server_fixture.h"
 
 namespace nearline::server {
@@ -272,6 +273,51 @@ TEST_F(ServerTest, AFailedRunIsReportedAndServingGoesOn) {
   EXPECT_EQ(Ask("ann")->served_by(), api::SERVED_BY_RANKED);
   EXPECT_THAT(client_->WatchRun("run-none", [](const auto&) {}),
               IsError(StatusCode::kNotFound, "run-none"));
+}
+
+TEST_F(ServerTest, HealthIsToldOfEachServiceAndOfNoOther) {
+  using grpc::health::v1::HealthCheckResponse;
+  const auto stub = grpc::health::v1::Health::NewStub(channel_);
+  const auto check = [&](const std::string& service,
+                         HealthCheckResponse* answer) {
+    grpc::ClientContext context;
+    grpc::health::v1::HealthCheckRequest request;
+    request.set_service(service);
+    return stub->Check(&context, request, answer);
+  };
+  for (const char* service : {"", "nearline.v1.FeedbackService"}) {
+    HealthCheckResponse answer;
+    EXPECT_TRUE(check(service, &answer).ok());
+    EXPECT_EQ(answer.status(), HealthCheckResponse::SERVING);
+  }
+  HealthCheckResponse answer;
+  const grpc::Status unknown = check("nearline.v1.Feedback", &answer);
+  EXPECT_EQ(unknown.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(unknown.error_message(),
+              testing::HasSubstr("\"nearline.v1.Feedback\""));
+}
+
+// A hang here is a shutdown that waits for whoever watches.
+TEST_F(ServerTest, ThoseWhoWatchTheHealthDoNotHoldAShutdownUp) {
+  using grpc::health::v1::HealthCheckResponse;
+  config_.serving.drain = absl::Hours(1);
+  Start();
+  const auto stub = grpc::health::v1::Health::NewStub(channel_);
+  grpc::ClientContext context, other;
+  const auto whole = stub->Watch(&context, {});
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service("nothing");
+  const auto unknown = stub->Watch(&other, request);
+  HealthCheckResponse answer;
+  ASSERT_TRUE(whole->Read(&answer));
+  EXPECT_EQ(answer.status(), HealthCheckResponse::SERVING);
+  ASSERT_TRUE(unknown->Read(&answer));
+  EXPECT_EQ(answer.status(), HealthCheckResponse::SERVICE_UNKNOWN);
+  server_.reset();
+  ASSERT_TRUE(whole->Read(&answer));
+  EXPECT_EQ(answer.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(whole->Read(&answer));
+  EXPECT_EQ(whole->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
 TEST_F(ServerTest, TwoServersCannotShareAFolderOrAPort) {

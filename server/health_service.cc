@@ -1,0 +1,91 @@
+#include "server/health_service.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "base/text.h"
+
+namespace nearline::server {
+namespace {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+
+bool Known(const std::string& service) {
+  static constexpr std::array kServices = {"",
+                                           "nearline.v1.RecommendationService",
+                                           "nearline.v1.FeedbackService",
+                                           "nearline.v1.ModelService",
+                                           "nearline.v1.CatalogService",
+                                           "nearline.v1.AdminService"};
+  return std::find(kServices.begin(), kServices.end(), service) !=
+         kServices.end();
+}
+
+HealthCheckResponse Answer(HealthCheckResponse::ServingStatus status) {
+  HealthCheckResponse answer;
+  answer.set_status(status);
+  return answer;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* HealthService::Check(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* in,
+    grpc::ByteBuffer* out) {
+  using Call = UnaryCall<HealthCheckRequest, HealthCheckResponse>;
+  return Call::Start(
+      rpc_, "Check", context, in, out, [this](const Call::Ptr& call) {
+        const std::string& service = call->request().service();
+        if (!Known(service)) {
+          return call->Finish(absl::NotFoundError(absl::StrCat(
+              "no service ", Quoted(service),
+              "; ask for \"\", the whole, or nearline.v1.AdminService and the "
+              "others that reflection lists")));
+        }
+        MutexLock lock(&mu_);
+        call->response().set_status(draining_ ? HealthCheckResponse::NOT_SERVING
+                                              : HealthCheckResponse::SERVING);
+        call->Finish(absl::OkStatus());
+      });
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(
+    grpc::CallbackServerContext*, const grpc::ByteBuffer* in) {
+  const auto writer = StreamWriter::Make(rpc_, "Watch");
+  HealthCheckRequest request;
+  const absl::Status parsed = ParseMessage(*in, &request);
+  if (!parsed.ok()) {
+    writer->Close(parsed);
+    return writer.get();
+  }
+  MutexLock lock(&mu_);
+  writer->Write(Answer(!Known(request.service())
+                           ? HealthCheckResponse::SERVICE_UNKNOWN
+                       : draining_ ? HealthCheckResponse::NOT_SERVING
+                                   : HealthCheckResponse::SERVING));
+  if (draining_) {
+    writer->Close(absl::UnavailableError("the server is shutting down"));
+  }
+  watchers_.remove_if([](const auto& watcher) { return watcher.expired(); });
+  watchers_.push_back(writer);
+  return writer.get();
+}
+
+void HealthService::Drain() {
+  std::list<std::weak_ptr<StreamWriter>> watchers;
+  {
+    MutexLock lock(&mu_);
+    draining_ = true;
+    watchers.swap(watchers_);
+  }
+  for (const auto& watcher : watchers) {
+    if (const auto writer = watcher.lock()) {
+      writer->Write(Answer(HealthCheckResponse::NOT_SERVING));
+      writer->Close(absl::UnavailableError("the server is shutting down"));
+    }
+  }
+}
+
+}  // namespace nearline::server
