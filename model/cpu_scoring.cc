@@ -110,9 +110,10 @@ absl::Status NeuMfRanker::Score(const History& history,
   const size_t last = parts_.last.size();
   scores->resize(n);
   for (size_t i = 0; i < n; ++i) {
-    (*scores)[i] = Dot(user.data(), (*parts_.gmf)[candidates[i]], d) +
-                   (*parts_.gmf_bias)[candidates[i]][0] +
-                   Dot(x.data() + i * last, parts_.last.data(), last);
+    (*scores)[i] = Dot(x.data() + i * last, parts_.last.data(), last);
+    if (parts_.gmf == nullptr) continue;
+    (*scores)[i] += Dot(user.data(), (*parts_.gmf)[candidates[i]], d) +
+                    (*parts_.gmf_bias)[candidates[i]][0];
   }
   return absl::OkStatus();
 }

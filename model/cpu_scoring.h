@@ -112,8 +112,9 @@ class HistoryEncoder final : public Encoder {
 class NeuMfRanker final : public Ranker {
  public:
   struct Parts {
-    const ItemTable* gmf;            // v, [N, D]
-    const ItemTable* gmf_bias;       // c, [N, 1]
+    // v, [N, D], and c, [N, 1]; both null: the MLP alone.
+    const ItemTable* gmf = nullptr;
+    const ItemTable* gmf_bias = nullptr;
     const ItemTable* mlp;            // a, [N, H1]
     std::vector<DenseLayer> hidden;  // W2, W3, ...
     std::vector<float> last;         // w, [H_last]

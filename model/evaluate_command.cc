@@ -87,6 +87,13 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
                   "full: what is to be found; sampled: one item a user");
   app->add_option("--negatives", f.negatives,
                   "sampled: (user,item) negative negative ...");
+  app->add_option("--items", f.item_attributes,
+                  "attributes, lines of {\"id\": ..., \"attributes\": {...}}; "
+                  "items that are not in training are recommended by them")
+      ->check(CLI::ExistingFile);
+  app->add_option("--users", f.user_attributes,
+                  "likewise of users; read and checked, no model uses them yet")
+      ->check(CLI::ExistingFile);
   app->add_option("--min-value", f.min_value, "leave out lines below it");
   app->add_option("--history-limit", f.history_limit,
                   "test users are known by their last so many items")

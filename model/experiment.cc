@@ -64,26 +64,49 @@ class Laboratory {
                                  const Parameters& parameters, uint64_t seed,
                                  OnEpoch on_epoch) {
     Bundle bundle;
-    ASSIGN_OR_RETURN(bundle.tensors, Train(e_.model, data.set, parameters,
+    bundle.items.assign(data.items.begin(),
+                        data.items.begin() + data.set.items);
+    std::vector<const features::Attributes*> attributes(bundle.items.size(),
+                                                        nullptr);
+    for (size_t row = 0; !data.attributes.empty() && row < attributes.size();
+         ++row) {
+      attributes[row] = &data.attributes[row];
+    }
+    TrainingSet set = data.set;
+    set.attributes = attributes;
+    ASSIGN_OR_RETURN(bundle.tensors, Train(e_.model, set, parameters,
                                            {.seed = seed,
                                             .threads = e_.threads,
                                             .device = e_.device,
                                             .on_epoch = std::move(on_epoch)}));
-    bundle.items = data.items;
     Manifest& m = bundle.manifest;
     m.created_micros = absl::ToUnixMicros(absl::Now());
     m.id = NewGenerationId(m.created_micros);
     m.retriever = e_.model;
-    if (e_.model == "neumf") m.ranker = "neumf";
+    if (e_.model == "neumf" || e_.model == "mlp") m.ranker = e_.model;
     m.users = data.set.train.users();
     m.items = data.set.items;
     m.events = data.set.train.size();
     m.parameters[e_.model] = parameters.ToJson();
     m.parameters["seed"] = seed;
-    m.parameters["item_features"] = ItemFeatureMap::Fit(
-        std::vector<const features::Attributes*>(data.items.size(), nullptr),
-        {}, &bundle.tensors);
+    m.parameters["item_features"] =
+        ItemFeatureMap::Fit(attributes, {}, &bundle.tensors);
     return bundle;
+  }
+
+  // The generation, with rows for the items that have but attributes.
+  static absl::StatusOr<std::shared_ptr<Generation>> Load(
+      const ProtocolData& data, Bundle bundle) {
+    ASSIGN_OR_RETURN(auto generation, Generation::Create(std::move(bundle)));
+    features::Catalogue catalogue(0);
+    for (size_t row = static_cast<size_t>(data.set.items);
+         row < data.items.size(); ++row) {
+      catalogue.Put(catalogue.size(), {.id = data.items[row],
+                                       .attributes = data.attributes[row],
+                                       .listed = true});
+    }
+    generation->BindAll(catalogue);
+    return generation;
   }
 
   // The pure model's order: all that is eligible is ranked.
@@ -107,8 +130,7 @@ class Laboratory {
           Bundle bundle,
           TrainOn(carved, trial.parameters, e_.seeds[0],
                   Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr)));
-      ASSIGN_OR_RETURN(const auto generation,
-                       Generation::Create(std::move(bundle)));
+      ASSIGN_OR_RETURN(const auto generation, Load(carved, std::move(bundle)));
       ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
                        RankCases(*generation, carved.cases,
                                  Depth({e_.tune_metric}), Pure()));
@@ -142,8 +164,7 @@ class Laboratory {
       LocalGenerationStore generations(e_.save_folder);
       RETURN_IF_ERROR(generations.Write(bundle));
     }
-    ASSIGN_OR_RETURN(const auto generation,
-                     Generation::Create(std::move(bundle)));
+    ASSIGN_OR_RETURN(const auto generation, Load(data_, std::move(bundle)));
     ASSIGN_OR_RETURN(
         const std::vector<RankedCase> ranked,
         RankCases(*generation, data_.cases, Depth(e_.metrics), Pure()));
@@ -161,7 +182,8 @@ class Laboratory {
 
   void Measure(const std::vector<RankedCase>& ranked, CaseMetrics* by_user,
                std::map<std::string, double>* means) {
-    if (!meter_.has_value()) meter_.emplace(data_.set.train, data_.set.items);
+    if (!meter_.has_value())
+      meter_.emplace(data_.set.train, static_cast<int64_t>(data_.items.size()));
     for (const MetricSpec& metric : e_.metrics) {
       if (!metric.OfUsers()) {
         (*means)[metric.Name()] = meter_->OfLists(metric, ranked);

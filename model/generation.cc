@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "model/cpu_scoring.h"
+#include "model/fold_in.h"
 #include "model/kernels.h"
 #include "model/parameters.h"
 
@@ -72,10 +73,20 @@ absl::Status LoadMultVae(const ItemTables& tables, const Tensors& tensors,
                      scoring);
 }
 
-absl::StatusOr<HistoryLayer> LoadNeuMfHistory(const ItemTables& tables,
-                                              const Tensors& tensors) {
-  return LoadHistory(tables, tensors, "neumf.item.history",
-                     "neumf.history.bias");
+bool IsNeuMf(const std::string& model) {
+  return model == "neumf" || model == "gmf" || model == "mlp";
+}
+
+// NeuMF's GMF branch.
+absl::Status LoadGmf(const std::string& model, const ItemTables& tables,
+                     const Tensors& tensors, Scoring* scoring) {
+  ASSIGN_OR_RETURN(HistoryLayer history,
+                   LoadHistory(tables, tensors, model + ".item.history",
+                               model + ".history.bias"));
+  scoring->encoder =
+      std::make_unique<HistoryEncoder>(std::move(history), nullptr);
+  return LoadScanner(tables, model + ".item.gmf", model + ".item.bias",
+                     scoring);
 }
 
 // Models of a neural part, a linear one, or both side by side.
@@ -100,30 +111,58 @@ absl::Status LoadHistoryEncoder(const std::string& model,
                      scoring);
 }
 
+// Models whose users are folded in.
+absl::Status LoadFoldIn(const std::string& model, const ItemTables& tables,
+                        const Tensors& tensors, Scoring* scoring) {
+  ASSIGN_OR_RETURN(const ItemTable* rows,
+                   Table(tables, model + ".item.decoder", -1));
+  const auto dim = static_cast<int>(rows->dim());
+  ASSIGN_OR_RETURN(const Tensor* gram,
+                   tensors.Get(model + ".fold_in.gram", {dim, dim}));
+  ASSIGN_OR_RETURN(const Tensor* pull,
+                   tensors.Get(model + ".fold_in.pull", {dim}));
+  ASSIGN_OR_RETURN(const Tensor* ridge,
+                   tensors.Get(model + ".fold_in.ridge", {2}));
+  scoring->encoder = std::make_unique<FoldInEncoder>(
+      rows,
+      FoldIn(gram->values, pull->values, ridge->values[0], ridge->values[1]));
+  return LoadScanner(tables, model + ".item.decoder", model + ".item.bias",
+                     scoring);
+}
+
 // Where a retriever keeps what it knows of items.
 std::string ItemVectors(const std::string& retriever) {
-  if (retriever == "neumf") return "neumf.item.gmf";
+  if (IsNeuMf(retriever)) return retriever + ".item.gmf";
   if (retriever == "popularity") return "popularity.item.zero";
   return retriever + ".item.decoder";
 }
 
-absl::StatusOr<std::unique_ptr<Ranker>> LoadNeuMf(const ItemTables& tables,
-                                                  const Tensors& tensors) {
-  ASSIGN_OR_RETURN(HistoryLayer first, LoadNeuMfHistory(tables, tensors));
+// NeuMF, or its MLP branch alone.
+absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
+                                                   const ItemTables& tables,
+                                                   const Tensors& tensors) {
+  ASSIGN_OR_RETURN(HistoryLayer first,
+                   LoadHistory(tables, tensors, model + ".item.history",
+                               model + ".history.bias"));
   ASSIGN_OR_RETURN(DenseLayer user,
-                   LoadDense(tensors, "neumf.mlp.user", first.dim()));
+                   LoadDense(tensors, model + ".mlp.user", first.dim()));
   NeuMfRanker::Parts parts;
-  ASSIGN_OR_RETURN(parts.gmf, Table(tables, "neumf.item.gmf", first.dim()));
-  ASSIGN_OR_RETURN(parts.gmf_bias, Table(tables, "neumf.item.bias", 1));
-  ASSIGN_OR_RETURN(parts.mlp, Table(tables, "neumf.item.mlp", user.out()));
+  if (model == "neumf") {
+    ASSIGN_OR_RETURN(parts.gmf,
+                     Table(tables, model + ".item.gmf", first.dim()));
+    ASSIGN_OR_RETURN(parts.gmf_bias, Table(tables, model + ".item.bias", 1));
+  }
+  ASSIGN_OR_RETURN(parts.mlp, Table(tables, model + ".item.mlp", user.out()));
   int in = user.out();
-  for (int i = 2; tensors.Has(absl::StrCat("neumf.mlp.", i, ".weight")); ++i) {
-    ASSIGN_OR_RETURN(DenseLayer layer,
-                     LoadDense(tensors, absl::StrCat("neumf.mlp.", i), in));
+  const auto layer_name = [&](int i) {
+    return absl::StrCat(model, ".mlp.", i);
+  };
+  for (int i = 2; tensors.Has(layer_name(i) + ".weight"); ++i) {
+    ASSIGN_OR_RETURN(DenseLayer layer, LoadDense(tensors, layer_name(i), in));
     in = layer.out();
     parts.hidden.push_back(std::move(layer));
   }
-  ASSIGN_OR_RETURN(const Tensor* last, tensors.Get("neumf.mlp.last", {in}));
+  ASSIGN_OR_RETURN(const Tensor* last, tensors.Get(model + ".mlp.last", {in}));
   parts.last = last->values;
   return std::make_unique<NeuMfRanker>(std::move(first), std::move(user),
                                        std::move(parts));
@@ -136,26 +175,25 @@ absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
   Scoring scoring;
   if (manifest.retriever == "mult-vae") {
     RETURN_IF_ERROR(LoadMultVae(tables, *tensors, &scoring));
-  } else if (manifest.retriever == "neumf") {
-    ASSIGN_OR_RETURN(HistoryLayer first, LoadNeuMfHistory(tables, *tensors));
-    scoring.encoder =
-        std::make_unique<HistoryEncoder>(std::move(first), nullptr);
-    RETURN_IF_ERROR(
-        LoadScanner(tables, "neumf.item.gmf", "neumf.item.bias", &scoring));
+  } else if (IsNeuMf(manifest.retriever)) {
+    RETURN_IF_ERROR(LoadGmf(manifest.retriever, tables, *tensors, &scoring));
   } else if (manifest.retriever == "popularity") {
     scoring.encoder = std::make_unique<ConstantEncoder>();
     RETURN_IF_ERROR(LoadScanner(tables, "popularity.item.zero",
                                 "popularity.item.bias", &scoring));
   } else {
     RETURN_IF_ERROR(ParametersOf(manifest.retriever).status());
-    RETURN_IF_ERROR(
-        LoadHistoryEncoder(manifest.retriever, tables, *tensors, &scoring));
+    const bool folds_in = tensors->Has(manifest.retriever + ".fold_in.gram");
+    const auto load = folds_in ? LoadFoldIn : LoadHistoryEncoder;
+    RETURN_IF_ERROR(load(manifest.retriever, tables, *tensors, &scoring));
   }
-  if (manifest.ranker == "neumf") {
-    ASSIGN_OR_RETURN(scoring.ranker, LoadNeuMf(tables, *tensors));
+  if (manifest.ranker == "neumf" || manifest.ranker == "mlp") {
+    ASSIGN_OR_RETURN(scoring.ranker,
+                     LoadRanker(manifest.ranker, tables, *tensors));
   } else if (!manifest.ranker.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "ranker ", Quoted(manifest.ranker), " is neither neumf nor empty"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("ranker ", Quoted(manifest.ranker),
+                     " is neither neumf nor mlp nor empty"));
   }
   return scoring;
 }

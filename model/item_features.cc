@@ -149,8 +149,8 @@ Json ItemFeatureMap::Describe() const {
   return out;
 }
 
-Json ItemFeatureMap::Fit(const std::vector<const Attributes*>& items,
-                         const Options& options, Tensors* tensors) {
+ItemFeatureMap ItemFeatureMap::Chosen(
+    const std::vector<const Attributes*>& items, const Options& options) {
   ItemFeatureMap map;
   map.Choose(items, options);
   for (size_t f = 0; f < map.features_.size(); ++f) {
@@ -161,14 +161,36 @@ Json ItemFeatureMap::Fit(const std::vector<const Attributes*>& items,
       map.numeric_[feature.attribute].push_back(static_cast<int>(f));
     }
   }
-  const size_t n = map.features_.size() + 1;
+  return map;
+}
+
+std::vector<std::vector<std::pair<int, float>>> ItemFeatureMap::ExtractAll(
+    const std::vector<const Attributes*>& items) const {
   std::vector<std::vector<std::pair<int, float>>> rows(items.size());
-  std::vector<double> gram(n * n, 0.0);
   for (size_t i = 0; i < items.size(); ++i) {
-    if (items[i] != nullptr) rows[i] = map.Extract(*items[i]);
-    rows[i].emplace_back(static_cast<int>(n) - 1, 1.0f);
-    for (const auto& [f, x] : rows[i]) {
-      for (const auto& [g, y] : rows[i]) {
+    if (items[i] != nullptr) rows[i] = Extract(*items[i]);
+    rows[i].emplace_back(static_cast<int>(features_.size()), 1.0f);
+  }
+  return rows;
+}
+
+std::vector<std::vector<std::pair<int, float>>> ItemFeatureMap::Features(
+    const std::vector<const Attributes*>& items, const Options& options,
+    size_t* width) {
+  const ItemFeatureMap map = Chosen(items, options);
+  *width = map.features_.size() + 1;
+  return map.ExtractAll(items);
+}
+
+Json ItemFeatureMap::Fit(const std::vector<const Attributes*>& items,
+                         const Options& options, Tensors* tensors) {
+  const ItemFeatureMap map = Chosen(items, options);
+  const size_t n = map.features_.size() + 1;
+  const auto rows = map.ExtractAll(items);
+  std::vector<double> gram(n * n, 0.0);
+  for (const auto& row : rows) {
+    for (const auto& [f, x] : row) {
+      for (const auto& [g, y] : row) {
         gram[static_cast<size_t>(f) * n + static_cast<size_t>(g)] +=
             static_cast<double>(x) * y;
       }

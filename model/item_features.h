@@ -28,6 +28,12 @@ class ItemFeatureMap {
   static Json Fit(const std::vector<const features::Attributes*>& items,
                   const Options& options, Tensors* tensors);
 
+  // Features of items as the map sees them, by item, with the constant last;
+  // `width` gets how many there are.
+  static std::vector<std::vector<std::pair<int, float>>> Features(
+      const std::vector<const features::Attributes*>& items,
+      const Options& options, size_t* width);
+
   // Takes the weights out of the bundle's tensors; `widths` are the tables' by
   // name. Errors: INVALID_ARGUMENT or NOT_FOUND naming what is wrong.
   static absl::StatusOr<ItemFeatureMap> Load(
@@ -56,6 +62,11 @@ class ItemFeatureMap {
   // Sparse (feature, value) pairs; without the constant.
   std::vector<std::pair<int, float>> Extract(
       const features::Attributes& attributes) const;
+  static ItemFeatureMap Chosen(
+      const std::vector<const features::Attributes*>& items,
+      const Options& options);
+  std::vector<std::vector<std::pair<int, float>>> ExtractAll(
+      const std::vector<const features::Attributes*>& items) const;
   void Choose(const std::vector<const features::Attributes*>& items,
               const Options& options);
   Json Describe() const;

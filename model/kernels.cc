@@ -65,6 +65,19 @@ void SumScaledImpl(const float* const* rows, const float* weights, size_t m,
   }
 }
 
+void BlendImpl(float a, float b, const float* x, size_t n, float* out) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  const auto va = hn::Set(d, a);
+  const auto vb = hn::Set(d, b);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto kept = hn::Mul(va, hn::LoadU(d, out + i));
+    hn::StoreU(hn::MulAdd(vb, hn::LoadU(d, x + i), kept), d, out + i);
+  }
+  for (; i < n; ++i) out[i] = a * out[i] + b * x[i];
+}
+
 float DotImpl(const float* a, const float* b, size_t n) {
   const D d;
   const size_t lanes = hn::Lanes(d);
@@ -236,6 +249,7 @@ HWY_AFTER_NAMESPACE();
 namespace nearline::model {
 
 HWY_EXPORT(AddScaledImpl);
+HWY_EXPORT(BlendImpl);
 HWY_EXPORT(SumScaledImpl);
 HWY_EXPORT(DotImpl);
 HWY_EXPORT(AddBiasTanhImpl);
@@ -248,6 +262,9 @@ HWY_EXPORT(TargetImpl);
 
 void AddScaled(const float* row, float weight, size_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(AddScaledImpl)(row, weight, n, out);
+}
+void Blend(float a, float b, const float* x, size_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(BlendImpl)(a, b, x, n, out);
 }
 void SumScaled(const float* const* rows, const float* weights, size_t m,
                size_t n, float* out) {

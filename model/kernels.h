@@ -12,6 +12,9 @@ namespace nearline::model {
 // out[i] += weight * row[i] for i in [0, n).
 void AddScaled(const float* row, float weight, size_t n, float* out);
 
+// out[i] = a * out[i] + b * x[i].
+void Blend(float a, float b, const float* x, size_t n, float* out);
+
 // out[i] = sum over j < m of weights[j] * rows[j][i], for i in [0, n).
 void SumScaled(const float* const* rows, const float* weights, size_t m,
                size_t n, float* out);

@@ -167,6 +167,7 @@ class Run {
     catalogue_.emplace(*store->ReadCatalogue());
     vocabulary_ = MakeVocabulary(split_.train, *catalogue_);
     set_ = MakeTrainingSet(split_.train, vocabulary_, job_.seed);
+    set_.attributes = vocabulary_.attributes;
     return absl::OkStatus();
   }
 

@@ -23,10 +23,32 @@ constexpr ParameterSpec::Search kRate = {1e-3, 1.6e-2, true};
 constexpr ParameterSpec::Search kWidth = {50, 600, true};
 constexpr ParameterSpec::Search kEpochs = {10, 100, true};
 
+ParameterSpec ContentRidge() {
+  return {"ridge_share",
+          0.001,
+          1e-9,
+          1e3,
+          false,
+          "ridge of content, in mean squares of a feature's sum over a history",
+          {1e-5, 0.1, true}};
+}
+
+ParameterSpec ColdShare() {
+  return {"cold_share",
+          0.1,
+          0,
+          1,
+          false,
+          "of the users in a step keep but 1 to 10 items of the input, as if "
+          "they were new",
+          {0, 0.3}};
+}
+
 std::vector<ParameterSpec> Denoising() {
   return {
       {"hidden", 200, 8, 4096, true, "width of the hidden layer", kWidth},
       {"dropout", 0.5, 0, 0.95, false, "of the input", kDropout},
+      ColdShare(),
       {"learning_rate", 4e-3, 1e-6, 1, false,
        "of Adam at the start; falls linearly to a fiftieth", kRate},
       {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
@@ -64,6 +86,75 @@ std::vector<ParameterSpec> Linear(int rank) {
   };
 }
 
+std::vector<ParameterSpec> Factorization(int factors, int negatives,
+                                         double rate, double regularization) {
+  return {
+      {"factors",
+       static_cast<double>(factors),
+       2,
+       2048,
+       true,
+       "width of users and items",
+       {32, 256, true}},
+      {"negatives",
+       static_cast<double>(negatives),
+       1,
+       1000,
+       true,
+       "drawn for each event",
+       {1, 16, true}},
+      {"learning_rate",
+       rate,
+       1e-6,
+       1,
+       false,
+       "at the start; falls linearly to a fiftieth",
+       {2e-3, 0.2, true}},
+      {"regularization",
+       regularization,
+       0,
+       1,
+       false,
+       "L2, at each step",
+       {1e-4, 0.05, true}},
+      {"spread", 1, 1e-6, 10, false, "length of the first vectors"},
+      {"epochs", 40, 1, 10000, true, "at most", {10, 100, true}},
+      {"patience", 10, 1, 10000, true,
+       "epochs without a better validation NDCG@100 before it stops"},
+  };
+}
+
+std::vector<ParameterSpec> Gmf() {
+  return {
+      {"factors", 200, 2, 2048, true, "width of the history layer and GMF",
+       kWidth},
+      {"dropout", 0.5, 0, 0.95, false, "of the input", kDropout},
+      {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
+      {"batch", 256, 1, 100000, true, "users a step"},
+      {"user_norm", 0.25, 0, 1, false,
+       "a user with n items counts n^(1 - user_norm)"},
+      {"gmf_epochs",
+       20,
+       1,
+       10000,
+       true,
+       "of the GMF branch alone",
+       {8, 60, true}},
+      {"gmf_learning_rate", 8e-3, 1e-6, 1, false,
+       "of Adam at the start; falls linearly to a fiftieth", kRate},
+  };
+}
+
+std::vector<ParameterSpec> Mlp() {
+  return {
+      {"layer1", 128, 2, 1024, true, "first MLP layer"},
+      {"layer2", 32, 2, 1024, true, "second MLP layer"},
+      {"mlp_epochs", 12, 1, 10000, true, "of the MLP branch alone"},
+      {"mlp_learning_rate", 5e-3, 1e-6, 1, false, "likewise"},
+      {"mlp_items", 256, 1, 100000, true, "drawn a step, shared by its users"},
+  };
+}
+
 std::vector<ParameterSpec> Join(std::vector<ParameterSpec> a,
                                 const std::vector<ParameterSpec>& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -86,6 +177,7 @@ const std::vector<Model>& Models() {
             {200, 1000, true}},
            {"latent", 200, 2, 2048, true, "width of the latent layer", kWidth},
            {"dropout", 0.5, 0, 0.95, false, "of the input", kDropout},
+           ColdShare(),
            {"beta",
             0.2,
             0,
@@ -142,6 +234,32 @@ const std::vector<Model>& Models() {
             {0, 20}},
            {"rank", 0, 0, 8192, true, "of the truncation; 0: full"},
        }},
+      {"content",
+       "attributes of items, and which of them go together in histories, in "
+       "closed form",
+       {ContentRidge()}},
+      {"hybrid",
+       "ease, neighbours of the user, and content where items have attributes, "
+       "in a weighted sum",
+       Join(Linear(256),
+            {{"neighbour_rank", 128, 1, 8192, true,
+              "of the truncation of user-knn"},
+             {"neighbour_weight",
+              -1,
+              -1,
+              1000,
+              false,
+              "beside 1 for ease, scores alike in spread; below 0: the best on "
+              "validation data, 0.1 without any",
+              {0, 1}},
+             {"content_weight",
+              -1,
+              -1,
+              1000,
+              false,
+              "likewise; 0.05 without validation data",
+              {0, 0.5}},
+             ContentRidge()})},
       {"elsa",
        "linear autoencoder of low rank (Vancura et al., RecSys 2022)",
        {
@@ -158,6 +276,44 @@ const std::vector<Model>& Models() {
            {"patience", 5, 1, 10000, true,
             "epochs without a better validation NDCG@100 before it stops"},
        }},
+      {"ials",
+       "matrix factorization by alternating least squares (Hu et al., ICDM "
+       "2008; Rendle et al., RecSys 2022)",
+       {
+           {"factors",
+            192,
+            2,
+            2048,
+            true,
+            "width of users and items",
+            {32, 256, true}},
+           {"unobserved_weight",
+            0.3,
+            1e-6,
+            10,
+            false,
+            "of pairs without an event, beside 1",
+            {0.01, 1, true}},
+           {"regularization",
+            0.007,
+            0,
+            10,
+            false,
+            "ridge, per event and unobserved_weight x rows",
+            {1e-3, 0.05, true}},
+           {"spread", 0.1, 1e-6, 10, false, "of the first vectors' length"},
+           {"epochs", 12, 1, 10000, true, "at most", {4, 24, true}},
+           {"patience", 4, 1, 10000, true,
+            "epochs without a better validation NDCG@100 before it stops"},
+       }},
+      {"mf",
+       "matrix factorization with a logistic loss, users folded in (Rendle et "
+       "al., RecSys 2020)",
+       Factorization(192, 8, 0.02, 0.005)},
+      {"bpr-mf",
+       "matrix factorization with a pairwise loss, users folded in (Rendle et "
+       "al., UAI 2009)",
+       Factorization(128, 3, 0.05, 0.01)},
       {"joint",
        "mult-dae and ease side by side, added in the logits "
        "(docs/decisions/0008)",
@@ -170,43 +326,25 @@ const std::vector<Model>& Models() {
                                 "of ease's logits; below 0: the best on "
                                 "validation data, 10 without any",
                                 {1, 50, true}}}))},
+      {"gmf",
+       "generalized matrix factorization over a user built from the history "
+       "(after He et al., WWW 2017; docs/decisions/0003)",
+       Gmf()},
+      {"mlp", "the MLP of the same paper; it ranks a shortlist of gmf's",
+       Join(Gmf(), Mlp())},
       {"neumf",
-       "GMF and MLP over a user built from the history (after He et al., WWW "
-       "2017; docs/decisions/0003)",
-       {
-           {"factors", 200, 2, 2048, true, "width of the history layer and GMF",
-            kWidth},
-           {"layer1", 128, 2, 1024, true, "first MLP layer"},
-           {"layer2", 32, 2, 1024, true, "second MLP layer"},
-           {"dropout", 0.5, 0, 0.95, false, "of the input", kDropout},
-           {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
-           {"batch", 256, 1, 100000, true, "users a step"},
-           {"user_norm", 0.25, 0, 1, false,
-            "a user with n items counts n^(1 - user_norm)"},
-           {"gmf_epochs",
-            20,
-            1,
-            10000,
-            true,
-            "of the GMF branch alone",
-            {8, 60, true}},
-           {"gmf_learning_rate", 8e-3, 1e-6, 1, false,
-            "of Adam at the start; falls linearly to a fiftieth", kRate},
-           {"mlp_epochs", 12, 1, 10000, true, "of the MLP branch alone"},
-           {"mlp_learning_rate", 5e-3, 1e-6, 1, false, "likewise"},
-           {"mlp_items", 256, 1, 100000, true,
-            "drawn a step, shared by its users"},
-           {"mlp_share",
-            0.15,
-            0,
-            1,
-            false,
-            "of the MLP branch in the sum",
-            {0.05, 0.5}},
-           {"joint_epochs", 2, 0, 10000, true, "of both branches"},
-           {"joint_learning_rate", 2e-4, 1e-6, 1, false, "likewise"},
-           {"joint_items", 512, 1, 100000, true, "drawn a step"},
-       }},
+       "gmf and mlp in a sum, trained one after the other, then together",
+       Join(Join(Gmf(), Mlp()),
+            {{"mlp_share",
+              0.15,
+              0,
+              1,
+              false,
+              "of the MLP branch in the sum",
+              {0.05, 0.5}},
+             {"joint_epochs", 2, 0, 10000, true, "of both branches"},
+             {"joint_learning_rate", 2e-4, 1e-6, 1, false, "likewise"},
+             {"joint_items", 512, 1, 100000, true, "drawn a step"}})},
   };
   return *models;
 }

@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "model/attributes_file.h"
 
 namespace nearline::model {
 namespace {
@@ -32,9 +33,8 @@ class Reader {
     data_.protocol = files_.protocol;
     RETURN_IF_ERROR(CheckOptions());
     ASSIGN_OR_RETURN(const UserItems train, Read(files_.train));
-    NumberItems(train);
+    RETURN_IF_ERROR(NumberItems(train));
     for (const Ids& items : train.items) Append(items, &data_.set.train);
-    data_.set.items = static_cast<int64_t>(data_.items.size());
     if (data_.set.items == 0) {
       return absl::InvalidArgumentError(
           absl::StrCat(files_.train, ": no line is left to learn from"));
@@ -80,16 +80,30 @@ class Reader {
     return ReadUserItems(path, files_.format, files_.min_value);
   }
 
-  void NumberItems(const UserItems& train) {
+  absl::Status NumberItems(const UserItems& train) {
     std::set<std::string> ids;
     for (const Ids& list : train.items) ids.insert(list.begin(), list.end());
     data_.items.assign(ids.begin(), ids.end());
+    data_.set.items = static_cast<int64_t>(data_.items.size());
+    if (!files_.item_attributes.empty()) {
+      ASSIGN_OR_RETURN(auto attributes, ReadAttributes(files_.item_attributes));
+      for (const auto& [id, unused] : attributes) {
+        if (!ids.contains(id)) data_.items.push_back(id);
+      }
+      for (const std::string& id : data_.items) {
+        data_.attributes.push_back(std::move(attributes[id]));
+      }
+    }
+    if (!files_.user_attributes.empty()) {
+      RETURN_IF_ERROR(ReadAttributes(files_.user_attributes).status());
+    }
     for (size_t row = 0; row < data_.items.size(); ++row) {
       row_of_[data_.items[row]] = static_cast<Row>(row);
     }
+    return absl::OkStatus();
   }
 
-  // Rows of the items that training knows.
+  // Rows of the items that are known.
   std::vector<Row> RowsOf(const Ids& items) const {
     std::vector<Row> rows;
     for (const std::string& item : items) {
@@ -101,6 +115,7 @@ class Reader {
 
   void Append(const Ids& items, Interactions* to) const {
     for (const Row row : RowsOf(items)) {
+      if (row >= data_.set.items) continue;  // known by attributes alone
       to->items.push_back(row);
       to->weights.push_back(1.0f);
     }
@@ -206,6 +221,7 @@ class Carver {
     const Interactions& train = from_.set.train;
     out_.protocol = from_.protocol;
     out_.items = from_.items;
+    out_.attributes = from_.attributes;
     out_.set.items = from_.set.items;
     out_.set.validation_input = from_.set.validation_input;
     out_.set.validation_target = from_.set.validation_target;

@@ -23,6 +23,9 @@ struct ProtocolFiles {
   std::string format;  // of all files
   std::string train, validation_input, validation_target, test_input,
       test_target, test, negatives;
+  // Attributes of items and users, read by ReadAttributes. Items that are
+  // nowhere in training are candidates, too, by their attributes alone.
+  std::string item_attributes, user_attributes;
   double min_value = -1e300;  // lines below it are left out
   // Test users are known by their last so many items; what they had before
   // stays out of their lists. 0: by all.
@@ -30,10 +33,12 @@ struct ProtocolFiles {
 };
 
 // What a model is trained on, and asked. Rows are the training file's items in
-// byte order of id.
+// byte order of id, then those of the attributes alone, likewise.
 struct ProtocolData {
   std::string protocol;
   std::vector<std::string> items;  // by row
+  // By row; empty without item attributes.
+  std::vector<features::Attributes> attributes;
   TrainingSet set;
   std::vector<std::string> users;  // of the cases
   std::vector<Case> cases;

@@ -53,6 +53,8 @@ std::string CommandOf(const Experiment& e, const ExperimentResult& result) {
   add("--test-target", f.test_target);
   add("--test", f.test);
   add("--negatives", f.negatives);
+  add("--items", f.item_attributes);
+  add("--users", f.user_attributes);
   if (f.min_value > -1e300) add("--min-value", absl::StrCat(f.min_value));
   if (f.history_limit > 0) {
     add("--history-limit", absl::StrCat(f.history_limit));

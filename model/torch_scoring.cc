@@ -194,16 +194,18 @@ class DeviceScanner final : public Scanner {
 class DeviceRanker final : public Ranker {
  public:
   struct Tables {
-    const ItemTable* gmf;
-    const ItemTable* bias;
-    const ItemTable* mlp;
+    const ItemTable* gmf = nullptr;  // null with bias: the MLP alone
+    const ItemTable* bias = nullptr;
+    const ItemTable* mlp = nullptr;
   };
   DeviceRanker(DeviceHistory history, Tables tables,
                std::vector<torch::Tensor> dense, torch::Device device)
       : history_(std::move(history)),
         tables_(tables),
-        gmf_(TableOn(*tables.gmf, device)),
-        bias_(TableOn(*tables.bias, device).squeeze(1)),
+        gmf_(tables.gmf == nullptr ? torch::Tensor()
+                                   : TableOn(*tables.gmf, device)),
+        bias_(tables.bias == nullptr ? torch::Tensor()
+                                     : TableOn(*tables.bias, device)),
         mlp_(TableOn(*tables.mlp, device)),
         dense_(std::move(dense)),
         device_(device) {}
@@ -214,17 +216,18 @@ class DeviceRanker final : public Ranker {
       const torch::NoGradGuard no_grad;
       const History* const one[] = {&history};
       const torch::Tensor h = history_.Apply(one).squeeze(0);
-      const torch::Tensor v = Rows(*tables_.gmf, gmf_, candidates);
-      const torch::Tensor c =
-          Rows(*tables_.bias, bias_.unsqueeze(1), candidates);
       const torch::Tensor a = Rows(*tables_.mlp, mlp_, candidates);
       // dense_: U, b, then W, b of every further layer, then w.
       torch::Tensor z = torch::relu(torch::addmv(dense_[1], dense_[0], h) + a);
       for (size_t i = 2; i + 1 < dense_.size(); i += 2) {
         z = torch::relu(torch::linear(z, dense_[i], dense_[i + 1]));
       }
-      return ToHost(
-          torch::mv(v, h) + c.squeeze(1) + torch::mv(z, dense_.back()), scores);
+      torch::Tensor sum = torch::mv(z, dense_.back());
+      if (tables_.gmf != nullptr) {
+        sum += torch::mv(Rows(*tables_.gmf, gmf_, candidates), h) +
+               Rows(*tables_.bias, bias_, candidates).squeeze(1);
+      }
+      return ToHost(sum, scores);
     });
   }
 
@@ -310,15 +313,16 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
         std::move(dense), scoring.encoder->dim());
     rows = load.Table("mult-vae.item.decoder");
     bias = load.Table("mult-vae.item.bias");
-  } else if (manifest.retriever == "neumf") {
-    const ItemTable* first = load.Table("neumf.item.history");
-    const Tensor* first_bias = load.Plain("neumf.history.bias");
+  } else if (tables.contains(manifest.retriever + ".item.gmf")) {
+    const std::string& model = manifest.retriever;
+    const ItemTable* first = load.Table(model + ".item.history");
+    const Tensor* first_bias = load.Plain(model + ".history.bias");
     RETURN_IF_ERROR(load.status());
     scoring.encoder = std::make_unique<DeviceEncoder>(
         std::vector{DeviceHistory(*first, first_bias, device)},
         std::vector<torch::Tensor>(), scoring.encoder->dim());
-    rows = load.Table("neumf.item.gmf");
-    bias = load.Table("neumf.item.bias");
+    rows = load.Table(model + ".item.gmf");
+    bias = load.Table(model + ".item.bias");
   } else if (manifest.retriever != "popularity") {
     const std::string& model = manifest.retriever;
     std::vector<DeviceHistory> parts;
@@ -333,8 +337,12 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
       RETURN_IF_ERROR(load.status());
       parts.emplace_back(*linear, nullptr, device);
     }
-    scoring.encoder = std::make_unique<DeviceEncoder>(
-        std::move(parts), std::vector<torch::Tensor>(), scoring.encoder->dim());
+    // Without either, users are folded in, on the CPU.
+    if (!parts.empty()) {
+      scoring.encoder = std::make_unique<DeviceEncoder>(
+          std::move(parts), std::vector<torch::Tensor>(),
+          scoring.encoder->dim());
+    }
     rows = load.Table(model + ".item.decoder");
     bias = load.Table(model + ".item.bias");
   }
@@ -342,19 +350,22 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   if (rows != nullptr) {
     scoring.scanner = std::make_unique<DeviceScanner>(*rows, *bias, device);
   }
-  if (manifest.ranker != "neumf") return scoring;
-  const ItemTable* first = load.Table("neumf.item.history");
-  const Tensor* first_bias = load.Plain("neumf.history.bias");
-  const DeviceRanker::Tables ranked = {load.Table("neumf.item.gmf"),
-                                       load.Table("neumf.item.bias"),
-                                       load.Table("neumf.item.mlp")};
-  std::vector<torch::Tensor> dense = {load.Weight("neumf.mlp.user.weight"),
-                                      load.Weight("neumf.mlp.user.bias")};
-  for (int i = 2; load.Has(absl::StrCat("neumf.mlp.", i, ".weight")); ++i) {
-    dense.push_back(load.Weight(absl::StrCat("neumf.mlp.", i, ".weight")));
-    dense.push_back(load.Weight(absl::StrCat("neumf.mlp.", i, ".bias")));
+  if (manifest.ranker.empty()) return scoring;
+  const std::string& ranker = manifest.ranker;
+  const ItemTable* first = load.Table(ranker + ".item.history");
+  const Tensor* first_bias = load.Plain(ranker + ".history.bias");
+  DeviceRanker::Tables ranked = {.mlp = load.Table(ranker + ".item.mlp")};
+  if (ranker == "neumf") {
+    ranked.gmf = load.Table(ranker + ".item.gmf");
+    ranked.bias = load.Table(ranker + ".item.bias");
   }
-  dense.push_back(load.Weight("neumf.mlp.last"));
+  std::vector<torch::Tensor> dense = {load.Weight(ranker + ".mlp.user.weight"),
+                                      load.Weight(ranker + ".mlp.user.bias")};
+  for (int i = 2; load.Has(absl::StrCat(ranker, ".mlp.", i, ".weight")); ++i) {
+    dense.push_back(load.Weight(absl::StrCat(ranker, ".mlp.", i, ".weight")));
+    dense.push_back(load.Weight(absl::StrCat(ranker, ".mlp.", i, ".bias")));
+  }
+  dense.push_back(load.Weight(ranker + ".mlp.last"));
   RETURN_IF_ERROR(load.status());
   scoring.ranker =
       std::make_unique<DeviceRanker>(DeviceHistory(*first, first_bias, device),

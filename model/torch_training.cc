@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
+#include "base/random.h"
 #include "model/metrics.h"
 
 namespace nearline::model {
@@ -35,36 +37,80 @@ double SumOfNdcg(const torch::Tensor& logits,
   return sum;
 }
 
+uint64_t SeedFrom(torch::Generator* generator) {
+  return static_cast<uint64_t>(
+      torch::randint(std::numeric_limits<int64_t>::max(), {1}, *generator,
+                     torch::kInt64)
+          .item<int64_t>());
+}
+
+// Draws what inputs keep.
+class Corruptor {
+ public:
+  Corruptor(const Corruption& corruption, torch::Generator* generator)
+      : corruption_(corruption),
+        random_(generator == nullptr ? 0 : SeedFrom(generator)) {}
+
+  // The weights of the input by place in the history, L2-normalized; 0 for what
+  // is dropped. Valid until the next call.
+  const std::vector<float>& Normalized(absl::Span<const float> weights) {
+    kept_.assign(weights.begin(), weights.end());
+    const bool cold = corruption_.cold_share > 0 &&
+                      random_.Uniform() < corruption_.cold_share;
+    if (cold) KeepFew();
+    double squares = 0;
+    for (const float x : kept_) squares += static_cast<double>(x) * x;
+    double scale = 1.0 / std::sqrt(std::max(squares, 1e-12));
+    const double dropout = cold ? 0 : corruption_.dropout;
+    scale /= 1.0 - dropout;
+    for (float& x : kept_) {
+      x *= dropout > 0 && random_.Uniform() < dropout
+               ? 0.0f
+               : static_cast<float>(scale);
+    }
+    return kept_;
+  }
+
+ private:
+  // Leaves 1 to kShort weights, at random.
+  void KeepFew() {
+    const size_t n = kept_.size();
+    const size_t few = 1 + random_.Below(Corruption::kShort);
+    size_t left = std::min(few, n);
+    for (size_t i = 0; i < n; ++i) {
+      if (random_.Below(n - i) < left) {
+        --left;
+      } else {
+        kept_[i] = 0;
+      }
+    }
+  }
+
+  const Corruption corruption_;
+  Random random_;
+  std::vector<float> kept_;
+};
+
 }  // namespace
 
 Bags MakeBags(const features::Interactions& data,
-              const std::vector<int64_t>& users, double dropout,
+              const std::vector<int64_t>& users, const Corruption& corruption,
               torch::Generator* generator, torch::Device device) {
   std::vector<int64_t> items, offsets, target_users, target_items;
   std::vector<float> weights, target_weights;
-  int64_t total = 0;
-  for (const int64_t u : users) {
-    total += static_cast<int64_t>(data.ItemsOf(u).size());
-  }
-  torch::Tensor draws;
-  if (dropout > 0) draws = torch::rand({total}, *generator);
-  const float* draw = dropout > 0 ? draws.data_ptr<float>() : nullptr;
-  const auto keep_scale = static_cast<float>(1.0 / (1.0 - dropout));
+  Corruptor corruptor(corruption, generator);
   for (size_t i = 0; i < users.size(); ++i) {
     const auto of_user = data.ItemsOf(users[i]);
     const auto w = data.WeightsOf(users[i]);
-    double squares = 0;
-    for (const float x : w) squares += static_cast<double>(x) * x;
-    const auto scale =
-        static_cast<float>(1.0 / std::sqrt(std::max(squares, 1e-12)));
     offsets.push_back(static_cast<int64_t>(items.size()));
+    const std::vector<float>& kept = corruptor.Normalized(w);
     for (size_t j = 0; j < of_user.size(); ++j) {
       target_users.push_back(static_cast<int64_t>(i));
       target_items.push_back(of_user[j]);
       target_weights.push_back(w[j]);
-      if (draw != nullptr && *draw++ < dropout) continue;
+      if (kept[j] == 0) continue;
       items.push_back(of_user[j]);
-      weights.push_back(w[j] * scale * (dropout > 0 ? keep_scale : 1.0f));
+      weights.push_back(kept[j]);
     }
   }
   const auto ints = [&](const std::vector<int64_t>& v) {
@@ -84,6 +130,18 @@ torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,
                                        /*scale_grad_by_freq=*/false, /*mode=*/0,
                                        /*sparse=*/false, bags.weights)) +
       bias);
+}
+
+torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows) {
+  // Without corruption or with it, the targets are the whole histories, one
+  // user after the other; their numbers are told by the users' indices.
+  const torch::Tensor counts = torch::bincount(
+      bags.target_users, {}, /*minlength=*/bags.offsets.size(0));
+  const torch::Tensor offsets = counts.cumsum(0) - counts;
+  return std::get<0>(torch::embedding_bag(rows, bags.target_items, offsets,
+                                          /*scale_grad_by_freq=*/false,
+                                          /*mode=*/0, /*sparse=*/false,
+                                          bags.target_weights));
 }
 
 std::vector<std::vector<int64_t>> ShuffledBatches(int64_t n, int64_t size,
@@ -109,7 +167,7 @@ double ValidationNdcg(const TrainingSet& set, int64_t batch,
         static_cast<size_t>(std::min(batch, users - first)));
     std::iota(some.begin(), some.end(), first);
     const Bags bags =
-        MakeBags(set.validation_input, some, 0, /*generator=*/nullptr, device);
+        MakeBags(set.validation_input, some, {}, /*generator=*/nullptr, device);
     torch::Tensor scores = logits(bags);
     scores.index_put_({bags.target_users, bags.target_items},
                       torch::full({}, -1e30f, scores.options()));

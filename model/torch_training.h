@@ -22,15 +22,28 @@ struct Bags {
   torch::Tensor target_weights;  // float32 [nnz], as they are
 };
 
-// Drops each item of the input with probability `dropout`, and scales the rest
-// by 1 / (1 - dropout). The generator is not used without dropout.
+// What an input keeps of a history.
+struct Corruption {
+  // Each item is dropped with this probability, the rest scaled by
+  // 1 / (1 - dropout).
+  double dropout = 0;
+  // This share of the users keep 1 to kShort items instead, as if they had come
+  // just now.
+  double cold_share = 0;
+  static constexpr int kShort = 10;
+};
+
+// The generator is not used without corruption.
 Bags MakeBags(const features::Interactions& data,
-              const std::vector<int64_t>& users, double dropout,
+              const std::vector<int64_t>& users, const Corruption& corruption,
               torch::Generator* generator, torch::Device device);
 
 // tanh(sum_i x_i rows_i + bias) over the bags' normalized items: [users, dim].
 torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,
                        const torch::Tensor& bias);
+
+// sum_i x_i rows_i over whole histories, weights as they are: [users, dim].
+torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows);
 
 // A permutation of 0 .. n - 1 in pieces of `size`, the last one shorter.
 std::vector<std::vector<int64_t>> ShuffledBatches(int64_t n, int64_t size,

@@ -1,5 +1,7 @@
 #include "model/train.h"
 
+#include <set>
+
 #include "base/text.h"
 #include "model/torch_guard.h"
 
@@ -33,16 +35,25 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
   if (model == "ease" || model == "item-knn" || model == "user-knn") {
     return TrainLinear(std::string(model), set, parameters, options);
   }
+  if (model == "content") return TrainContent(set, parameters);
+  if (model == "hybrid") return TrainHybrid(set, parameters, options);
   if (model == "elsa") return TrainElsa(set, parameters, options);
+  if (model == "ials") return TrainIals(set, parameters, options);
+  if (model == "mf" || model == "bpr-mf") {
+    return TrainMf(std::string(model), set, parameters, options);
+  }
   if (model == "joint") return TrainJoint(set, parameters, options);
-  if (model == "neumf") return TrainNeuMf(set, parameters, options);
+  if (model == "neumf" || model == "gmf" || model == "mlp") {
+    return TrainNeuMf(std::string(model), set, parameters, options);
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("no trainer for model ", Quoted(model)));
 }
 
 bool StartsWarm(absl::string_view model) {
-  return model != "popularity" && model != "ease" && model != "item-knn" &&
-         model != "user-knn";
+  static const auto* const closed = new std::set<absl::string_view>{
+      "popularity", "ease", "item-knn", "user-knn", "content", "hybrid"};
+  return !closed->contains(model);
 }
 
 absl::Status CheckDevice(const std::string& device) {

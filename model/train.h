@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "features/dataset.h"
+#include "features/types.h"
 #include "model/parameters.h"
 #include "model/tensors.h"
 
@@ -26,6 +27,8 @@ using OnEpoch = std::function<void(const EpochReport&)>;
 struct TrainingSet {
   int64_t items = 0;  // rows; the ids in what follows are below it
   features::Interactions train;
+  // By row, null for none; empty when no item has any.
+  std::vector<const features::Attributes*> attributes;
   // For early stopping; user i of `input` is user i of `target`. May be empty:
   // then all epochs are run.
   features::Interactions validation_input;
@@ -63,13 +66,28 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
                                     const TrainingSet& set,
                                     const Parameters& parameters,
                                     const TrainOptions& options);
+absl::StatusOr<Tensors> TrainContent(const TrainingSet& set,
+                                     const Parameters& parameters);
+absl::StatusOr<Tensors> TrainHybrid(const TrainingSet& set,
+                                    const Parameters& parameters,
+                                    const TrainOptions& options);
 absl::StatusOr<Tensors> TrainElsa(const TrainingSet& set,
                                   const Parameters& parameters,
                                   const TrainOptions& options);
+absl::StatusOr<Tensors> TrainIals(const TrainingSet& set,
+                                  const Parameters& parameters,
+                                  const TrainOptions& options);
+// "mf" or "bpr-mf".
+absl::StatusOr<Tensors> TrainMf(const std::string& model,
+                                const TrainingSet& set,
+                                const Parameters& parameters,
+                                const TrainOptions& options);
 absl::StatusOr<Tensors> TrainJoint(const TrainingSet& set,
                                    const Parameters& parameters,
                                    const TrainOptions& options);
-absl::StatusOr<Tensors> TrainNeuMf(const TrainingSet& set,
+// "neumf", or "gmf" or "mlp", one of its branches.
+absl::StatusOr<Tensors> TrainNeuMf(const std::string& model,
+                                   const TrainingSet& set,
                                    const Parameters& parameters,
                                    const TrainOptions& options);
 

@@ -150,7 +150,9 @@ class Trainer {
       SetRate(adam,
               rate_ * std::max(0.02, 1 - static_cast<double>(step_) / steps_));
       const Bags bags =
-          MakeBags(set_.train, users, p_["dropout"], &generator_, device_);
+          MakeBags(set_.train, users,
+                   {.dropout = p_["dropout"], .cold_share = p_["cold_share"]},
+                   &generator_, device_);
       torch::Tensor kl = torch::zeros({1});
       const torch::Tensor log_p =
           torch::log_softmax(model_.Forward(bags, &generator_, &kl), 1);

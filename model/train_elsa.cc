@@ -65,7 +65,7 @@ class Elsa {
     for (const std::vector<int64_t>& users :
          ShuffledBatches(set_.train.users(), p_.Int("batch"), &generator_)) {
       const torch::Tensor x =
-          Dense(MakeBags(set_.train, users, 0, &generator_, device_));
+          Dense(MakeBags(set_.train, users, {}, &generator_, device_));
       const torch::Tensor a = Unit(rows_);
       const torch::Tensor rebuilt = torch::relu(x.matmul(a).matmul(a.t()) - x);
       const torch::Tensor loss = (Unit(rebuilt) - Unit(x)).pow(2).sum() /

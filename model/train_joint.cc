@@ -60,12 +60,8 @@ class Joint {
     return torch::linear(HiddenOf(bags, encoder_, encoder_bias_), decoder_,
                          bias_.squeeze(1));
   }
-  // Of the weights as they are, and of bags without dropout.
   torch::Tensor Linear(const Bags& bags) const {
-    return std::get<0>(torch::embedding_bag(left_, bags.target_items,
-                                            bags.offsets, false, 0, false,
-                                            bags.target_weights))
-        .matmul(right_.t());
+    return SumOf(bags, left_).matmul(right_.t());
   }
 
   const TrainingSet& set_;

@@ -3,6 +3,8 @@
 //   logit_i = h . v_i + c_i + w . relu(W2 relu(U h + b1 + a_i) + b2)
 // The GMF branch is fitted first, with a softmax over all items; then the MLP
 // branch alone, on the frozen h, over items of a sample; then both together.
+// "gmf" stops after the first step; "mlp" after the second, and keeps the GMF
+// branch for the shortlist alone.
 #include <algorithm>
 #include <cmath>
 
@@ -12,10 +14,11 @@ namespace nearline::model {
 namespace {
 
 struct NeuMf : torch::nn::Module {
-  NeuMf(int64_t items, const Parameters& p, const Tensors* warm,
-        torch::Generator* generator) {
+  // `name` begins the names of the tensors; gmf has no MLP branch.
+  NeuMf(std::string name, int64_t items, const Parameters& p,
+        const Tensors* warm, torch::Generator* generator)
+      : prefix(name + "."), has_mlp(name != "gmf") {
     const int64_t d = p.Int("factors");
-    const int64_t h1 = p.Int("layer1"), h2 = p.Int("layer2");
     const auto normal = [&](std::vector<int64_t> shape, double std) {
       return torch::randn(shape, *generator) * std;
     };
@@ -24,23 +27,26 @@ struct NeuMf : torch::nn::Module {
     };
     const auto add = [&](const char* name, const std::string& tensor,
                          torch::Tensor fresh) {
-      return register_parameter(name, WarmOr(warm, tensor, std::move(fresh)));
+      return register_parameter(
+          name, WarmOr(warm, prefix + tensor, std::move(fresh)));
     };
     const double xavier = std::sqrt(2.0 / static_cast<double>(items + d));
-    history = add("history", "neumf.item.history", normal({items, d}, xavier));
-    history_bias = add("history_bias", "neumf.history.bias", normal({d}, 1e-3));
-    gmf = add("gmf", "neumf.item.gmf", normal({items, d}, xavier));
+    history = add("history", "item.history", normal({items, d}, xavier));
+    history_bias = add("history_bias", "history.bias", normal({d}, 1e-3));
+    gmf = add("gmf", "item.gmf", normal({items, d}, xavier));
     bias = register_parameter(
-        "bias", WarmOr(warm, "neumf.item.bias", normal({items, 1}, 1e-3))
+        "bias", WarmOr(warm, prefix + "item.bias", normal({items, 1}, 1e-3))
                     .squeeze(1)
                     .clone());
-    user = add("user", "neumf.mlp.user.weight",
+    if (!has_mlp) return;
+    const int64_t h1 = p.Int("layer1"), h2 = p.Int("layer2");
+    user = add("user", "mlp.user.weight",
                normal({h1, d}, 1 / std::sqrt(static_cast<double>(d))));
-    user_bias = add("user_bias", "neumf.mlp.user.bias", torch::zeros({h1}));
-    mlp = add("mlp", "neumf.item.mlp", normal({items, h1}, 0.1));
-    weight2 = add("weight2", "neumf.mlp.2.weight", normal({h2, h1}, he(h1)));
-    bias2 = add("bias2", "neumf.mlp.2.bias", torch::zeros({h2}));
-    last = add("last", "neumf.mlp.last", normal({h2}, he(2 * h2)));
+    user_bias = add("user_bias", "mlp.user.bias", torch::zeros({h1}));
+    mlp = add("mlp", "item.mlp", normal({items, h1}, 0.1));
+    weight2 = add("weight2", "mlp.2.weight", normal({h2, h1}, he(h1)));
+    bias2 = add("bias2", "mlp.2.bias", torch::zeros({h2}));
+    last = add("last", "mlp.last", normal({h2}, he(2 * h2)));
   }
 
   // Starts the MLP branch from what the GMF branch has learned: a random
@@ -78,33 +84,37 @@ struct NeuMf : torch::nn::Module {
 
   Tensors Export() const {
     Tensors out;
-    AddTensor(&out, "neumf.item.history", history);
-    AddTensor(&out, "neumf.history.bias", history_bias);
-    AddTensor(&out, "neumf.item.gmf", gmf);
-    AddTensor(&out, "neumf.item.bias", bias.unsqueeze(1));
-    AddTensor(&out, "neumf.mlp.user.weight", user);
-    AddTensor(&out, "neumf.mlp.user.bias", user_bias);
-    AddTensor(&out, "neumf.item.mlp", mlp);
-    AddTensor(&out, "neumf.mlp.2.weight", weight2);
-    AddTensor(&out, "neumf.mlp.2.bias", bias2);
-    AddTensor(&out, "neumf.mlp.last", last);
+    AddTensor(&out, prefix + "item.history", history);
+    AddTensor(&out, prefix + "history.bias", history_bias);
+    AddTensor(&out, prefix + "item.gmf", gmf);
+    AddTensor(&out, prefix + "item.bias", bias.unsqueeze(1));
+    if (!has_mlp) return out;
+    AddTensor(&out, prefix + "mlp.user.weight", user);
+    AddTensor(&out, prefix + "mlp.user.bias", user_bias);
+    AddTensor(&out, prefix + "item.mlp", mlp);
+    AddTensor(&out, prefix + "mlp.2.weight", weight2);
+    AddTensor(&out, prefix + "mlp.2.bias", bias2);
+    AddTensor(&out, prefix + "mlp.last", last);
     return out;
   }
 
+  const std::string prefix;
+  const bool has_mlp;
   torch::Tensor history, history_bias, gmf, bias, user, user_bias, mlp, weight2,
       bias2, last;
 };
 
 class Trainer {
  public:
-  Trainer(const TrainingSet& set, const Parameters& p,
+  Trainer(const std::string& name, const TrainingSet& set, const Parameters& p,
           const TrainOptions& options)
-      : set_(set),
+      : name_(name),
+        set_(set),
         p_(p),
         options_(options),
         device_(options.device),
         generator_(at::detail::createCPUGenerator(options.seed)),
-        model_(set.items, p, options.warm_start, &generator_) {
+        model_(name, set.items, p, options.warm_start, &generator_) {
     model_.to(device_);
   }
 
@@ -116,25 +126,27 @@ class Trainer {
     const int64_t batch = p_.Int("batch");
     const double slower = warm ? 0.25 : 1.0;
     NeuMf& m = model_;
-    RunPhase({.name = "neumf GMF",
+    RunPhase({.name = name_ + " GMF",
               .epochs = epochs("gmf_epochs"),
               .rate = slower * p_["gmf_learning_rate"],
               .batch = batch,
               .begin = 0,
-              .end = 0.4,
+              .end = name_ == "gmf" ? 1.0 : 0.4,
               .gmf = true,
               .parameters = {m.history, m.history_bias, m.gmf, m.bias}});
+    if (name_ == "gmf") return m.Export();
     if (!warm) m.ProjectGmf(&generator_);
-    RunPhase({.name = "neumf MLP",
+    RunPhase({.name = name_ + " MLP",
               .epochs = epochs("mlp_epochs"),
               .rate = slower * p_["mlp_learning_rate"],
               .batch = std::max<int64_t>(1, batch / 2),
               .begin = 0.4,
-              .end = 0.9,
+              .end = name_ == "mlp" ? 1.0 : 0.9,
               .items = p_.Int("mlp_items"),
               .mlp = true,
               .parameters = {m.user, m.user_bias, m.mlp, m.weight2, m.bias2,
                              m.last}});
+    if (name_ == "mlp") return m.Export();
     {
       const torch::NoGradGuard no_grad;
       m.gmf.mul_(1 - p_["mlp_share"]);
@@ -203,8 +215,8 @@ class Trainer {
   // - mean over users of sum_i y_i log softmax_I(logits)_i / n^user_norm, n the
   // user's weight in the items I of the step.
   torch::Tensor Loss(const Phase& phase, const std::vector<int64_t>& users) {
-    const Bags bags =
-        MakeBags(set_.train, users, p_["dropout"], &generator_, device_);
+    const Bags bags = MakeBags(set_.train, users, {.dropout = p_["dropout"]},
+                               &generator_, device_);
     const auto count = static_cast<int64_t>(users.size());
     torch::Tensor targets =
         torch::zeros({count, set_.items}, bags.target_weights.options());
@@ -244,6 +256,7 @@ class Trainer {
     });
   }
 
+  const std::string name_;
   const TrainingSet& set_;
   const Parameters& p_;
   const TrainOptions& options_;
@@ -254,12 +267,13 @@ class Trainer {
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainNeuMf(const TrainingSet& set,
+absl::StatusOr<Tensors> TrainNeuMf(const std::string& model,
+                                   const TrainingSet& set,
                                    const Parameters& parameters,
                                    const TrainOptions& options) {
   return TorchGuard([&]() -> absl::StatusOr<Tensors> {
     torch::set_num_threads(options.threads);
-    return Trainer(set, parameters, options).Run();
+    return Trainer(model, set, parameters, options).Run();
   });
 }
 

@@ -239,7 +239,7 @@ std::vector<ConfigField> FieldsOf(Config* c) {
                absl::Hours(1), "for calls under way after SIGTERM"),
       Choice("training.retriever", &t.retriever, model::ModelNames(),
              "the model that shortlists"),
-      Choice("training.ranker", &t.ranker, {"neumf", ""},
+      Choice("training.ranker", &t.ranker, {"neumf", "mlp", ""},
              "the model that orders the shortlist; empty: none"),
       Text("training.program", &t.program, "a path",
            "the trainer; empty: nearline-train beside the server"),

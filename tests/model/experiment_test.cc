@@ -162,6 +162,51 @@ TEST_F(TasteTest, ReportsCompareAndRepeat) {
               IsError(absl::StatusCode::kInvalidArgument, "model"));
 }
 
+// Item 999 is in no training line; odd users find it by its kind.
+TEST_F(TasteTest, ItemsOutsideTrainingAreFoundByTheirAttributes) {
+  std::string lines;
+  for (int i = 0; i < 60; ++i) {
+    absl::StrAppend(&lines, R"({"id": )", i, R"(, "attributes": {"kind": ")",
+                    i % 2 == 0 ? "even" : "odd", "\"}}\n");
+  }
+  lines += R"({"id": "999", "attributes": {"kind": "odd", "size": 3}})";
+  e_.files.item_attributes = Write("items.jsonl", lines.c_str());
+  e_.files.test_input = Write("cold-input", "user,item\n1,1\n1,3\n2,2\n2,4\n");
+  e_.files.test_target = Write("cold-target", "user,item\n1,999\n2,999\n");
+  e_.metrics = *MetricSpec::ParseList("auc");
+  for (const char* model : {"content", "ease", "mult-dae"}) {
+    e_.model = model;
+    const auto result = Run();
+    ASSERT_THAT(result, IsOk()) << model;
+    EXPECT_EQ(result->items, 60);
+    const auto& auc = result->seeds[0].by_user.at("auc");
+    ASSERT_EQ(auc.size(), 2u);
+    // Above all of the other kind; its own kind has learned rows, too.
+    EXPECT_GT(auc[0], 0.5) << model;
+    EXPECT_LE(auc[1], auc[0]) << model;
+  }
+}
+
+TEST_F(TasteTest, BadAttributesAreNamed) {
+  const auto with_items = [&](const char* text) {
+    e_.files.item_attributes = Write("items.jsonl", text);
+    return Run().status();
+  };
+  const auto refusal = [](const char* text) {
+    return IsError(absl::StatusCode::kInvalidArgument, text);
+  };
+  EXPECT_THAT(with_items("{\"id\": 1}\n\n[1]\n"), refusal("items.jsonl:3:"));
+  EXPECT_THAT(with_items("{\"name\": 1}\n"), refusal("\"id\""));
+  EXPECT_THAT(with_items(R"({"id": "1", "attributes": {"a": [1, "b"]}})"),
+              refusal("attribute \"a\""));
+  EXPECT_THAT(with_items(R"({"id": "1", "attributes": 3})"),
+              refusal("an object"));
+  e_.files.item_attributes.clear();
+  e_.model = "content";
+  EXPECT_THAT(Run().status(),
+              IsError(absl::StatusCode::kFailedPrecondition, "--items"));
+}
+
 TEST_F(TasteTest, BadInputIsNamed) {
   const auto with_train = [&](const char* text) {
     e_.files.train = Write("bad", text);

@@ -23,13 +23,15 @@ std::vector<float> RandomFloats(size_t n, uint64_t seed) {
 TEST(Kernels, AgreeWithPlainLoopsAtEveryLength) {
   for (size_t n = 1; n < 70; ++n) {
     const auto a = RandomFloats(n, n), b = RandomFloats(n, n + 100);
-    std::vector<float> sum = b, relu(n), tanh = a;
+    std::vector<float> sum = b, relu(n), tanh = a, blend = b;
+    Blend(0.25f, 0.5f, a.data(), n, blend.data());
     AddScaled(a.data(), 0.5f, n, sum.data());
     AddRelu(a.data(), b.data(), n, relu.data());
     AddBiasTanh(b.data(), n, tanh.data());
     double dot = 0;
     for (size_t i = 0; i < n; ++i) {
       EXPECT_NEAR(sum[i], b[i] + 0.5f * a[i], 1e-6);
+      EXPECT_NEAR(blend[i], 0.25f * b[i] + 0.5f * a[i], 1e-6);
       EXPECT_EQ(relu[i], std::max(0.0f, a[i] + b[i]));
       EXPECT_NEAR(tanh[i], std::tanh(a[i] + b[i]), 1e-6);
       dot += static_cast<double>(a[i]) * b[i];

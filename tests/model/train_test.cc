@@ -16,7 +16,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Serve(const std::string& model,
   Bundle bundle;
   bundle.manifest.id = "test";
   bundle.manifest.retriever = model;
-  if (model == "neumf") bundle.manifest.ranker = "neumf";
+  if (model == "neumf" || model == "mlp") bundle.manifest.ranker = model;
   for (int i = 0; i < 60; ++i) {
     bundle.items.push_back(absl::StrFormat("i%03d", i));
   }
@@ -36,7 +36,8 @@ class TrainTest : public testing::TestWithParam<const char*> {
     for (const char* setting :
          {"hidden=32", "latent=8", "factors=16", "layer1=16", "layer2=8",
           "batch=32", "epochs=12", "gmf_epochs=12", "mlp_epochs=6",
-          "mlp_items=40", "joint_items=40", "rank=16", "lambda=10"}) {
+          "mlp_items=40", "joint_items=40", "rank=16", "lambda=10",
+          "regularization=0.05"}) {
       (void)p.SetText(setting);  // each model takes what it has
     }
     return p;
@@ -123,12 +124,15 @@ std::string NameOf(const testing::TestParamInfo<const char*>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, TrainTest,
                          testing::Values("mult-vae", "mult-dae", "ease",
-                                         "item-knn", "user-knn", "elsa",
-                                         "joint", "neumf"),
+                                         "item-knn", "user-knn", "content",
+                                         "hybrid", "elsa", "ials", "mf",
+                                         "bpr-mf", "joint", "gmf", "mlp",
+                                         "neumf"),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
-                         testing::Values("mult-vae", "mult-dae", "elsa",
-                                         "joint", "neumf"),
+                         testing::Values("mult-vae", "mult-dae", "elsa", "ials",
+                                         "mf", "bpr-mf", "joint", "gmf", "mlp",
+                                         "neumf"),
                          NameOf);
 
 TEST(WarmStart, OfAnotherWidthIsCold) {

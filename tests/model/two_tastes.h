@@ -9,10 +9,14 @@
 
 namespace nearline::model {
 
-// Two tastes: even users like even items, odd users odd ones.
+// Two tastes: even users like even items, odd users odd ones. Items tell which
+// they are.
 inline TrainingSet TwoTastes() {
+  static const auto* const kKinds = new std::vector<features::Attributes>{
+      {{"kind", "even"}}, {{"kind", "odd"}}};
   TrainingSet set;
   set.items = 60;
+  for (size_t i = 0; i < 60; ++i) set.attributes.push_back(&(*kKinds)[i % 2]);
   Random random(1);
   for (int u = 0; u < 300; ++u) {
     auto* const to = u < 260 ? &set.train : &set.validation_input;

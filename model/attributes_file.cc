@@ -1,0 +1,86 @@
+#include "model/attributes_file.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+#include "base/text.h"
+
+namespace nearline::model {
+namespace {
+
+bool All(const Json& array, bool (Json::*is)() const noexcept) {
+  return std::all_of(array.begin(), array.end(),
+                     [&](const Json& value) { return (value.*is)(); });
+}
+
+absl::StatusOr<features::Attribute> AttributeFrom(const std::string& name,
+                                                  const Json& value) {
+  if (value.is_string()) return features::Attribute(value.get<std::string>());
+  if (value.is_number() && std::isfinite(value.get<double>())) {
+    return features::Attribute(value.get<double>());
+  }
+  if (value.is_array() && All(value, &Json::is_string)) {
+    return features::Attribute(value.get<std::vector<std::string>>());
+  }
+  if (value.is_array() && All(value, &Json::is_number)) {
+    auto vector = value.get<std::vector<float>>();
+    if (std::all_of(vector.begin(), vector.end(),
+                    [](float x) { return std::isfinite(x); })) {
+      return features::Attribute(std::move(vector));
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("attribute ", Quoted(name),
+                   ": expected a string, a finite number, or an array of "
+                   "either"));
+}
+
+absl::StatusOr<std::string> IdFrom(const Json& line) {
+  const auto id = line.find("id");
+  if (id != line.end() && id->is_string() && !id->get<std::string>().empty()) {
+    return id->get<std::string>();
+  }
+  if (id != line.end() && id->is_number_integer()) return id->dump();
+  return absl::InvalidArgumentError(
+      "expected an object with \"id\", a string or a whole number");
+}
+
+absl::Status ReadLine(const std::string& text,
+                      std::map<std::string, features::Attributes>* out) {
+  const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!line.is_object()) {
+    return absl::InvalidArgumentError(
+        R"(expected {"id": ..., "attributes": {...}})");
+  }
+  ASSIGN_OR_RETURN(const std::string id, IdFrom(line));
+  features::Attributes& attributes = (*out)[id];
+  attributes.clear();
+  const auto given = line.find("attributes");
+  if (given == line.end()) return absl::OkStatus();
+  if (!given->is_object()) {
+    return absl::InvalidArgumentError("\"attributes\": expected an object");
+  }
+  for (const auto& [name, value] : given->items()) {
+    ASSIGN_OR_RETURN(attributes[name], AttributeFrom(name, value));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::map<std::string, features::Attributes>> ReadAttributes(
+    const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  std::map<std::string, features::Attributes> out;
+  std::string line;
+  for (int64_t number = 1; std::getline(file, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    RETURN_IF_ERROR(
+        Annotate(ReadLine(line, &out), absl::StrCat(path, ":", number)));
+  }
+  return out;
+}
+
+}  // namespace nearline::model

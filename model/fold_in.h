@@ -1,0 +1,60 @@
+#ifndef NEARLINE_MODEL_FOLD_IN_H_
+#define NEARLINE_MODEL_FOLD_IN_H_
+
+#include <utility>
+#include <vector>
+
+#include "model/cpu_scoring.h"
+
+namespace nearline::model {
+
+// The vector p that best explains a weighted history h under rows v that are
+// held still: weighted least squares towards 1 for what is in the history, and
+// towards t for everything, under a ridge that grows with the history (Hu et
+// al., ICDM 2008; Rendle et al., RecSys 2022):
+//   sum_h w_h (p . v_h - 1)^2 + sum_all a (p . v - t)^2
+//     + ridge (W + base) |p|^2,
+// W the sum of w_h. It is the solution of a linear system of D equations.
+class FoldIn {
+ public:
+  // gram: a V^T V, [D, D]; pull: a t V^T 1, [D].
+  FoldIn(std::vector<float> gram, std::vector<float> pull, double ridge,
+         double base)
+      : gram_(std::move(gram)),
+        pull_(std::move(pull)),
+        ridge_(ridge),
+        base_(base) {}
+  int dim() const { return static_cast<int>(pull_.size()); }
+  // rows[h]: v_h; out: [D]. O(n D^2 + D^3 / 3).
+  void Solve(absl::Span<const float* const> rows,
+             absl::Span<const float> weights, float* out) const;
+
+ private:
+  std::vector<float> gram_;
+  std::vector<float> pull_;
+  double ridge_;
+  double base_;
+};
+
+// a V^T V, [D, D], of row-major rows [n, D].
+std::vector<float> ScaledGram(const std::vector<float>& rows, int dim,
+                              double a);
+
+// Matrix factorization's users, folded in.
+class FoldInEncoder final : public Encoder {
+ public:
+  // `rows` outlives this.
+  FoldInEncoder(const ItemTable* rows, FoldIn fold_in)
+      : rows_(*rows), fold_in_(std::move(fold_in)) {}
+  int dim() const override { return fold_in_.dim(); }
+  absl::Status Encode(absl::Span<const History* const> histories,
+                      std::vector<float>* queries) const override;
+
+ private:
+  const ItemTable& rows_;
+  const FoldIn fold_in_;
+};
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_FOLD_IN_H_

@@ -1,0 +1,71 @@
+// iALS (Hu et al., ICDM 2008; regularization and recipe of Rendle et al.,
+// RecSys 2022): users' and items' vectors by turns, each the exact solution of
+// its least squares while the other side is held still. A user that is folded
+// in gets what training would have given to one with that history.
+#include "model/factors.h"
+#include "model/kernels.h"
+
+namespace nearline::model {
+namespace {
+
+class Ials {
+ public:
+  Ials(const TrainingSet& set, const Parameters& p, const TrainOptions& options)
+      : set_(set),
+        p_(p),
+        options_(options),
+        rule_{.unobserved_weight = p["unobserved_weight"],
+              .ridge = p["regularization"]},
+        items_of_(LinksOf(set.train)),
+        users_of_(Transposed(items_of_, static_cast<size_t>(set.items))),
+        items_(StartItems("ials", set, p, options)) {}
+
+  Tensors Run() {
+    return RunEpochs(
+        set_, options_,
+        {.phase = "ials",
+         .epochs = EpochsFor(options_, p_.Int("epochs")),
+         .patience = p_.Int("patience"),
+         .train = [&](int) { return RunEpoch(); },
+         .logits =
+             [&](const Bags& bags) {
+               return FoldedLogits(bags, items_, rule_, options_.threads);
+             },
+         .save = [&] { return ExportFactors("ials", items_, rule_); }});
+  }
+
+ private:
+  // The mean squared error of what users have, before items move.
+  double RunEpoch() {
+    FoldInAll(rule_.Over(items_), items_of_, items_, options_.threads, &users_);
+    double squares = 0;
+    for (size_t u = 0; u < users_.rows(); ++u) {
+      for (const uint32_t item : items_of_.OthersOf(u)) {
+        const double error = 1 - Dot(users_[u], items_[item], items_.dim);
+        squares += error * error;
+      }
+    }
+    FoldInAll(rule_.Over(users_), users_of_, users_, options_.threads, &items_);
+    return squares / static_cast<double>(set_.train.size());
+  }
+
+  const TrainingSet& set_;
+  const Parameters& p_;
+  const TrainOptions& options_;
+  const FoldInRule rule_;
+  const Links items_of_, users_of_;
+  Factors users_, items_;
+};
+
+}  // namespace
+
+absl::StatusOr<Tensors> TrainIals(const TrainingSet& set,
+                                  const Parameters& parameters,
+                                  const TrainOptions& options) {
+  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
+    torch::set_num_threads(options.threads);
+    return Ials(set, parameters, options).Run();
+  });
+}
+
+}  // namespace nearline::model

@@ -1,0 +1,270 @@
+// Matrix factorization by stochastic gradients, one pair at a time: "mf" with
+// the logistic loss of Rendle et al. (RecSys 2020), "bpr-mf" with the pairwise
+// one of Rendle et al. (UAI 2009). Negatives are drawn as they are needed.
+//
+// Users who come later have no vector. They are folded in by least squares,
+// with the weights under which training users' vectors come out most like the
+// ones that they have learned.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "base/random.h"
+#include "model/factors.h"
+#include "model/kernels.h"
+
+namespace nearline::model {
+namespace {
+
+double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+// Inner products a^T C b, C the covariance of items' vectors: how alike are the
+// orders in which two users' vectors put the items.
+class Likeness {
+ public:
+  explicit Likeness(const Factors& items) : dim_(items.dim) {
+    std::vector<double> mean(dim_, 0.0);
+    const auto n = static_cast<double>(items.rows());
+    for (size_t row = 0; row < items.rows(); ++row) {
+      for (size_t i = 0; i < dim_; ++i) mean[i] += items[row][i] / n;
+    }
+    covariance_ = ScaledGram(items.values, static_cast<int>(dim_), 1 / n);
+    for (size_t i = 0; i < dim_; ++i) {
+      spread_ += covariance_[i * dim_ + i] / static_cast<double>(dim_);
+      for (size_t j = 0; j < dim_; ++j) {
+        covariance_[i * dim_ + j] -= static_cast<float>(mean[i] * mean[j]);
+      }
+    }
+  }
+
+  // Mean square of a coordinate.
+  double spread() const { return spread_; }
+  // The correlation of scores over all items, in [-1, 1].
+  double Of(const float* a, const float* b) const {
+    return Inner(a, b) / std::sqrt(std::max(1e-30, Inner(a, a) * Inner(b, b)));
+  }
+
+ private:
+  double Inner(const float* a, const float* b) const {
+    double sum = 0;
+    for (size_t i = 0; i < dim_; ++i) {
+      sum += static_cast<double>(a[i]) *
+             Dot(covariance_.data() + i * dim_, b, dim_);
+    }
+    return sum;
+  }
+
+  size_t dim_;
+  std::vector<float> covariance_;
+  double spread_ = 0;
+};
+
+// Every so many users who have events.
+Links SomeOf(const Links& links, size_t count, std::vector<size_t>* who) {
+  Links some;
+  const size_t stride = std::max<size_t>(1, links.size() / count);
+  for (size_t u = 0; u < links.size(); u += stride) {
+    const auto others = links.OthersOf(u);
+    const auto weights = links.WeightsOf(u);
+    if (others.empty()) continue;
+    who->push_back(u);
+    some.others.insert(some.others.end(), others.begin(), others.end());
+    some.weights.insert(some.weights.end(), weights.begin(), weights.end());
+    some.begins.push_back(some.others.size());
+  }
+  return some;
+}
+
+// The rule under which the vectors that `users` have learned are most like the
+// fold-ins of their histories.
+FoldInRule LearnRule(const Links& links, const Factors& users,
+                     const Factors& items) {
+  std::vector<size_t> who;
+  const Links some = SomeOf(links, 50, &who);
+  const Likeness likeness(items);
+  FoldInRule best;
+  double most = -std::numeric_limits<double>::infinity();
+  for (const double weight : {0.01, 0.03, 0.1, 0.3}) {
+    for (const double target : {0, -1, -3}) {
+      for (const double ridge : {0.03, 0.1, 0.3, 1.0, 3.0}) {
+        const FoldInRule rule{.unobserved_weight = weight,
+                              .unobserved_target = target,
+                              .ridge = ridge * likeness.spread()};
+        Factors folded;
+        FoldInAll(rule.Over(items), some, items, 1, &folded);
+        double sum = 0;
+        for (size_t i = 0; i < who.size(); ++i) {
+          sum += likeness.Of(users[who[i]], folded[i]);
+        }
+        if (sum <= most) continue;
+        most = sum;
+        best = rule;
+      }
+    }
+  }
+  return best;
+}
+
+class Trainer {
+ public:
+  Trainer(const std::string& name, const TrainingSet& set, const Parameters& p,
+          const TrainOptions& options)
+      : name_(name),
+        set_(set),
+        p_(p),
+        options_(options),
+        pairwise_(name == "bpr-mf"),
+        negatives_(p.Int("negatives")),
+        regularization_(p["regularization"]),
+        links_(LinksOf(set.train)),
+        random_(options.seed),
+        users_(RandomFactors(links_.size(), p.Int("factors"), p["spread"],
+                             options.seed + 1)),
+        items_(StartItems(name, set, p, options)) {
+    for (size_t u = 0; u < links_.size(); ++u) {
+      owners_.insert(owners_.end(), links_.OthersOf(u).size(),
+                     static_cast<uint32_t>(u));
+      std::vector<uint32_t> sorted(links_.OthersOf(u).begin(),
+                                   links_.OthersOf(u).end());
+      std::sort(sorted.begin(), sorted.end());
+      sorted_.insert(sorted_.end(), sorted.begin(), sorted.end());
+    }
+    order_.resize(owners_.size());
+    std::iota(order_.begin(), order_.end(), 0u);
+  }
+
+  Tensors Run() {
+    const int epochs = EpochsFor(options_, p_.Int("epochs"));
+    return RunEpochs(
+        set_, options_,
+        {.phase = name_,
+         .epochs = epochs,
+         .patience = p_.Int("patience"),
+         .train =
+             [&](int epoch) {
+               rate_ = p_["learning_rate"] *
+                       std::max(0.02, 1 - (epoch - 1.0) / epochs);
+               rule_.reset();
+               return RunEpoch();
+             },
+         .logits =
+             [&](const Bags& bags) {
+               return FoldedLogits(bags, items_, Rule(), options_.threads);
+             },
+         .save = [&] { return ExportFactors(name_, items_, Rule()); }});
+  }
+
+ private:
+  const FoldInRule& Rule() {
+    if (!rule_.has_value()) rule_ = LearnRule(links_, users_, items_);
+    return *rule_;
+  }
+
+  // The mean loss of an event.
+  double RunEpoch() {
+    for (size_t i = order_.size(); i > 1; --i) {
+      std::swap(order_[i - 1], order_[random_.Below(i)]);
+    }
+    double loss = 0;
+    for (const uint32_t at : order_) {
+      loss += pairwise_ ? StepOfPair(at) : StepOfEvent(at);
+    }
+    return loss / static_cast<double>(order_.size());
+  }
+
+  bool Has(uint32_t user, uint32_t item) const {
+    const auto begin =
+        sorted_.begin() + static_cast<std::ptrdiff_t>(links_.begins[user]);
+    const auto end =
+        sorted_.begin() + static_cast<std::ptrdiff_t>(links_.begins[user + 1]);
+    return std::binary_search(begin, end, item);
+  }
+
+  // An item that the user does not have; any, for one who has nearly all.
+  uint32_t Negative(uint32_t user) {
+    uint32_t item = 0;
+    for (int tries = 0; tries < 50; ++tries) {
+      item = static_cast<uint32_t>(random_.Below(items_.rows()));
+      if (!Has(user, item)) break;
+    }
+    return item;
+  }
+
+  // One gradient step of a pair towards 1 or 0; returns its loss.
+  double Step(uint32_t user, uint32_t item, bool wanted, double weight) {
+    float* const p = users_[user];
+    float* const q = items_[item];
+    const double x = (wanted ? 1 : -1) * Dot(p, q, items_.dim);
+    const double pull = weight * Sigmoid(-x) * (wanted ? 1 : -1);
+    const auto step = static_cast<float>(rate_ * pull);
+    before_.assign(p, p + items_.dim);
+    Blend(Keep(), step, q, items_.dim, p);
+    Blend(Keep(), step, before_.data(), items_.dim, q);
+    return weight * std::log1p(std::exp(-x));
+  }
+
+  double StepOfEvent(uint32_t at) {
+    const uint32_t user = owners_[at];
+    double loss = Step(user, links_.others[at], true, links_.weights[at]);
+    for (int n = 0; n < negatives_; ++n) {
+      loss += Step(user, Negative(user), false, links_.weights[at]);
+    }
+    return loss;
+  }
+
+  // The event's item against drawn ones.
+  double StepOfPair(uint32_t at) {
+    const size_t d = items_.dim;
+    const uint32_t user = owners_[at];
+    const double weight = links_.weights[at];
+    double loss = 0;
+    for (int n = 0; n < negatives_; ++n) {
+      float* const p = users_[user];
+      float* const wanted = items_[links_.others[at]];
+      float* const other = items_[Negative(user)];
+      const double x = Dot(p, wanted, d) - Dot(p, other, d);
+      const auto step = static_cast<float>(rate_ * weight * Sigmoid(-x));
+      before_.assign(p, p + d);
+      Blend(Keep(), step, wanted, d, p);
+      Blend(1, -step, other, d, p);
+      Blend(Keep(), step, before_.data(), d, wanted);
+      Blend(Keep(), -step, before_.data(), d, other);
+      loss += weight * std::log1p(std::exp(-x));
+    }
+    return loss;
+  }
+
+  float Keep() const { return static_cast<float>(1 - rate_ * regularization_); }
+
+  const std::string name_;
+  const TrainingSet& set_;
+  const Parameters& p_;
+  const TrainOptions& options_;
+  const bool pairwise_;
+  const int negatives_;
+  const double regularization_;
+  const Links links_;
+  Random random_;
+  Factors users_, items_;
+  std::vector<uint32_t> owners_;  // by event: its user
+  std::vector<uint32_t> sorted_;  // the links' items, each user's in order
+  std::vector<uint32_t> order_;
+  std::optional<FoldInRule> rule_;
+  std::vector<float> before_;  // a user's vector before a step
+  double rate_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<Tensors> TrainMf(const std::string& model,
+                                const TrainingSet& set,
+                                const Parameters& parameters,
+                                const TrainOptions& options) {
+  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
+    torch::set_num_threads(options.threads);
+    return Trainer(model, set, parameters, options).Run();
+  });
+}
+
+}  // namespace nearline::model

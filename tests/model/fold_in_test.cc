@@ -1,0 +1,90 @@
+// Users folded in, against gradients and slow sums.
+#include "model/fold_in.h"
+
+#include "base/random.h"
+#include "tests/testing.h"
+
+namespace nearline::model {
+namespace {
+
+constexpr int kDim = 7, kItems = 40;
+
+std::vector<float> RandomRows() {
+  Random random(5);
+  std::vector<float> out(kDim * kItems);
+  for (float& x : out) x = static_cast<float>(random.Normal());
+  return out;
+}
+
+// d/dp of sum_h w_h (p . v_h - 1)^2 + sum a (p . v - t)^2
+// + ridge (W + base) |p|^2, halved.
+std::vector<double> Gradient(const std::vector<float>& rows,
+                             const History& history, const float* p, double a,
+                             double t, double ridge, double base) {
+  std::vector<double> out(kDim, 0.0);
+  const auto add = [&](size_t row, double weight, double target) {
+    double score = 0;
+    for (size_t i = 0; i < kDim; ++i) score += p[i] * rows[row * kDim + i];
+    for (size_t i = 0; i < kDim; ++i) {
+      out[i] += weight * (score - target) * rows[row * kDim + i];
+    }
+  };
+  double total = base;
+  for (size_t h = 0; h < history.rows.size(); ++h) {
+    add(history.rows[h], history.weights[h], 1);
+    total += history.weights[h];
+  }
+  for (size_t row = 0; row < kItems; ++row) add(row, a, t);
+  for (size_t i = 0; i < kDim; ++i) out[i] += ridge * total * p[i];
+  return out;
+}
+
+TEST(FoldIn, IsWhereTheGradientVanishes) {
+  const std::vector<float> rows = RandomRows();
+  const ItemTable table(rows, kDim);
+  const double a = 0.1, t = -2, ridge = 0.02, base = 4;
+  std::vector<float> pull(kDim, 0.0f);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    pull[i % kDim] += static_cast<float>(a * t) * rows[i];
+  }
+  const FoldInEncoder encoder(
+      &table, FoldIn(ScaledGram(rows, kDim, a), pull, ridge, base));
+  const History few{.rows = {3}, .weights = {2}};
+  History many;
+  for (Row row = 0; row < 30; ++row) {
+    many.rows.push_back(row);
+    many.weights.push_back(0.1f * static_cast<float>(row + 1));
+  }
+  const History none;
+  const History* const histories[] = {&few, &many, &none};
+  std::vector<float> queries;
+  ASSERT_THAT(encoder.Encode(histories, &queries), IsOk());
+  ASSERT_EQ(queries.size(), 3u * kDim);
+  for (size_t i = 0; i < 3; ++i) {
+    for (const double g :
+         Gradient(rows, *histories[i], queries.data() + i * kDim, a, t, ridge,
+                  base)) {
+      EXPECT_NEAR(g, 0, 1e-4);
+    }
+  }
+  for (size_t i = 0; i < kDim; ++i) EXPECT_NE(queries[i], 0);
+}
+
+TEST(ScaledGramTest, EqualsTheSlowSum) {
+  Random random(6);
+  std::vector<float> rows(kDim * 600);
+  for (float& x : rows) x = static_cast<float>(random.Normal());
+  const std::vector<float> gram = ScaledGram(rows, kDim, 0.5);
+  for (size_t i = 0; i < kDim; ++i) {
+    for (size_t j = 0; j < kDim; ++j) {
+      double sum = 0;
+      for (size_t row = 0; row < 600; ++row) {
+        sum += 0.5 * rows[row * kDim + i] * rows[row * kDim + j];
+      }
+      EXPECT_NEAR(gram[i * kDim + j], sum, 1e-3);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nearline::model
