@@ -46,13 +46,26 @@ absl::StatusOr<std::string> IdFrom(const Json& line) {
       "expected an object with \"id\", a string or a whole number");
 }
 
-absl::Status ReadLine(const std::string& text,
-                      std::map<std::string, features::Attributes>* out) {
-  const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+// What a line says of a thing of the kind; null when it is about another.
+absl::StatusOr<Json> Unwrap(const std::string& text, const std::string& kind) {
+  Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!line.is_object()) {
     return absl::InvalidArgumentError(
         R"(expected {"id": ..., "attributes": {...}})");
   }
+  if (line.contains("id")) return line;
+  for (const char* wrapper : {"item", "user", "event", "deleted_item"}) {
+    const auto found = line.find(wrapper);
+    if (found == line.end()) continue;
+    return kind == wrapper && found->is_object() ? Json(*found) : Json();
+  }
+  return line;
+}
+
+absl::Status ReadLine(const std::string& text, const std::string& kind,
+                      std::map<std::string, features::Attributes>* out) {
+  ASSIGN_OR_RETURN(const Json line, Unwrap(text, kind));
+  if (line.is_null()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const std::string id, IdFrom(line));
   features::Attributes& attributes = (*out)[id];
   attributes.clear();
@@ -70,7 +83,7 @@ absl::Status ReadLine(const std::string& text,
 }  // namespace
 
 absl::StatusOr<std::map<std::string, features::Attributes>> ReadAttributes(
-    const std::string& path) {
+    const std::string& path, const std::string& kind) {
   std::ifstream file(path);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
   std::map<std::string, features::Attributes> out;
@@ -78,7 +91,7 @@ absl::StatusOr<std::map<std::string, features::Attributes>> ReadAttributes(
   for (int64_t number = 1; std::getline(file, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     RETURN_IF_ERROR(
-        Annotate(ReadLine(line, &out), absl::StrCat(path, ":", number)));
+        Annotate(ReadLine(line, kind, &out), absl::StrCat(path, ":", number)));
   }
   return out;
 }

@@ -17,8 +17,8 @@ inline constexpr int kBundleFormat = 1;
 // What a generation says of itself: manifest.json.
 struct Manifest {
   std::string id;  // "g-20261122-064500-1a2b"; also the folder's name
-  // The slots: a model that encodes and scans, one of ModelNames(); "neumf" or
-  // "" to rank.
+  // The slots: a model that encodes and scans, one of ModelNames(); "neumf",
+  // "mlp" or "" to rank.
   std::string retriever;
   std::string ranker;
   Json parameters = Json::object();  // of training, all of them

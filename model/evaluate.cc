@@ -85,7 +85,8 @@ absl::StatusOr<CaseMetrics> Evaluate(
   return out;
 }
 
-ListMeter::ListMeter(const features::Interactions& train, int64_t items)
+ListMeter::ListMeter(const features::Interactions& train, int64_t items,
+                     absl::Span<const features::Attributes> attributes)
     : users_(static_cast<double>(train.users())),
       users_of_(static_cast<size_t>(items)) {
   for (int64_t u = 0; u < train.users(); ++u) {
@@ -93,7 +94,53 @@ ListMeter::ListMeter(const features::Interactions& train, int64_t items)
       users_of_[item].push_back(static_cast<uint32_t>(u));
     }
   }
+  for (const features::Attributes& of_item : attributes) {
+    std::vector<std::string>& genres = genres_.emplace_back();
+    const auto found = of_item.find("genres");
+    if (found == of_item.end()) continue;
+    if (const auto* one = std::get_if<std::string>(&found->second)) {
+      genres = {*one};
+    } else if (const auto* many =
+                   std::get_if<std::vector<std::string>>(&found->second)) {
+      genres = *many;
+    }
+    knows_genres_ = knows_genres_ || !genres.empty();
+  }
 }
+
+ListMeter::Shares ListMeter::GenresOf(absl::Span<const Row> rows,
+                                      absl::Span<const float> weights) const {
+  Shares shares;
+  double total = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] >= genres_.size()) continue;
+    const auto& genres = genres_[rows[i]];
+    for (const std::string& genre : genres) {
+      const double share = weights[i] / static_cast<double>(genres.size());
+      shares[genre] += share;
+      total += share;
+    }
+  }
+  for (auto& [genre, share] : shares) share /= total;
+  return shares;
+}
+
+namespace {
+
+double Divergence(const std::map<std::string, double>& from,
+                  const std::map<std::string, double>& to) {
+  constexpr double kMixed = 0.01;
+  double sum = 0;
+  for (const auto& [genre, p] : from) {
+    if (!(p > 0)) continue;
+    const auto found = to.find(genre);
+    const double q = found == to.end() ? 0 : found->second;
+    sum += p * std::log(p / ((1 - kMixed) * q + kMixed * p));
+  }
+  return sum;
+}
+
+}  // namespace
 
 double ListMeter::Popularity(absl::Span<const Row> rows) const {
   double sum = 0;
@@ -132,7 +179,9 @@ double ListMeter::OfUser(const MetricSpec& metric, const Case& c,
   switch (metric.kind) {
     case MetricSpec::Kind::kNovelty:
       for (const Row row : rows) {
-        sum -= std::log2(static_cast<double>(users_of_[row].size()) / users_);
+        const auto users =
+            static_cast<double>(std::max<size_t>(1, users_of_[row].size()));
+        sum -= std::log2(users / users_);
       }
       return sum / n;
     case MetricSpec::Kind::kDiversity:
@@ -144,6 +193,9 @@ double ListMeter::OfUser(const MetricSpec& metric, const Case& c,
       const double before = Popularity(c.history.rows);
       return before > 0 ? Popularity(rows) / before - 1 : 0;
     }
+    case MetricSpec::Kind::kCalibration:
+      return Divergence(GenresOf(c.history.rows, c.history.weights),
+                        GenresOf(rows, std::vector<float>(rows.size(), 1.0f)));
     default:
       return 0;
   }

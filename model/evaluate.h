@@ -53,16 +53,24 @@ absl::StatusOr<std::vector<RankedCase>> RankCases(
     const std::function<void(double)>& on_share = {});
 
 // What lists are like beside being right, told from the training data: items
-// 0 .. items - 1 by user.
+// 0 .. items - 1 by user, and their attributes by row, if they have any.
 class ListMeter {
  public:
-  ListMeter(const features::Interactions& train, int64_t items);
+  ListMeter(const features::Interactions& train, int64_t items,
+            absl::Span<const features::Attributes> attributes = {});
+
+  // Whether some item has the attribute "genres", a string or several.
+  bool KnowsGenres() const { return knows_genres_; }
 
   // A user's list, its first k:
-  // - novelty: mean of -log2 of the share of training users who have the item;
+  // - novelty: mean of -log2 of the share of training users who have the item,
+  //   which counts as one user's when nobody has;
   // - diversity: mean of 1 - cosine over pairs of items, as sets of users;
   // - popularity_lift: mean popularity of the list / that of the history - 1
-  //   (Abdollahpouri 2020), 0 without a history.
+  //   (Abdollahpouri 2020), 0 without a history;
+  // - calibration: Kullback-Leibler divergence from the history's shares of
+  //   genres to the list's, a hundredth of the former mixed into the latter
+  //   (Steck, RecSys 2018); 0 is calibrated, or a history without genres.
   double OfUser(const MetricSpec& metric, const Case& c,
                 const RankedCase& ranked);
   // All lists, their first k:
@@ -72,11 +80,17 @@ class ListMeter {
                  absl::Span<const RankedCase> ranked) const;
 
  private:
+  using Shares = std::map<std::string, double>;  // by genre
+  // Of items alike; of none that has genres, empty.
+  Shares GenresOf(absl::Span<const Row> rows,
+                  absl::Span<const float> weights) const;
   double Popularity(absl::Span<const Row> rows) const;  // mean; in users
   double Cosine(Row a, Row b);
 
   const double users_;
-  std::vector<std::vector<uint32_t>> users_of_;  // by row; ascending
+  std::vector<std::vector<uint32_t>> users_of_;   // by row; ascending
+  std::vector<std::vector<std::string>> genres_;  // by row, or empty
+  bool knows_genres_ = false;
   absl::flat_hash_map<std::pair<Row, Row>, float> cosines_;
 };
 

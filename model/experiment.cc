@@ -39,6 +39,7 @@ class Laboratory {
       result_.history_lengths.push_back(
           static_cast<int>(c.history.rows.size()));
     }
+    RETURN_IF_ERROR(PrepareMeter());
     if (e_.tune > 0) RETURN_IF_ERROR(Tune());
     for (const uint64_t seed : e_.seeds) RETURN_IF_ERROR(RunSeed(seed));
     return std::move(result_);
@@ -180,10 +181,24 @@ class Laboratory {
     return absl::OkStatus();
   }
 
+  // Errors: INVALID_ARGUMENT for a metric that the data cannot tell.
+  absl::Status PrepareMeter() {
+    meter_.emplace(data_.set.train, static_cast<int64_t>(data_.items.size()),
+                   data_.attributes);
+    for (const MetricSpec& metric : e_.metrics) {
+      if (metric.kind != MetricSpec::Kind::kCalibration ||
+          meter_->KnowsGenres()) {
+        continue;
+      }
+      return absl::InvalidArgumentError(absl::StrCat(
+          "metric ", metric.Name(),
+          " needs --items FILE in which items have the attribute \"genres\""));
+    }
+    return absl::OkStatus();
+  }
+
   void Measure(const std::vector<RankedCase>& ranked, CaseMetrics* by_user,
                std::map<std::string, double>* means) {
-    if (!meter_.has_value())
-      meter_.emplace(data_.set.train, static_cast<int64_t>(data_.items.size()));
     for (const MetricSpec& metric : e_.metrics) {
       if (!metric.OfUsers()) {
         (*means)[metric.Name()] = meter_->OfLists(metric, ranked);

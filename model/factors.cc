@@ -89,6 +89,20 @@ Factors StartItems(const std::string& model, const TrainingSet& set,
   return items;
 }
 
+std::optional<FoldIn> WarmFoldIn(const std::string& model, int64_t dim,
+                                 const TrainOptions& options) {
+  if (options.warm_start == nullptr) return std::nullopt;
+  const auto get = [&](const char* name, std::vector<int64_t> shape) {
+    return options.warm_start->Get(model + name, std::move(shape));
+  };
+  const auto gram = get(".fold_in.gram", {dim, dim});
+  const auto pull = get(".fold_in.pull", {dim});
+  const auto ridge = get(".fold_in.ridge", {2});
+  if (!gram.ok() || !pull.ok() || !ridge.ok()) return std::nullopt;
+  return FoldIn((*gram)->values, (*pull)->values, (*ridge)->values[0],
+                (*ridge)->values[1]);
+}
+
 std::vector<float> FoldInRule::Gram(const Factors& rows) const {
   return ScaledGram(rows.values, static_cast<int>(rows.dim), unobserved_weight);
 }

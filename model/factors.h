@@ -3,6 +3,7 @@
 #ifndef NEARLINE_MODEL_FACTORS_H_
 #define NEARLINE_MODEL_FACTORS_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,10 @@ Factors RandomFactors(size_t rows, int dim, double length, uint64_t seed);
 // Of the model's items: a warm start's, or else random ones.
 Factors StartItems(const std::string& model, const TrainingSet& set,
                    const Parameters& parameters, const TrainOptions& options);
+
+// The warm start's fold-in; none when there is none of this width.
+std::optional<FoldIn> WarmFoldIn(const std::string& model, int64_t dim,
+                                 const TrainOptions& options);
 
 // How rows' vectors follow from the vectors they go with; see FoldIn.
 struct FoldInRule {

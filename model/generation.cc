@@ -73,10 +73,6 @@ absl::Status LoadMultVae(const ItemTables& tables, const Tensors& tensors,
                      scoring);
 }
 
-bool IsNeuMf(const std::string& model) {
-  return model == "neumf" || model == "gmf" || model == "mlp";
-}
-
 // NeuMF's GMF branch.
 absl::Status LoadGmf(const std::string& model, const ItemTables& tables,
                      const Tensors& tensors, Scoring* scoring) {
@@ -123,6 +119,15 @@ absl::Status LoadFoldIn(const std::string& model, const ItemTables& tables,
                    tensors.Get(model + ".fold_in.pull", {dim}));
   ASSIGN_OR_RETURN(const Tensor* ridge,
                    tensors.Get(model + ".fold_in.ridge", {2}));
+  bool sound = ridge->values[0] > 0 && ridge->values[1] >= 0;
+  for (int i = 0; i < dim; ++i) {
+    sound = sound && gram->values[static_cast<size_t>(i * (dim + 1))] >= 0;
+  }
+  if (!sound) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensors ", Quoted(model + ".fold_in.gram"), " and ",
+        Quoted(model + ".fold_in.ridge"), " are of no least squares"));
+  }
   scoring->encoder = std::make_unique<FoldInEncoder>(
       rows,
       FoldIn(gram->values, pull->values, ridge->values[0], ridge->values[1]));
@@ -132,7 +137,7 @@ absl::Status LoadFoldIn(const std::string& model, const ItemTables& tables,
 
 // Where a retriever keeps what it knows of items.
 std::string ItemVectors(const std::string& retriever) {
-  if (IsNeuMf(retriever)) return retriever + ".item.gmf";
+  if (KindOf(retriever) == RetrieverKind::kGmf) return retriever + ".item.gmf";
   if (retriever == "popularity") return "popularity.item.zero";
   return retriever + ".item.decoder";
 }
@@ -170,23 +175,47 @@ absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
 
 }  // namespace
 
+RetrieverKind KindOf(const std::string& retriever) {
+  if (retriever == "popularity") return RetrieverKind::kConstant;
+  if (retriever == "mult-vae") return RetrieverKind::kMultVae;
+  if (retriever == "neumf" || retriever == "gmf" || retriever == "mlp") {
+    return RetrieverKind::kGmf;
+  }
+  if (retriever == "ials" || retriever == "mf" || retriever == "bpr-mf") {
+    return RetrieverKind::kFoldIn;
+  }
+  return RetrieverKind::kHistory;
+}
+
+namespace {
+
+absl::Status LoadRetriever(const std::string& model, const ItemTables& tables,
+                           const Tensors& tensors, Scoring* scoring) {
+  RETURN_IF_ERROR(ParametersOf(model).status());
+  switch (KindOf(model)) {
+    case RetrieverKind::kConstant:
+      scoring->encoder = std::make_unique<ConstantEncoder>();
+      return LoadScanner(tables, "popularity.item.zero", "popularity.item.bias",
+                         scoring);
+    case RetrieverKind::kMultVae:
+      return LoadMultVae(tables, tensors, scoring);
+    case RetrieverKind::kGmf:
+      return LoadGmf(model, tables, tensors, scoring);
+    case RetrieverKind::kFoldIn:
+      return LoadFoldIn(model, tables, tensors, scoring);
+    case RetrieverKind::kHistory:
+      return LoadHistoryEncoder(model, tables, tensors, scoring);
+  }
+  return absl::InternalError("a kind of retriever without a loader");
+}
+
+}  // namespace
+
 absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
                                    const ItemTables& tables, Tensors* tensors) {
   Scoring scoring;
-  if (manifest.retriever == "mult-vae") {
-    RETURN_IF_ERROR(LoadMultVae(tables, *tensors, &scoring));
-  } else if (IsNeuMf(manifest.retriever)) {
-    RETURN_IF_ERROR(LoadGmf(manifest.retriever, tables, *tensors, &scoring));
-  } else if (manifest.retriever == "popularity") {
-    scoring.encoder = std::make_unique<ConstantEncoder>();
-    RETURN_IF_ERROR(LoadScanner(tables, "popularity.item.zero",
-                                "popularity.item.bias", &scoring));
-  } else {
-    RETURN_IF_ERROR(ParametersOf(manifest.retriever).status());
-    const bool folds_in = tensors->Has(manifest.retriever + ".fold_in.gram");
-    const auto load = folds_in ? LoadFoldIn : LoadHistoryEncoder;
-    RETURN_IF_ERROR(load(manifest.retriever, tables, *tensors, &scoring));
-  }
+  RETURN_IF_ERROR(
+      LoadRetriever(manifest.retriever, tables, *tensors, &scoring));
   if (manifest.ranker == "neumf" || manifest.ranker == "mlp") {
     ASSIGN_OR_RETURN(scoring.ranker,
                      LoadRanker(manifest.ranker, tables, *tensors));

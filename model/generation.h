@@ -39,6 +39,16 @@ using ScoringFactory = std::function<absl::StatusOr<Scoring>(
 absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
                                    const ItemTables& tables, Tensors* tensors);
 
+// How a retriever encodes, by its name.
+enum class RetrieverKind {
+  kConstant,  // popularity
+  kMultVae,
+  kGmf,      // NeuMF's GMF branch
+  kFoldIn,   // matrix factorization
+  kHistory,  // a neural part, a linear one, or both: see HistoryEncoder
+};
+RetrieverKind KindOf(const std::string& retriever);
+
 // A growing map from a small number to another, read without a lock.
 class NumberMap {
  public:

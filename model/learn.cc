@@ -281,7 +281,11 @@ class Run {
     const std::string prefix = std::exchange(bundle_.manifest.ranker, "") + ".";
     Tensors kept;
     for (const auto& [name, tensor] : bundle_.tensors.all()) {
-      if (absl::StrContains(name, prefix) && job_.ranker != job_.retriever) {
+      const bool of_ranker =
+          absl::StartsWith(name, prefix) ||
+          absl::StartsWith(name, "item_features.map." + prefix) ||
+          absl::StartsWith(name, "item_features.fallback." + prefix);
+      if (of_ranker && job_.ranker != job_.retriever) {
         continue;
       }
       kept.Add(name, tensor.shape, tensor.values);

@@ -13,11 +13,11 @@ namespace nearline::model {
 namespace {
 
 // In the order of MetricSpec::Kind.
-constexpr const char* kNames[] = {"ndcg",      "recall",    "plain_recall",
-                                  "precision", "f1",        "hr",
-                                  "map",       "mrr",       "auc",
-                                  "novelty",   "diversity", "popularity_lift",
-                                  "coverage",  "gini"};
+constexpr const char* kNames[] = {"ndcg",        "recall",    "plain_recall",
+                                  "precision",   "f1",        "hr",
+                                  "map",         "mrr",       "auc",
+                                  "novelty",     "diversity", "popularity_lift",
+                                  "calibration", "coverage",  "gini"};
 
 absl::Status Unknown(absl::string_view text) {
   std::vector<std::string> names;

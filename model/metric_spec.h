@@ -24,6 +24,7 @@ struct MetricSpec {
     kNovelty,
     kDiversity,
     kPopularityLift,
+    kCalibration,
     kCoverage,
     kGini,
   };

@@ -86,7 +86,8 @@ class Reader {
     data_.items.assign(ids.begin(), ids.end());
     data_.set.items = static_cast<int64_t>(data_.items.size());
     if (!files_.item_attributes.empty()) {
-      ASSIGN_OR_RETURN(auto attributes, ReadAttributes(files_.item_attributes));
+      ASSIGN_OR_RETURN(auto attributes,
+                       ReadAttributes(files_.item_attributes, "item"));
       for (const auto& [id, unused] : attributes) {
         if (!ids.contains(id)) data_.items.push_back(id);
       }
@@ -95,7 +96,7 @@ class Reader {
       }
     }
     if (!files_.user_attributes.empty()) {
-      RETURN_IF_ERROR(ReadAttributes(files_.user_attributes).status());
+      RETURN_IF_ERROR(ReadAttributes(files_.user_attributes, "user").status());
     }
     for (size_t row = 0; row < data_.items.size(); ++row) {
       row_of_[data_.items[row]] = static_cast<Row>(row);
@@ -290,7 +291,9 @@ class Carver {
       train.EndUser();
     }
     if (!asked) return;
-    c.mask = RowMask(from_.items.size(), from_.protocol != "sampled");
+    // Items of which nothing but attributes is known are never wanted here.
+    const auto trained = static_cast<size_t>(from_.set.items);
+    c.mask = RowMask(trained, from_.protocol != "sampled");
     for (const Row row : c.history.rows) c.mask.Clear(row);
     if (from_.protocol == "sampled") DrawNegatives(items, random, &c);
     std::sort(c.truth.begin(), c.truth.end());
@@ -303,9 +306,10 @@ class Carver {
                      Case* c) const {
     const std::set<uint32_t> known(items.begin(), items.end());
     c->mask.Set(c->truth[0]);
-    const size_t there = from_.items.size() - known.size();
+    const auto trained = static_cast<size_t>(from_.set.items);
+    const size_t there = trained - known.size();
     for (size_t left = std::min<size_t>(99, there); left > 0;) {
-      const auto row = static_cast<Row>(random->Below(from_.items.size()));
+      const auto row = static_cast<Row>(random->Below(trained));
       if (known.contains(row) || c->mask[row]) continue;
       c->mask.Set(row);
       --left;

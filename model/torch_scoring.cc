@@ -300,51 +300,39 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   Loader load(tables, *tensors, device);
   const ItemTable* rows = nullptr;
   const ItemTable* bias = nullptr;
-  if (manifest.retriever == "mult-vae") {
-    const ItemTable* first = load.Table("mult-vae.item.encoder");
-    const Tensor* first_bias = load.Plain("mult-vae.encoder.bias");
-    std::vector<torch::Tensor> dense = {load.Weight("mult-vae.mean.weight"),
-                                        load.Weight("mult-vae.mean.bias"),
-                                        load.Weight("mult-vae.hidden.weight"),
-                                        load.Weight("mult-vae.hidden.bias")};
-    RETURN_IF_ERROR(load.status());
-    scoring.encoder = std::make_unique<DeviceEncoder>(
-        std::vector{DeviceHistory(*first, first_bias, device)},
-        std::move(dense), scoring.encoder->dim());
-    rows = load.Table("mult-vae.item.decoder");
-    bias = load.Table("mult-vae.item.bias");
-  } else if (tables.contains(manifest.retriever + ".item.gmf")) {
-    const std::string& model = manifest.retriever;
-    const ItemTable* first = load.Table(model + ".item.history");
-    const Tensor* first_bias = load.Plain(model + ".history.bias");
-    RETURN_IF_ERROR(load.status());
-    scoring.encoder = std::make_unique<DeviceEncoder>(
-        std::vector{DeviceHistory(*first, first_bias, device)},
-        std::vector<torch::Tensor>(), scoring.encoder->dim());
-    rows = load.Table(model + ".item.gmf");
+  const std::string& model = manifest.retriever;
+  const RetrieverKind kind = KindOf(model);
+  const bool gmf = kind == RetrieverKind::kGmf;
+  if (kind != RetrieverKind::kConstant) {
+    rows = load.Table(model + (gmf ? ".item.gmf" : ".item.decoder"));
     bias = load.Table(model + ".item.bias");
-  } else if (manifest.retriever != "popularity") {
-    const std::string& model = manifest.retriever;
+  }
+  // Users that are folded in stay on the CPU.
+  if (kind != RetrieverKind::kConstant && kind != RetrieverKind::kFoldIn) {
     std::vector<DeviceHistory> parts;
-    if (tables.contains(model + ".item.encoder")) {
-      const ItemTable* first = load.Table(model + ".item.encoder");
-      const Tensor* first_bias = load.Plain(model + ".encoder.bias");
+    const std::string neural =
+        model + (gmf ? ".item.history" : ".item.encoder");
+    if (tables.contains(neural)) {
+      const ItemTable* first = load.Table(neural);
+      const Tensor* first_bias =
+          load.Plain(model + (gmf ? ".history.bias" : ".encoder.bias"));
       RETURN_IF_ERROR(load.status());
       parts.emplace_back(*first, first_bias, device);
     }
-    if (tables.contains(model + ".item.linear")) {
-      const ItemTable* linear = load.Table(model + ".item.linear");
-      RETURN_IF_ERROR(load.status());
-      parts.emplace_back(*linear, nullptr, device);
+    if (kind == RetrieverKind::kHistory &&
+        tables.contains(model + ".item.linear")) {
+      parts.emplace_back(*load.Table(model + ".item.linear"), nullptr, device);
     }
-    // Without either, users are folded in, on the CPU.
-    if (!parts.empty()) {
-      scoring.encoder = std::make_unique<DeviceEncoder>(
-          std::move(parts), std::vector<torch::Tensor>(),
-          scoring.encoder->dim());
+    std::vector<torch::Tensor> dense;
+    if (kind == RetrieverKind::kMultVae) {
+      for (const char* name :
+           {".mean.weight", ".mean.bias", ".hidden.weight", ".hidden.bias"}) {
+        dense.push_back(load.Weight(model + name));
+      }
     }
-    rows = load.Table(model + ".item.decoder");
-    bias = load.Table(model + ".item.bias");
+    RETURN_IF_ERROR(load.status());
+    scoring.encoder = std::make_unique<DeviceEncoder>(
+        std::move(parts), std::move(dense), scoring.encoder->dim());
   }
   RETURN_IF_ERROR(load.status());
   if (rows != nullptr) {

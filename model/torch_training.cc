@@ -49,7 +49,9 @@ class Corruptor {
  public:
   Corruptor(const Corruption& corruption, torch::Generator* generator)
       : corruption_(corruption),
-        random_(generator == nullptr ? 0 : SeedFrom(generator)) {}
+        random_(corruption.dropout + corruption.cold_share > 0
+                    ? SeedFrom(generator)
+                    : 0) {}
 
   // The weights of the input by place in the history, L2-normalized; 0 for what
   // is dropped. Valid until the next call.

@@ -35,7 +35,7 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
   if (model == "ease" || model == "item-knn" || model == "user-knn") {
     return TrainLinear(std::string(model), set, parameters, options);
   }
-  if (model == "content") return TrainContent(set, parameters);
+  if (model == "content") return TrainContent(set, parameters, options);
   if (model == "hybrid") return TrainHybrid(set, parameters, options);
   if (model == "elsa") return TrainElsa(set, parameters, options);
   if (model == "ials") return TrainIals(set, parameters, options);

@@ -67,7 +67,8 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
                                     const Parameters& parameters,
                                     const TrainOptions& options);
 absl::StatusOr<Tensors> TrainContent(const TrainingSet& set,
-                                     const Parameters& parameters);
+                                     const Parameters& parameters,
+                                     const TrainOptions& options);
 absl::StatusOr<Tensors> TrainHybrid(const TrainingSet& set,
                                     const Parameters& parameters,
                                     const TrainOptions& options);

@@ -4,8 +4,6 @@
 //   W = (A + ridge I)^-1 (A - F^T diag(X^T X) F) (F^T F + 10 I)^-1,
 // A = (X F)^T (X F). What is taken off A is what items say of themselves, as
 // the zero diagonal of EASE does.
-#include <algorithm>
-
 #include "model/item_features.h"
 #include "model/torch_training.h"
 
@@ -46,16 +44,17 @@ torch::Tensor Inverse(const torch::Tensor& m, double ridge) {
 }  // namespace
 
 absl::StatusOr<Tensors> TrainContent(const TrainingSet& set,
-                                     const Parameters& parameters) {
+                                     const Parameters& parameters,
+                                     const TrainOptions& options) {
   return TorchGuard([&]() -> absl::StatusOr<Tensors> {
     const torch::NoGradGuard no_grad;
-    if (std::all_of(set.attributes.begin(), set.attributes.end(),
-                    [](const auto* a) { return a == nullptr || a->empty(); })) {
-      return absl::FailedPreconditionError(
-          "no item has attributes, which is all that content goes by: give "
-          "evaluate --items FILE, or import items with attributes");
-    }
+    torch::set_num_threads(options.threads);
     const torch::Tensor features = FeatureMatrix(set).to(torch::kFloat64);
+    if (features.size(1) == 1) {
+      return absl::FailedPreconditionError(
+          "no three items share an attribute, which is all that content goes "
+          "by: give evaluate --items FILE, or import items with attributes");
+    }
     const torch::Tensor profiles =
         Profiles(set.train, features.to(torch::kFloat32)).to(torch::kFloat64);
     std::vector<double> squares(static_cast<size_t>(set.items), 0.0);
@@ -71,6 +70,10 @@ absl::StatusOr<Tensors> TrainContent(const TrainingSet& set,
         parameters["ridge_share"] * a.diagonal().mean().item<double>();
     const torch::Tensor map = Inverse(a, ridge).matmul(a - own).matmul(
         Inverse(features.t().matmul(features), 10));
+    if (options.on_epoch) {
+      options.on_epoch(
+          {.phase = "content", .epoch = 1, .epochs = 1, .share = 1});
+    }
     Tensors out;
     AddTensor(&out, "content.item.linear",
               features.matmul(map).to(torch::kFloat32));

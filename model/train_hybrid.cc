@@ -16,7 +16,8 @@ struct Part {
   double weight = 1;
 };
 
-// With scores of a standard deviation of 1 over some training users.
+// With scores of a standard deviation of 1 over some training users; nothing
+// when all their scores are alike.
 Part MakePart(const TrainingSet& set, const std::string& model,
               const Tensors& tensors, const std::string& parameter,
               double fallback) {
@@ -29,7 +30,7 @@ Part MakePart(const TrainingSet& set, const std::string& model,
   const Bags bags = MakeBags(set.train, some, {}, nullptr, torch::kCPU);
   const double spread =
       SumOf(bags, part.left).matmul(part.right.t()).std().item<double>();
-  part.left = part.left / std::max(1e-12, spread);
+  part.left = spread > 1e-6 ? part.left / spread : torch::zeros_like(part.left);
   return part;
 }
 
@@ -92,7 +93,8 @@ absl::StatusOr<Tensors> TrainHybrid(const TrainingSet& set,
   part.on_epoch = PartOf(options.on_epoch, 0.5, 0.9);
   ASSIGN_OR_RETURN(const Tensors neighbours,
                    TrainNeighbours(set, parameters, part));
-  const absl::StatusOr<Tensors> content = TrainContent(set, parameters);
+  part.on_epoch = PartOf(options.on_epoch, 0.9, 1);
+  const absl::StatusOr<Tensors> content = TrainContent(set, parameters, part);
   if (!content.ok() && !absl::IsFailedPrecondition(content.status())) {
     return content.status();
   }

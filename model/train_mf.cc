@@ -60,10 +60,10 @@ class Likeness {
   double spread_ = 0;
 };
 
-// Every so many users who have events.
+// At most `count` of the users who have events.
 Links SomeOf(const Links& links, size_t count, std::vector<size_t>* who) {
   Links some;
-  const size_t stride = std::max<size_t>(1, links.size() / count);
+  const size_t stride = std::max<size_t>(1, (links.size() + count - 1) / count);
   for (size_t u = 0; u < links.size(); u += stride) {
     const auto others = links.OthersOf(u);
     const auto weights = links.WeightsOf(u);
@@ -85,19 +85,23 @@ FoldInRule LearnRule(const Links& links, const Factors& users,
   const Likeness likeness(items);
   FoldInRule best;
   double most = -std::numeric_limits<double>::infinity();
+  const auto dim = static_cast<int>(items.dim);
   for (const double weight : {0.01, 0.03, 0.1, 0.3}) {
+    const std::vector<float> gram = ScaledGram(items.values, dim, weight);
     for (const double target : {0, -1, -3}) {
       for (const double ridge : {0.03, 0.1, 0.3, 1.0, 3.0}) {
         const FoldInRule rule{.unobserved_weight = weight,
                               .unobserved_target = target,
                               .ridge = ridge * likeness.spread()};
         Factors folded;
-        FoldInAll(rule.Over(items), some, items, 1, &folded);
+        const FoldIn fold_in(gram, rule.Pull(items), rule.ridge,
+                             rule.Base(items.rows()));
+        FoldInAll(fold_in, some, items, 1, &folded);
         double sum = 0;
         for (size_t i = 0; i < who.size(); ++i) {
           sum += likeness.Of(users[who[i]], folded[i]);
         }
-        if (sum <= most) continue;
+        if (!(sum > most)) continue;  // nor NaN
         most = sum;
         best = rule;
       }
@@ -130,6 +134,12 @@ class Trainer {
       std::sort(sorted.begin(), sorted.end());
       sorted_.insert(sorted_.end(), sorted.begin(), sorted.end());
     }
+    const auto warm =
+        WarmFoldIn(name, static_cast<int64_t>(items_.dim), options);
+    if (warm.has_value()) {
+      FoldInAll(*warm, links_, items_, options.threads, &users_);
+      slower_ = 0.25;
+    }
     order_.resize(owners_.size());
     std::iota(order_.begin(), order_.end(), 0u);
   }
@@ -143,7 +153,7 @@ class Trainer {
          .patience = p_.Int("patience"),
          .train =
              [&](int epoch) {
-               rate_ = p_["learning_rate"] *
+               rate_ = slower_ * p_["learning_rate"] *
                        std::max(0.02, 1 - (epoch - 1.0) / epochs);
                rule_.reset();
                return RunEpoch();
@@ -252,6 +262,7 @@ class Trainer {
   std::vector<uint32_t> order_;
   std::optional<FoldInRule> rule_;
   std::vector<float> before_;  // a user's vector before a step
+  double slower_ = 1;          // a warm start's rate
   double rate_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/text.h"
 
 namespace nearline::server {
@@ -12,13 +13,14 @@ namespace {
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
+constexpr std::array kServices = {"",
+                                  "nearline.v1.RecommendationService",
+                                  "nearline.v1.FeedbackService",
+                                  "nearline.v1.ModelService",
+                                  "nearline.v1.CatalogService",
+                                  "nearline.v1.AdminService"};
+
 bool Known(const std::string& service) {
-  static constexpr std::array kServices = {"",
-                                           "nearline.v1.RecommendationService",
-                                           "nearline.v1.FeedbackService",
-                                           "nearline.v1.ModelService",
-                                           "nearline.v1.CatalogService",
-                                           "nearline.v1.AdminService"};
   return std::find(kServices.begin(), kServices.end(), service) !=
          kServices.end();
 }
@@ -39,14 +41,13 @@ grpc::ServerUnaryReactor* HealthService::Check(
       rpc_, "Check", context, in, out, [this](const Call::Ptr& call) {
         const std::string& service = call->request().service();
         if (!Known(service)) {
-          return call->Finish(absl::NotFoundError(absl::StrCat(
-              "no service ", Quoted(service),
-              "; ask for \"\", the whole, or nearline.v1.AdminService and the "
-              "others that reflection lists")));
+          return call->Finish(absl::NotFoundError(
+              absl::StrCat("no service ", Quoted(service), "; there are \"",
+                           absl::StrJoin(kServices, "\", \""), "\"")));
         }
-        MutexLock lock(&mu_);
-        call->response().set_status(draining_ ? HealthCheckResponse::NOT_SERVING
-                                              : HealthCheckResponse::SERVING);
+        call->response().set_status(draining()
+                                        ? HealthCheckResponse::NOT_SERVING
+                                        : HealthCheckResponse::SERVING);
         call->Finish(absl::OkStatus());
       });
 }
@@ -60,17 +61,23 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(
     writer->Close(parsed);
     return writer.get();
   }
-  MutexLock lock(&mu_);
+  const bool draining = Register(writer);
+  // Of a stream that Drain has ended meanwhile, nothing more is written.
   writer->Write(Answer(!Known(request.service())
                            ? HealthCheckResponse::SERVICE_UNKNOWN
-                       : draining_ ? HealthCheckResponse::NOT_SERVING
-                                   : HealthCheckResponse::SERVING));
-  if (draining_) {
+                       : draining ? HealthCheckResponse::NOT_SERVING
+                                  : HealthCheckResponse::SERVING));
+  if (draining) {
     writer->Close(absl::UnavailableError("the server is shutting down"));
   }
+  return writer.get();
+}
+
+bool HealthService::Register(const std::shared_ptr<StreamWriter>& writer) {
+  MutexLock lock(&mu_);
   watchers_.remove_if([](const auto& watcher) { return watcher.expired(); });
   watchers_.push_back(writer);
-  return writer.get();
+  return draining_;
 }
 
 void HealthService::Drain() {

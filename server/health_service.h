@@ -35,6 +35,13 @@ class HealthService final
       const grpc::ByteBuffer* in) override;
 
  private:
+  bool draining() {
+    MutexLock lock(&mu_);
+    return draining_;
+  }
+  // Returns whether the server drains already.
+  bool Register(const std::shared_ptr<StreamWriter>& writer);
+
   const RpcEnvironment& rpc_;
   Mutex mu_;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;

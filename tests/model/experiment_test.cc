@@ -169,7 +169,12 @@ TEST_F(TasteTest, ItemsOutsideTrainingAreFoundByTheirAttributes) {
     absl::StrAppend(&lines, R"({"id": )", i, R"(, "attributes": {"kind": ")",
                     i % 2 == 0 ? "even" : "odd", "\"}}\n");
   }
-  lines += R"({"id": "999", "attributes": {"kind": "odd", "size": 3}})";
+  // As an export has it.
+  lines += R"({"item": {"id": "999", "attributes": {"kind": "odd"}}})"
+           "\n"
+           R"({"user": {"id": "1"}})"
+           "\n"
+           R"({"deleted_item": "5"})";
   e_.files.item_attributes = Write("items.jsonl", lines.c_str());
   e_.files.test_input = Write("cold-input", "user,item\n1,1\n1,3\n2,2\n2,4\n");
   e_.files.test_target = Write("cold-target", "user,item\n1,999\n2,999\n");
@@ -201,8 +206,12 @@ TEST_F(TasteTest, BadAttributesAreNamed) {
               refusal("attribute \"a\""));
   EXPECT_THAT(with_items(R"({"id": "1", "attributes": 3})"),
               refusal("an object"));
+  e_.metrics = *MetricSpec::ParseList("calibration@10");
+  EXPECT_THAT(with_items(R"({"id": "1", "attributes": {"genre": "a"}})"),
+              refusal("\"genres\""));
   e_.files.item_attributes.clear();
   e_.model = "content";
+  e_.metrics = *MetricSpec::ParseList("auc");
   EXPECT_THAT(Run().status(),
               IsError(absl::StatusCode::kFailedPrecondition, "--items"));
 }

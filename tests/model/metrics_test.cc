@@ -69,6 +69,42 @@ TEST(ListMeter, TellsWhatListsAreLike) {
               Gini({2, 0, 1}), 1e-9);
 }
 
+TEST(ListMeter, CalibrationComparesSharesOfGenres) {
+  const std::vector<std::string> both = {"A", "B"};
+  const std::vector<features::Attributes> attributes = {
+      {{"genres", std::string("A")}},
+      {{"genres", both}},
+      {{"genres", std::string("B")}},
+      {}};
+  ListMeter meter({}, 4, attributes);
+  EXPECT_TRUE(meter.KnowsGenres());
+  EXPECT_FALSE(ListMeter({}, 4).KnowsGenres());
+  const Case c{.history = {.rows = {1, 3}, .weights = {1, 1}}};
+  const RankedCase ranked{.list = {{3, 0}, {2, 2}, {1, 3}}};
+  const auto of = [&](const char* name, const Case& of_case) {
+    return meter.OfUser(*MetricSpec::Parse(name), of_case, ranked);
+  };
+  EXPECT_NEAR(
+      of("calibration@1", c),
+      0.5 * std::log(0.5 / (0.99 + 0.005)) + 0.5 * std::log(0.5 / 0.005), 1e-9);
+  EXPECT_NEAR(of("calibration@3", c), 0, 1e-9);
+  EXPECT_NEAR(of("calibration@3", Case()), 0, 1e-9);
+}
+
+// Nobody has item 1.
+TEST(ListMeter, NoveltyOfWhatNobodyHasIsFinite) {
+  features::Interactions train;
+  for (int user = 0; user < 4; ++user) {
+    train.items.push_back(0);
+    train.weights.push_back(1);
+    train.EndUser();
+  }
+  ListMeter meter(train, 2);
+  EXPECT_NEAR(
+      meter.OfUser(*MetricSpec::Parse("novelty@1"), Case(), {.list = {{1, 1}}}),
+      2, 1e-9);
+}
+
 TEST(Metrics, MeanAndStandardError) {
   const Estimate e = MeanOf({1, 2, 3});
   EXPECT_DOUBLE_EQ(e.mean, 2);
