@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <vector>
 
+#include "base/delimited.h"
 #include "base/text.h"
 
 namespace nearline::model {
@@ -84,15 +85,16 @@ absl::Status ReadLine(const std::string& text, const std::string& kind,
 
 absl::StatusOr<std::map<std::string, features::Attributes>> ReadAttributes(
     const std::string& path, const std::string& kind) {
-  std::ifstream file(path);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  // A separator that no file holds: the whole line is one field.
+  ASSIGN_OR_RETURN(DelimitedReader reader,
+                   DelimitedReader::Open(path, std::string(1, '\x01')));
   std::map<std::string, features::Attributes> out;
-  std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    RETURN_IF_ERROR(
-        Annotate(ReadLine(line, kind, &out), absl::StrCat(path, ":", number)));
+  std::vector<std::string> line;
+  while (reader.Next(&line)) {
+    const absl::Status status = ReadLine(line[0], kind, &out);
+    if (!status.ok()) return reader.Error(status.message());
   }
+  RETURN_IF_ERROR(reader.status());
   return out;
 }
 

@@ -34,6 +34,20 @@ void CountTies(const Case& c, RankedCase* ranked) {
   }
 }
 
+// Of shares, from one to the other, a little of the one mixed into the other.
+double Divergence(const std::map<std::string, double>& from,
+                  const std::map<std::string, double>& to) {
+  constexpr double kMixed = 0.01;
+  double sum = 0;
+  for (const auto& [genre, p] : from) {
+    if (!(p > 0)) continue;
+    const auto found = to.find(genre);
+    const double q = found == to.end() ? 0 : found->second;
+    sum += p * std::log(p / ((1 - kMixed) * q + kMixed * p));
+  }
+  return sum;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<RankedCase>> RankCases(
@@ -104,8 +118,12 @@ ListMeter::ListMeter(const features::Interactions& train, int64_t items,
                    std::get_if<std::vector<std::string>>(&found->second)) {
       genres = *many;
     }
-    knows_genres_ = knows_genres_ || !genres.empty();
   }
+}
+
+bool ListMeter::KnowsGenres() const {
+  return std::any_of(genres_.begin(), genres_.end(),
+                     [](const auto& genres) { return !genres.empty(); });
 }
 
 ListMeter::Shares ListMeter::GenresOf(absl::Span<const Row> rows,
@@ -124,23 +142,6 @@ ListMeter::Shares ListMeter::GenresOf(absl::Span<const Row> rows,
   for (auto& [genre, share] : shares) share /= total;
   return shares;
 }
-
-namespace {
-
-double Divergence(const std::map<std::string, double>& from,
-                  const std::map<std::string, double>& to) {
-  constexpr double kMixed = 0.01;
-  double sum = 0;
-  for (const auto& [genre, p] : from) {
-    if (!(p > 0)) continue;
-    const auto found = to.find(genre);
-    const double q = found == to.end() ? 0 : found->second;
-    sum += p * std::log(p / ((1 - kMixed) * q + kMixed * p));
-  }
-  return sum;
-}
-
-}  // namespace
 
 double ListMeter::Popularity(absl::Span<const Row> rows) const {
   double sum = 0;

@@ -60,7 +60,7 @@ class ListMeter {
             absl::Span<const features::Attributes> attributes = {});
 
   // Whether some item has the attribute "genres", a string or several.
-  bool KnowsGenres() const { return knows_genres_; }
+  bool KnowsGenres() const;
 
   // A user's list, its first k:
   // - novelty: mean of -log2 of the share of training users who have the item,
@@ -90,7 +90,6 @@ class ListMeter {
   const double users_;
   std::vector<std::vector<uint32_t>> users_of_;   // by row; ascending
   std::vector<std::vector<std::string>> genres_;  // by row, or empty
-  bool knows_genres_ = false;
   absl::flat_hash_map<std::pair<Row, Row>, float> cosines_;
 };
 

@@ -67,15 +67,7 @@ class Laboratory {
     Bundle bundle;
     bundle.items.assign(data.items.begin(),
                         data.items.begin() + data.set.items);
-    std::vector<const features::Attributes*> attributes(bundle.items.size(),
-                                                        nullptr);
-    for (size_t row = 0; !data.attributes.empty() && row < attributes.size();
-         ++row) {
-      attributes[row] = &data.attributes[row];
-    }
-    TrainingSet set = data.set;
-    set.attributes = attributes;
-    ASSIGN_OR_RETURN(bundle.tensors, Train(e_.model, set, parameters,
+    ASSIGN_OR_RETURN(bundle.tensors, Train(e_.model, data.set, parameters,
                                            {.seed = seed,
                                             .threads = e_.threads,
                                             .device = e_.device,
@@ -90,6 +82,8 @@ class Laboratory {
     m.events = data.set.train.size();
     m.parameters[e_.model] = parameters.ToJson();
     m.parameters["seed"] = seed;
+    auto attributes = data.set.attributes;
+    attributes.resize(bundle.items.size(), nullptr);
     m.parameters["item_features"] =
         ItemFeatureMap::Fit(attributes, {}, &bundle.tensors);
     return bundle;

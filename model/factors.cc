@@ -1,7 +1,7 @@
 #include "model/factors.h"
 
 #include <cmath>
-#include <thread>
+#include <numeric>
 
 #include "base/random.h"
 
@@ -16,51 +16,36 @@ torch::Tensor View(const Factors& factors) {
 }
 
 // The whole histories of a batch.
-Links LinksOf(const Bags& bags) {
+features::Interactions HistoriesOf(const Bags& bags) {
   const torch::Tensor users = bags.target_users.to(torch::kCPU);
   const torch::Tensor items = bags.target_items.to(torch::kCPU);
-  const torch::Tensor weights = bags.target_weights.to(torch::kCPU);
-  Links links;
-  links.begins.assign(static_cast<size_t>(bags.offsets.size(0)) + 1, 0);
+  features::Interactions out;
+  out.weights = ToPlain(bags.target_weights).values;
   for (int64_t at = 0; at < items.size(0); ++at) {
-    ++links.begins[static_cast<size_t>(users.data_ptr<int64_t>()[at]) + 1];
-    links.others.push_back(
-        static_cast<uint32_t>(items.data_ptr<int64_t>()[at]));
-    links.weights.push_back(weights.data_ptr<float>()[at]);
+    while (out.users() < users.data_ptr<int64_t>()[at]) out.EndUser();
+    out.items.push_back(static_cast<uint32_t>(items.data_ptr<int64_t>()[at]));
   }
-  for (size_t i = 0; i < links.size(); ++i) {
-    links.begins[i + 1] += links.begins[i];
-  }
-  return links;
+  while (out.users() < bags.offsets.size(0)) out.EndUser();
+  return out;
 }
 
 }  // namespace
 
-Links LinksOf(const features::Interactions& users) {
-  Links links;
-  for (int64_t u = 0; u < users.users(); ++u) {
-    const auto items = users.ItemsOf(u);
-    const auto weights = users.WeightsOf(u);
-    links.others.insert(links.others.end(), items.begin(), items.end());
-    links.weights.insert(links.weights.end(), weights.begin(), weights.end());
-    links.begins.push_back(links.others.size());
-  }
-  return links;
-}
-
-Links Transposed(const Links& links, size_t others) {
-  Links out;
-  out.begins.assign(others + 1, 0);
-  for (const uint32_t other : links.others) ++out.begins[other + 1];
-  for (size_t i = 0; i < others; ++i) out.begins[i + 1] += out.begins[i];
-  out.others.resize(links.others.size());
-  out.weights.resize(links.others.size());
-  std::vector<size_t> next(out.begins.begin(), out.begins.end() - 1);
-  for (size_t row = 0; row < links.size(); ++row) {
-    for (size_t at = links.begins[row]; at < links.begins[row + 1]; ++at) {
-      const size_t to = next[links.others[at]]++;
-      out.others[to] = static_cast<uint32_t>(row);
-      out.weights[to] = links.weights[at];
+features::Interactions Transposed(const features::Interactions& data,
+                                  int64_t items) {
+  features::Interactions out;
+  out.offsets.assign(static_cast<size_t>(items) + 1, 0);
+  for (const uint32_t item : data.items) ++out.offsets[item + 1];
+  std::partial_sum(out.offsets.begin(), out.offsets.end(), out.offsets.begin());
+  out.items.resize(data.items.size());
+  out.weights.resize(data.items.size());
+  std::vector<int64_t> next(out.offsets.begin(), out.offsets.end() - 1);
+  for (int64_t user = 0; user < data.users(); ++user) {
+    const auto of_user = data.ItemsOf(user);
+    for (size_t i = 0; i < of_user.size(); ++i) {
+      const auto to = static_cast<size_t>(next[of_user[i]]++);
+      out.items[to] = static_cast<uint32_t>(user);
+      out.weights[to] = data.WeightsOf(user)[i];
     }
   }
   return out;
@@ -120,31 +105,26 @@ std::vector<float> FoldInRule::Pull(const Factors& rows) const {
   return out;
 }
 
-void FoldInAll(const FoldIn& fold_in, const Links& links, const Factors& rows,
-               int threads, Factors* out) {
+void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
+               const Factors& rows, Factors* out) {
+  constexpr int64_t kGrain = 16;  // users a thread takes at least
   out->dim = rows.dim;
-  out->values.resize(links.size() * rows.dim);
-  const auto count = static_cast<size_t>(threads);
-  const auto solve_some = [&](size_t first) {
+  out->values.resize(static_cast<size_t>(data.users()) * rows.dim);
+  at::parallel_for(0, data.users(), kGrain, [&](int64_t begin, int64_t end) {
     std::vector<const float*> some;
-    for (size_t i = first; i < links.size(); i += count) {
+    for (int64_t user = begin; user < end; ++user) {
       some.clear();
-      for (const uint32_t other : links.OthersOf(i)) {
-        some.push_back(rows[other]);
-      }
-      fold_in.Solve(some, links.WeightsOf(i), (*out)[i]);
+      for (const uint32_t row : data.ItemsOf(user)) some.push_back(rows[row]);
+      fold_in.Solve(some, data.WeightsOf(user),
+                    (*out)[static_cast<size_t>(user)]);
     }
-  };
-  std::vector<std::thread> workers;
-  for (size_t t = 1; t < count; ++t) workers.emplace_back(solve_some, t);
-  solve_some(0);
-  for (std::thread& worker : workers) worker.join();
+  });
 }
 
 torch::Tensor FoldedLogits(const Bags& bags, const Factors& items,
-                           const FoldInRule& rule, int threads) {
+                           const FoldInRule& rule) {
   Factors users;
-  FoldInAll(rule.Over(items), LinksOf(bags), items, threads, &users);
+  FoldInAll(rule.Over(items), HistoriesOf(bags), items, &users);
   return View(users).matmul(View(items).t()).to(bags.items.device());
 }
 

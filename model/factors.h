@@ -1,5 +1,5 @@
-// What trainers of matrix factorizations share: who goes with whom, users
-// folded in, and what a generation keeps of it.
+// What trainers of matrix factorizations share: vectors, users folded in, and
+// what a generation keeps of it.
 #ifndef NEARLINE_MODEL_FACTORS_H_
 #define NEARLINE_MODEL_FACTORS_H_
 
@@ -12,23 +12,9 @@
 
 namespace nearline::model {
 
-// For each row the others that it goes with: users' items, or items' users.
-struct Links {
-  std::vector<size_t> begins = {0};
-  std::vector<uint32_t> others;
-  std::vector<float> weights;
-
-  size_t size() const { return begins.size() - 1; }
-  absl::Span<const uint32_t> OthersOf(size_t row) const {
-    return {others.data() + begins[row], begins[row + 1] - begins[row]};
-  }
-  absl::Span<const float> WeightsOf(size_t row) const {
-    return {weights.data() + begins[row], begins[row + 1] - begins[row]};
-  }
-};
-Links LinksOf(const features::Interactions& users);
-// With `others` rows.
-Links Transposed(const Links& links, size_t others);
+// Items' users in place of users' items: `items` rows.
+features::Interactions Transposed(const features::Interactions& data,
+                                  int64_t items);
 
 // Vectors of one length, row after row.
 struct Factors {
@@ -67,13 +53,13 @@ struct FoldInRule {
   }
 };
 
-// One vector for each row of `links`, from `rows`, which are the others.
-void FoldInAll(const FoldIn& fold_in, const Links& links, const Factors& rows,
-               int threads, Factors* out);
+// One vector for each user of `data`, from the `rows` of what they have.
+void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
+               const Factors& rows, Factors* out);
 
 // Logits [users, items] of a batch whose users are folded in.
 torch::Tensor FoldedLogits(const Bags& bags, const Factors& items,
-                           const FoldInRule& rule, int threads);
+                           const FoldInRule& rule);
 
 // A generation's tensors for FoldInEncoder and a scan over the items.
 Tensors ExportFactors(const std::string& model, const Factors& items,

@@ -11,6 +11,18 @@
 #include "model/parameters.h"
 
 namespace nearline::model {
+RetrieverKind KindOf(const std::string& retriever) {
+  if (retriever == "popularity") return RetrieverKind::kConstant;
+  if (retriever == "mult-vae") return RetrieverKind::kMultVae;
+  if (retriever == "neumf" || retriever == "gmf" || retriever == "mlp") {
+    return RetrieverKind::kGmf;
+  }
+  if (retriever == "ials" || retriever == "mf" || retriever == "bpr-mf") {
+    return RetrieverKind::kFoldIn;
+  }
+  return RetrieverKind::kHistory;
+}
+
 namespace {
 
 using features::kNoOrdinal;
@@ -172,22 +184,6 @@ absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
   return std::make_unique<NeuMfRanker>(std::move(first), std::move(user),
                                        std::move(parts));
 }
-
-}  // namespace
-
-RetrieverKind KindOf(const std::string& retriever) {
-  if (retriever == "popularity") return RetrieverKind::kConstant;
-  if (retriever == "mult-vae") return RetrieverKind::kMultVae;
-  if (retriever == "neumf" || retriever == "gmf" || retriever == "mlp") {
-    return RetrieverKind::kGmf;
-  }
-  if (retriever == "ials" || retriever == "mf" || retriever == "bpr-mf") {
-    return RetrieverKind::kFoldIn;
-  }
-  return RetrieverKind::kHistory;
-}
-
-namespace {
 
 absl::Status LoadRetriever(const std::string& model, const ItemTables& tables,
                            const Tensors& tensors, Scoring* scoring) {

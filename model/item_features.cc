@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/strip.h"
 
 namespace nearline::model {
 namespace {
@@ -230,6 +231,11 @@ Json ItemFeatureMap::Fit(const std::vector<const Attributes*>& items,
                  std::move(fallback));
   }
   return map.Describe();
+}
+
+absl::string_view ItemFeatureMap::TableOf(absl::string_view tensor) {
+  return absl::StripPrefix(absl::StripPrefix(tensor, kMapPrefix),
+                           kFallbackPrefix);
 }
 
 absl::StatusOr<ItemFeatureMap> ItemFeatureMap::Load(

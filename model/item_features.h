@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "base/text.h"
 #include "features/types.h"
 #include "model/tensors.h"
@@ -39,6 +40,9 @@ class ItemFeatureMap {
   static absl::StatusOr<ItemFeatureMap> Load(
       const Json& description, const std::map<std::string, int64_t>& widths,
       Tensors* tensors);
+
+  // The table that a tensor of a map is about; any other name as it is.
+  static absl::string_view TableOf(absl::string_view tensor);
 
   // The row of an item in `table`. Without any known attribute: the mean row,
   // and for a bias the tenth percentile, so that nothing unknown is pushed.

@@ -270,7 +270,8 @@ class Run {
     Bundle bundle;
     bundle.manifest.retriever = "popularity";
     bundle.items = vocabulary_.ids;
-    ASSIGN_OR_RETURN(bundle.tensors, TrainPopularity(set_));
+    ASSIGN_OR_RETURN(bundle.tensors,
+                     Train("popularity", set_, Parameters({}), {}));
     bundle.manifest.parameters["item_features"] =
         ItemFeatureMap::Fit(vocabulary_.attributes, {}, &bundle.tensors);
     return EvaluateOne(std::move(bundle), "evaluate popularity", 0.9, 0.92);
@@ -282,9 +283,7 @@ class Run {
     Tensors kept;
     for (const auto& [name, tensor] : bundle_.tensors.all()) {
       const bool of_ranker =
-          absl::StartsWith(name, prefix) ||
-          absl::StartsWith(name, "item_features.map." + prefix) ||
-          absl::StartsWith(name, "item_features.fallback." + prefix);
+          absl::StartsWith(ItemFeatureMap::TableOf(name), prefix);
       if (of_ranker && job_.ranker != job_.retriever) {
         continue;
       }

@@ -94,6 +94,9 @@ class Reader {
       for (const std::string& id : data_.items) {
         data_.attributes.push_back(std::move(attributes[id]));
       }
+      for (size_t row = 0; row < ids.size(); ++row) {
+        data_.set.attributes.push_back(&data_.attributes[row]);
+      }
     }
     if (!files_.user_attributes.empty()) {
       RETURN_IF_ERROR(ReadAttributes(files_.user_attributes, "user").status());
@@ -221,9 +224,10 @@ class Carver {
   absl::StatusOr<ProtocolData> Run() {
     const Interactions& train = from_.set.train;
     out_.protocol = from_.protocol;
-    out_.items = from_.items;
-    out_.attributes = from_.attributes;
+    out_.items.assign(from_.items.begin(),
+                      from_.items.begin() + from_.set.items);
     out_.set.items = from_.set.items;
+    out_.set.attributes = from_.set.attributes;
     out_.set.validation_input = from_.set.validation_input;
     out_.set.validation_target = from_.set.validation_target;
     const double share = std::min(
@@ -291,9 +295,7 @@ class Carver {
       train.EndUser();
     }
     if (!asked) return;
-    // Items of which nothing but attributes is known are never wanted here.
-    const auto trained = static_cast<size_t>(from_.set.items);
-    c.mask = RowMask(trained, from_.protocol != "sampled");
+    c.mask = RowMask(out_.items.size(), from_.protocol != "sampled");
     for (const Row row : c.history.rows) c.mask.Clear(row);
     if (from_.protocol == "sampled") DrawNegatives(items, random, &c);
     std::sort(c.truth.begin(), c.truth.end());
@@ -306,10 +308,9 @@ class Carver {
                      Case* c) const {
     const std::set<uint32_t> known(items.begin(), items.end());
     c->mask.Set(c->truth[0]);
-    const auto trained = static_cast<size_t>(from_.set.items);
-    const size_t there = trained - known.size();
+    const size_t there = out_.items.size() - known.size();
     for (size_t left = std::min<size_t>(99, there); left > 0;) {
-      const auto row = static_cast<Row>(random->Below(trained));
+      const auto row = static_cast<Row>(random->Below(out_.items.size()));
       if (known.contains(row) || c->mask[row]) continue;
       c->mask.Set(row);
       --left;

@@ -37,7 +37,7 @@ struct ProtocolFiles {
 struct ProtocolData {
   std::string protocol;
   std::vector<std::string> items;  // by row
-  // By row; empty without item attributes.
+  // By row; empty without item attributes. `set` points into them.
   std::vector<features::Attributes> attributes;
   TrainingSet set;
   std::vector<std::string> users;  // of the cases
@@ -49,7 +49,8 @@ struct ProtocolData {
 
   // The training data cut again into training data and cases, of at most 3,000
   // users: a seeded `fraction` of the users ("strong") or of each user's items
-  // ("full"), or each user's last item against 99 drawn ones ("sampled").
+  // ("full"), or each user's last item against 99 drawn ones ("sampled"). Items
+  // that have but attributes are left out; those of the others stay in this.
   // Errors: FAILED_PRECONDITION when nothing is left to ask.
   absl::StatusOr<ProtocolData> Carve(double fraction, uint64_t seed) const;
 };

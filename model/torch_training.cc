@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 
-#include "base/random.h"
 #include "model/metrics.h"
 
 namespace nearline::model {
@@ -44,55 +43,6 @@ uint64_t SeedFrom(torch::Generator* generator) {
           .item<int64_t>());
 }
 
-// Draws what inputs keep.
-class Corruptor {
- public:
-  Corruptor(const Corruption& corruption, torch::Generator* generator)
-      : corruption_(corruption),
-        random_(corruption.dropout + corruption.cold_share > 0
-                    ? SeedFrom(generator)
-                    : 0) {}
-
-  // The weights of the input by place in the history, L2-normalized; 0 for what
-  // is dropped. Valid until the next call.
-  const std::vector<float>& Normalized(absl::Span<const float> weights) {
-    kept_.assign(weights.begin(), weights.end());
-    const bool cold = corruption_.cold_share > 0 &&
-                      random_.Uniform() < corruption_.cold_share;
-    if (cold) KeepFew();
-    double squares = 0;
-    for (const float x : kept_) squares += static_cast<double>(x) * x;
-    double scale = 1.0 / std::sqrt(std::max(squares, 1e-12));
-    const double dropout = cold ? 0 : corruption_.dropout;
-    scale /= 1.0 - dropout;
-    for (float& x : kept_) {
-      x *= dropout > 0 && random_.Uniform() < dropout
-               ? 0.0f
-               : static_cast<float>(scale);
-    }
-    return kept_;
-  }
-
- private:
-  // Leaves 1 to kShort weights, at random.
-  void KeepFew() {
-    const size_t n = kept_.size();
-    const size_t few = 1 + random_.Below(Corruption::kShort);
-    size_t left = std::min(few, n);
-    for (size_t i = 0; i < n; ++i) {
-      if (random_.Below(n - i) < left) {
-        --left;
-      } else {
-        kept_[i] = 0;
-      }
-    }
-  }
-
-  const Corruption corruption_;
-  Random random_;
-  std::vector<float> kept_;
-};
-
 }  // namespace
 
 Bags MakeBags(const features::Interactions& data,
@@ -100,7 +50,7 @@ Bags MakeBags(const features::Interactions& data,
               torch::Generator* generator, torch::Device device) {
   std::vector<int64_t> items, offsets, target_users, target_items;
   std::vector<float> weights, target_weights;
-  Corruptor corruptor(corruption, generator);
+  Corruptor corruptor(corruption, corruption.draws() ? SeedFrom(generator) : 0);
   for (size_t i = 0; i < users.size(); ++i) {
     const auto of_user = data.ItemsOf(users[i]);
     const auto w = data.WeightsOf(users[i]);
@@ -135,12 +85,7 @@ torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,
 }
 
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows) {
-  // Without corruption or with it, the targets are the whole histories, one
-  // user after the other; their numbers are told by the users' indices.
-  const torch::Tensor counts = torch::bincount(
-      bags.target_users, {}, /*minlength=*/bags.offsets.size(0));
-  const torch::Tensor offsets = counts.cumsum(0) - counts;
-  return std::get<0>(torch::embedding_bag(rows, bags.target_items, offsets,
+  return std::get<0>(torch::embedding_bag(rows, bags.target_items, bags.offsets,
                                           /*scale_grad_by_freq=*/false,
                                           /*mode=*/0, /*sparse=*/false,
                                           bags.target_weights));
@@ -219,6 +164,10 @@ Tensors RunEpochs(const TrainingSet& set, const TrainOptions& options,
 int EpochsFor(const TrainOptions& options, int epochs) {
   return options.warm_start == nullptr || epochs == 0 ? epochs
                                                       : std::max(1, epochs / 3);
+}
+
+double RateFor(const TrainOptions& options, double rate) {
+  return options.warm_start == nullptr ? rate : 0.25 * rate;
 }
 
 OnEpoch PartOf(const OnEpoch& whole, double begin, double end) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "model/corruption.h"
 #include "model/torch_guard.h"
 #include "model/train.h"
 
@@ -22,17 +23,6 @@ struct Bags {
   torch::Tensor target_weights;  // float32 [nnz], as they are
 };
 
-// What an input keeps of a history.
-struct Corruption {
-  // Each item is dropped with this probability, the rest scaled by
-  // 1 / (1 - dropout).
-  double dropout = 0;
-  // This share of the users keep 1 to kShort items instead, as if they had come
-  // just now.
-  double cold_share = 0;
-  static constexpr int kShort = 10;
-};
-
 // The generator is not used without corruption.
 Bags MakeBags(const features::Interactions& data,
               const std::vector<int64_t>& users, const Corruption& corruption,
@@ -42,7 +32,8 @@ Bags MakeBags(const features::Interactions& data,
 torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,
                        const torch::Tensor& bias);
 
-// sum_i x_i rows_i over whole histories, weights as they are: [users, dim].
+// sum_i x_i rows_i over whole histories, weights as they are: [users, dim]. Of
+// bags without corruption.
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows);
 
 // A permutation of 0 .. n - 1 in pieces of `size`, the last one shorter.
@@ -68,8 +59,10 @@ struct EpochLoop {
 Tensors RunEpochs(const TrainingSet& set, const TrainOptions& options,
                   const EpochLoop& loop);
 
-// A warm start knows its way; a third of the epochs keep it fresh.
+// A warm start knows its way; a third of the epochs, at a quarter of the rate,
+// keep it fresh.
 int EpochsFor(const TrainOptions& options, int epochs);
+double RateFor(const TrainOptions& options, double rate);
 
 // The warm start's tensor when there is one of this shape, else `fresh`.
 torch::Tensor WarmOr(const Tensors* warm, const std::string& name,

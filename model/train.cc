@@ -1,22 +1,55 @@
 #include "model/train.h"
 
-#include <set>
+#include <map>
 
 #include "base/text.h"
 #include "model/torch_guard.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
+namespace {
 
-absl::StatusOr<Tensors> TrainPopularity(const TrainingSet& set) {
+struct Entry {
+  Trainer* train = nullptr;
+  bool starts_warm = true;
+};
+
+const std::map<absl::string_view, Entry>& Trainers() {
+  static const auto* const trainers = new std::map<absl::string_view, Entry>{
+      {"popularity", {TrainPopularity, false}},
+      {"mult-vae", {TrainAutoencoder}},
+      {"mult-dae", {TrainAutoencoder}},
+      {"ease", {TrainLinear, false}},
+      {"item-knn", {TrainLinear, false}},
+      {"user-knn", {TrainLinear, false}},
+      {"content", {TrainContent, false}},
+      {"hybrid", {TrainHybrid, false}},
+      {"elsa", {TrainElsa}},
+      {"ials", {TrainIals}},
+      {"mf", {TrainMf}},
+      {"bpr-mf", {TrainMf}},
+      {"joint", {TrainJoint}},
+      {"gmf", {TrainNeuMf}},
+      {"mlp", {TrainNeuMf}},
+      {"neumf", {TrainNeuMf}}};
+  return *trainers;
+}
+
+}  // namespace
+
+absl::StatusOr<Tensors> TrainPopularity(const std::string& model,
+                                        const TrainingSet& set,
+                                        const Parameters&,
+                                        const TrainOptions&) {
   std::vector<float> counts(static_cast<size_t>(set.items), 0.0f);
   for (int64_t i = 0; i < set.train.size(); ++i) {
     const auto at = static_cast<size_t>(i);
     counts[set.train.items[at]] += set.train.weights[at];
   }
   Tensors out;
-  out.Add("popularity.item.zero", {set.items, 1},
+  out.Add(model + ".item.zero", {set.items, 1},
           std::vector<float>(counts.size(), 0.0f));
-  out.Add("popularity.item.bias", {set.items, 1}, std::move(counts));
+  out.Add(model + ".item.bias", {set.items, 1}, std::move(counts));
   return out;
 }
 
@@ -28,32 +61,20 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
         "there is nothing to learn from: no user has an event that counts");
   }
   RETURN_IF_ERROR(CheckDevice(options.device));
-  if (model == "popularity") return TrainPopularity(set);
-  if (model == "mult-dae" || model == "mult-vae") {
-    return TrainAutoencoder(std::string(model), set, parameters, options);
+  const auto found = Trainers().find(model);
+  if (found == Trainers().end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no trainer for model ", Quoted(model)));
   }
-  if (model == "ease" || model == "item-knn" || model == "user-knn") {
-    return TrainLinear(std::string(model), set, parameters, options);
-  }
-  if (model == "content") return TrainContent(set, parameters, options);
-  if (model == "hybrid") return TrainHybrid(set, parameters, options);
-  if (model == "elsa") return TrainElsa(set, parameters, options);
-  if (model == "ials") return TrainIals(set, parameters, options);
-  if (model == "mf" || model == "bpr-mf") {
-    return TrainMf(std::string(model), set, parameters, options);
-  }
-  if (model == "joint") return TrainJoint(set, parameters, options);
-  if (model == "neumf" || model == "gmf" || model == "mlp") {
-    return TrainNeuMf(std::string(model), set, parameters, options);
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("no trainer for model ", Quoted(model)));
+  return TorchGuard([&] {
+    torch::set_num_threads(options.threads);
+    return found->second.train(std::string(model), set, parameters, options);
+  });
 }
 
 bool StartsWarm(absl::string_view model) {
-  static const auto* const closed = new std::set<absl::string_view>{
-      "popularity", "ease", "item-knn", "user-knn", "content", "hybrid"};
-  return !closed->contains(model);
+  const auto found = Trainers().find(model);
+  return found != Trainers().end() && found->second.starts_warm;
 }
 
 absl::Status CheckDevice(const std::string& device) {

@@ -54,44 +54,6 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
 // Whether the model can start from earlier weights; closed forms cannot.
 bool StartsWarm(absl::string_view model);
 
-absl::StatusOr<Tensors> TrainPopularity(const TrainingSet& set);
-// Mult-VAE, or Mult-DAE when the parameters have no "latent"; `name` begins the
-// names of its tensors.
-absl::StatusOr<Tensors> TrainAutoencoder(const std::string& name,
-                                         const TrainingSet& set,
-                                         const Parameters& parameters,
-                                         const TrainOptions& options);
-// "ease", "item-knn" or "user-knn".
-absl::StatusOr<Tensors> TrainLinear(const std::string& model,
-                                    const TrainingSet& set,
-                                    const Parameters& parameters,
-                                    const TrainOptions& options);
-absl::StatusOr<Tensors> TrainContent(const TrainingSet& set,
-                                     const Parameters& parameters,
-                                     const TrainOptions& options);
-absl::StatusOr<Tensors> TrainHybrid(const TrainingSet& set,
-                                    const Parameters& parameters,
-                                    const TrainOptions& options);
-absl::StatusOr<Tensors> TrainElsa(const TrainingSet& set,
-                                  const Parameters& parameters,
-                                  const TrainOptions& options);
-absl::StatusOr<Tensors> TrainIals(const TrainingSet& set,
-                                  const Parameters& parameters,
-                                  const TrainOptions& options);
-// "mf" or "bpr-mf".
-absl::StatusOr<Tensors> TrainMf(const std::string& model,
-                                const TrainingSet& set,
-                                const Parameters& parameters,
-                                const TrainOptions& options);
-absl::StatusOr<Tensors> TrainJoint(const TrainingSet& set,
-                                   const Parameters& parameters,
-                                   const TrainOptions& options);
-// "neumf", or "gmf" or "mlp", one of its branches.
-absl::StatusOr<Tensors> TrainNeuMf(const std::string& model,
-                                   const TrainingSet& set,
-                                   const Parameters& parameters,
-                                   const TrainOptions& options);
-
 // OK when LibTorch can compute on the device ("cpu", "cuda:N"). Errors:
 // FAILED_PRECONDITION saying what is missing.
 absl::Status CheckDevice(const std::string& device);

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "model/torch_training.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -95,10 +96,10 @@ struct Autoencoder : torch::nn::Module {
       log_variance_bias, hidden, hidden_bias, decoder, decoder_bias;
 };
 
-class Trainer {
+class Autoencoding {
  public:
-  Trainer(const std::string& name, const TrainingSet& set, const Parameters& p,
-          const TrainOptions& options)
+  Autoencoding(const std::string& name, const TrainingSet& set,
+               const Parameters& p, const TrainOptions& options)
       : set_(set),
         p_(p),
         options_(options),
@@ -115,7 +116,7 @@ class Trainer {
                             torch::optim::AdamOptions(p_["learning_rate"])
                                 .weight_decay(p_["weight_decay"]));
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
-    rate_ = (options_.warm_start != nullptr ? 0.25 : 1.0) * p_["learning_rate"];
+    rate_ = RateFor(options_, p_["learning_rate"]);
     steps_ = epochs * StepsAnEpoch();
     return RunEpochs(set_, options_,
                      {.phase = model_.name,
@@ -182,14 +183,11 @@ class Trainer {
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainAutoencoder(const std::string& name,
+absl::StatusOr<Tensors> TrainAutoencoder(const std::string& model,
                                          const TrainingSet& set,
                                          const Parameters& parameters,
                                          const TrainOptions& options) {
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    torch::set_num_threads(options.threads);
-    return Trainer(name, set, parameters, options).Run();
-  });
+  return Autoencoding(model, set, parameters, options).Run();
 }
 
 }  // namespace nearline::model

@@ -4,8 +4,11 @@
 //   W = (A + ridge I)^-1 (A - F^T diag(X^T X) F) (F^T F + 10 I)^-1,
 // A = (X F)^T (X F). What is taken off A is what items say of themselves, as
 // the zero diagonal of EASE does.
+#include <numeric>
+
 #include "model/item_features.h"
 #include "model/torch_training.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -23,19 +26,6 @@ torch::Tensor FeatureMatrix(const TrainingSet& set) {
   return out;
 }
 
-// Sums of the rows of users' items, [users, width], weights as they are.
-torch::Tensor Profiles(const features::Interactions& data,
-                       const torch::Tensor& rows) {
-  const auto options = torch::kInt64;
-  const torch::Tensor items = torch::tensor(
-      std::vector<int64_t>(data.items.begin(), data.items.end()), options);
-  const torch::Tensor offsets = torch::tensor(
-      std::vector<int64_t>(data.offsets.begin(), data.offsets.end() - 1),
-      options);
-  return std::get<0>(torch::embedding_bag(rows, items, offsets, false, 0, false,
-                                          torch::tensor(data.weights)));
-}
-
 torch::Tensor Inverse(const torch::Tensor& m, double ridge) {
   return torch::cholesky_inverse(
       torch::linalg_cholesky(m + ridge * torch::eye(m.size(0), m.options())));
@@ -43,44 +33,44 @@ torch::Tensor Inverse(const torch::Tensor& m, double ridge) {
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainContent(const TrainingSet& set,
+absl::StatusOr<Tensors> TrainContent(const std::string& /*model*/,
+                                     const TrainingSet& set,
                                      const Parameters& parameters,
                                      const TrainOptions& options) {
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    const torch::NoGradGuard no_grad;
-    torch::set_num_threads(options.threads);
-    const torch::Tensor features = FeatureMatrix(set).to(torch::kFloat64);
-    if (features.size(1) == 1) {
-      return absl::FailedPreconditionError(
-          "no three items share an attribute, which is all that content goes "
-          "by: give evaluate --items FILE, or import items with attributes");
-    }
-    const torch::Tensor profiles =
-        Profiles(set.train, features.to(torch::kFloat32)).to(torch::kFloat64);
-    std::vector<double> squares(static_cast<size_t>(set.items), 0.0);
-    for (int64_t i = 0; i < set.train.size(); ++i) {
-      const auto at = static_cast<size_t>(i);
-      const double w = set.train.weights[at];
-      squares[set.train.items[at]] += w * w;
-    }
-    const torch::Tensor a = profiles.t().matmul(profiles);
-    const torch::Tensor own = features.t().matmul(
-        torch::tensor(squares, torch::kFloat64).unsqueeze(1) * features);
-    const double ridge =
-        parameters["ridge_share"] * a.diagonal().mean().item<double>();
-    const torch::Tensor map = Inverse(a, ridge).matmul(a - own).matmul(
-        Inverse(features.t().matmul(features), 10));
-    if (options.on_epoch) {
-      options.on_epoch(
-          {.phase = "content", .epoch = 1, .epochs = 1, .share = 1});
-    }
-    Tensors out;
-    AddTensor(&out, "content.item.linear",
-              features.matmul(map).to(torch::kFloat32));
-    AddTensor(&out, "content.item.decoder", features.to(torch::kFloat32));
-    AddTensor(&out, "content.item.bias", torch::zeros({set.items, 1}));
-    return out;
-  });
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor features = FeatureMatrix(set).to(torch::kFloat64);
+  if (features.size(1) == 1) {
+    return absl::FailedPreconditionError(
+        "no three items share an attribute, which is all that content goes "
+        "by: give evaluate --items FILE, or import items with attributes");
+  }
+  std::vector<int64_t> users(static_cast<size_t>(set.train.users()));
+  std::iota(users.begin(), users.end(), 0);
+  const Bags bags = MakeBags(set.train, users, {}, nullptr, torch::kCPU);
+  const torch::Tensor profiles =
+      SumOf(bags, features.to(torch::kFloat32)).to(torch::kFloat64);
+  std::vector<double> squares(static_cast<size_t>(set.items), 0.0);
+  for (int64_t i = 0; i < set.train.size(); ++i) {
+    const auto at = static_cast<size_t>(i);
+    const double w = set.train.weights[at];
+    squares[set.train.items[at]] += w * w;
+  }
+  const torch::Tensor a = profiles.t().matmul(profiles);
+  const torch::Tensor own = features.t().matmul(
+      torch::tensor(squares, torch::kFloat64).unsqueeze(1) * features);
+  const double ridge =
+      parameters["ridge_share"] * a.diagonal().mean().item<double>();
+  const torch::Tensor map = Inverse(a, ridge).matmul(a - own).matmul(
+      Inverse(features.t().matmul(features), 10));
+  if (options.on_epoch) {
+    options.on_epoch({.phase = "content", .epoch = 1, .epochs = 1, .share = 1});
+  }
+  Tensors out;
+  AddTensor(&out, "content.item.linear",
+            features.matmul(map).to(torch::kFloat32));
+  AddTensor(&out, "content.item.decoder", features.to(torch::kFloat32));
+  AddTensor(&out, "content.item.bias", torch::zeros({set.items, 1}));
+  return out;
 }
 
 }  // namespace nearline::model

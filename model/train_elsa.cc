@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "model/torch_training.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -30,8 +31,7 @@ class Elsa {
     torch::optim::Adam adam({rows_},
                             torch::optim::AdamOptions(p_["learning_rate"]));
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
-    const double rate =
-        (options_.warm_start != nullptr ? 0.25 : 1.0) * p_["learning_rate"];
+    const double rate = RateFor(options_, p_["learning_rate"]);
     return RunEpochs(
         set_, options_,
         {.phase = "elsa",
@@ -97,13 +97,11 @@ class Elsa {
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainElsa(const TrainingSet& set,
+absl::StatusOr<Tensors> TrainElsa(const std::string& /*model*/,
+                                  const TrainingSet& set,
                                   const Parameters& parameters,
                                   const TrainOptions& options) {
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    torch::set_num_threads(options.threads);
-    return Elsa(set, parameters, options).Run();
-  });
+  return Elsa(set, parameters, options).Run();
 }
 
 }  // namespace nearline::model

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "model/torch_training.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -83,7 +84,8 @@ absl::StatusOr<Tensors> TrainNeighbours(const TrainingSet& set,
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainHybrid(const TrainingSet& set,
+absl::StatusOr<Tensors> TrainHybrid(const std::string& /*model*/,
+                                    const TrainingSet& set,
                                     const Parameters& parameters,
                                     const TrainOptions& options) {
   TrainOptions part = options;
@@ -94,32 +96,29 @@ absl::StatusOr<Tensors> TrainHybrid(const TrainingSet& set,
   ASSIGN_OR_RETURN(const Tensors neighbours,
                    TrainNeighbours(set, parameters, part));
   part.on_epoch = PartOf(options.on_epoch, 0.9, 1);
-  const absl::StatusOr<Tensors> content = TrainContent(set, parameters, part);
+  const absl::StatusOr<Tensors> content =
+      TrainContent("content", set, parameters, part);
   if (!content.ok() && !absl::IsFailedPrecondition(content.status())) {
     return content.status();
   }
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    const torch::NoGradGuard no_grad;
-    torch::set_num_threads(options.threads);
-    std::vector<Part> parts = {
-        MakePart(set, "ease", own, "", 1),
-        MakePart(set, "user-knn", neighbours, "neighbour_weight", 0.1)};
-    if (content.ok()) {
-      parts.push_back(
-          MakePart(set, "content", *content, "content_weight", 0.05));
-    }
-    ChooseWeights(set, parameters, &parts);
-    std::vector<torch::Tensor> left, right;
-    for (const Part& p : parts) {
-      left.push_back(p.weight * p.left);
-      right.push_back(p.right);
-    }
-    Tensors out;
-    AddTensor(&out, "hybrid.item.linear", torch::cat(left, 1));
-    AddTensor(&out, "hybrid.item.decoder", torch::cat(right, 1));
-    AddTensor(&out, "hybrid.item.bias", torch::zeros({set.items, 1}));
-    return out;
-  });
+  const torch::NoGradGuard no_grad;
+  std::vector<Part> parts = {
+      MakePart(set, "ease", own, "", 1),
+      MakePart(set, "user-knn", neighbours, "neighbour_weight", 0.1)};
+  if (content.ok()) {
+    parts.push_back(MakePart(set, "content", *content, "content_weight", 0.05));
+  }
+  ChooseWeights(set, parameters, &parts);
+  std::vector<torch::Tensor> left, right;
+  for (const Part& p : parts) {
+    left.push_back(p.weight * p.left);
+    right.push_back(p.right);
+  }
+  Tensors out;
+  AddTensor(&out, "hybrid.item.linear", torch::cat(left, 1));
+  AddTensor(&out, "hybrid.item.decoder", torch::cat(right, 1));
+  AddTensor(&out, "hybrid.item.bias", torch::zeros({set.items, 1}));
+  return out;
 }
 
 }  // namespace nearline::model

@@ -4,6 +4,7 @@
 // in gets what training would have given to one with that history.
 #include "model/factors.h"
 #include "model/kernels.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -26,8 +27,7 @@ class Ials {
         options_(options),
         rule_{.unobserved_weight = UnobservedWeight(set, p),
               .ridge = p["regularization"]},
-        items_of_(LinksOf(set.train)),
-        users_of_(Transposed(items_of_, static_cast<size_t>(set.items))),
+        users_of_(Transposed(set.train, set.items)),
         items_(StartItems("ials", set, p, options)) {}
 
   Tensors Run() {
@@ -39,7 +39,7 @@ class Ials {
          .train = [&](int) { return RunEpoch(); },
          .logits =
              [&](const Bags& bags) {
-               return FoldedLogits(bags, items_, rule_, options_.threads);
+               return FoldedLogits(bags, items_, rule_);
              },
          .save = [&] { return ExportFactors("ials", items_, rule_); }});
   }
@@ -47,15 +47,16 @@ class Ials {
  private:
   // The mean squared error of what users have, before items move.
   double RunEpoch() {
-    FoldInAll(rule_.Over(items_), items_of_, items_, options_.threads, &users_);
+    FoldInAll(rule_.Over(items_), set_.train, items_, &users_);
     double squares = 0;
-    for (size_t u = 0; u < users_.rows(); ++u) {
-      for (const uint32_t item : items_of_.OthersOf(u)) {
-        const double error = 1 - Dot(users_[u], items_[item], items_.dim);
+    for (int64_t user = 0; user < set_.train.users(); ++user) {
+      const float* const p = users_[static_cast<size_t>(user)];
+      for (const uint32_t item : set_.train.ItemsOf(user)) {
+        const double error = 1 - Dot(p, items_[item], items_.dim);
         squares += error * error;
       }
     }
-    FoldInAll(rule_.Over(users_), users_of_, users_, options_.threads, &items_);
+    FoldInAll(rule_.Over(users_), users_of_, users_, &items_);
     return squares / static_cast<double>(set_.train.size());
   }
 
@@ -63,19 +64,17 @@ class Ials {
   const Parameters& p_;
   const TrainOptions& options_;
   const FoldInRule rule_;
-  const Links items_of_, users_of_;
+  const features::Interactions users_of_;  // by item
   Factors users_, items_;
 };
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainIals(const TrainingSet& set,
+absl::StatusOr<Tensors> TrainIals(const std::string& /*model*/,
+                                  const TrainingSet& set,
                                   const Parameters& parameters,
                                   const TrainOptions& options) {
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    torch::set_num_threads(options.threads);
-    return Ials(set, parameters, options).Run();
-  });
+  return Ials(set, parameters, options).Run();
 }
 
 }  // namespace nearline::model

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "model/torch_training.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -80,7 +81,8 @@ absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden) {
 
 }  // namespace
 
-absl::StatusOr<Tensors> TrainJoint(const TrainingSet& set,
+absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
+                                   const TrainingSet& set,
                                    const Parameters& parameters,
                                    const TrainOptions& options) {
   TrainOptions part = options;
@@ -96,13 +98,11 @@ absl::StatusOr<Tensors> TrainJoint(const TrainingSet& set,
   part.on_epoch = PartOf(options.on_epoch, 0.1, 1);
   ASSIGN_OR_RETURN(const Tensors neural,
                    TrainAutoencoder("joint", set, parameters, part));
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    const torch::NoGradGuard no_grad;
-    const Joint joint(set, neural, linear);
-    double weight = parameters["linear_weight"];
-    if (weight < 0) weight = joint.ChooseWeight(10);
-    return joint.Export(weight);
-  });
+  const torch::NoGradGuard no_grad;
+  const Joint joint(set, neural, linear);
+  double weight = parameters["linear_weight"];
+  if (weight < 0) weight = joint.ChooseWeight(10);
+  return joint.Export(weight);
 }
 
 }  // namespace nearline::model

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_format.h"
 #include "model/torch_training.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -120,39 +121,36 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
                                     const Parameters& parameters,
                                     const TrainOptions& options) {
   RETURN_IF_ERROR(CheckMemory(set.items));
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    const torch::NoGradGuard no_grad;
-    torch::set_num_threads(options.threads);
-    torch::Generator generator = at::detail::createCPUGenerator(options.seed);
-    const auto report = [&](int step) {
-      if (options.on_epoch) {
-        options.on_epoch(
-            {.phase = model, .epoch = step, .epochs = 2, .share = step / 2.0});
-      }
-    };
-    torch::Tensor b = model == "ease" ? Ease(set, parameters, options.device)
-                      : model == "item-knn"
-                          ? ItemKnn(set, parameters)
-                          : Gram(set, true, parameters["shrinkage"]);
-    b = b.to(torch::kCPU);
-    b.fill_diagonal_(0);
-    report(1);
-    const int64_t n = set.items;
-    const int64_t rank = parameters.Int("rank");
-    torch::Tensor left = b, right;
-    if (rank == 0 || rank >= n) {
-      right = torch::eye(n);
-    } else {
-      if (parameters.Has("shift")) b.diagonal().fill_(parameters["shift"]);
-      Truncate(b, rank, &generator, &left, &right);
+  const torch::NoGradGuard no_grad;
+  torch::Generator generator = at::detail::createCPUGenerator(options.seed);
+  const auto report = [&](int step) {
+    if (options.on_epoch) {
+      options.on_epoch(
+          {.phase = model, .epoch = step, .epochs = 2, .share = step / 2.0});
     }
-    report(2);
-    Tensors out;
-    AddTensor(&out, model + ".item.linear", left);
-    AddTensor(&out, model + ".item.decoder", right);
-    AddTensor(&out, model + ".item.bias", torch::zeros({n, 1}));
-    return out;
-  });
+  };
+  torch::Tensor b = model == "ease" ? Ease(set, parameters, options.device)
+                    : model == "item-knn"
+                        ? ItemKnn(set, parameters)
+                        : Gram(set, true, parameters["shrinkage"]);
+  b = b.to(torch::kCPU);
+  b.fill_diagonal_(0);
+  report(1);
+  const int64_t n = set.items;
+  const int64_t rank = parameters.Int("rank");
+  torch::Tensor left = b, right;
+  if (rank == 0 || rank >= n) {
+    right = torch::eye(n);
+  } else {
+    if (parameters.Has("shift")) b.diagonal().fill_(parameters["shift"]);
+    Truncate(b, rank, &generator, &left, &right);
+  }
+  report(2);
+  Tensors out;
+  AddTensor(&out, model + ".item.linear", left);
+  AddTensor(&out, model + ".item.decoder", right);
+  AddTensor(&out, model + ".item.bias", torch::zeros({n, 1}));
+  return out;
 }
 
 }  // namespace nearline::model

@@ -13,6 +13,7 @@
 #include "base/random.h"
 #include "model/factors.h"
 #include "model/kernels.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -60,28 +61,30 @@ class Likeness {
   double spread_ = 0;
 };
 
-// At most `count` of the users who have events.
-Links SomeOf(const Links& links, size_t count, std::vector<size_t>* who) {
-  Links some;
-  const size_t stride = std::max<size_t>(1, (links.size() + count - 1) / count);
-  for (size_t u = 0; u < links.size(); u += stride) {
-    const auto others = links.OthersOf(u);
-    const auto weights = links.WeightsOf(u);
-    if (others.empty()) continue;
-    who->push_back(u);
-    some.others.insert(some.others.end(), others.begin(), others.end());
+// At most `count` of the users who have events; `who` gets which.
+features::Interactions SomeOf(const features::Interactions& data, int64_t count,
+                              std::vector<size_t>* who) {
+  features::Interactions some;
+  const int64_t stride =
+      std::max<int64_t>(1, (data.users() + count - 1) / count);
+  for (int64_t u = 0; u < data.users(); u += stride) {
+    const auto items = data.ItemsOf(u);
+    const auto weights = data.WeightsOf(u);
+    if (items.empty()) continue;
+    who->push_back(static_cast<size_t>(u));
+    some.items.insert(some.items.end(), items.begin(), items.end());
     some.weights.insert(some.weights.end(), weights.begin(), weights.end());
-    some.begins.push_back(some.others.size());
+    some.EndUser();
   }
   return some;
 }
 
 // The rule under which the vectors that `users` have learned are most like the
 // fold-ins of their histories.
-FoldInRule LearnRule(const Links& links, const Factors& users,
+FoldInRule LearnRule(const features::Interactions& data, const Factors& users,
                      const Factors& items) {
   std::vector<size_t> who;
-  const Links some = SomeOf(links, 50, &who);
+  const features::Interactions some = SomeOf(data, 50, &who);
   const Likeness likeness(items);
   FoldInRule best;
   double most = -std::numeric_limits<double>::infinity();
@@ -96,7 +99,7 @@ FoldInRule LearnRule(const Links& links, const Factors& users,
         Factors folded;
         const FoldIn fold_in(gram, rule.Pull(items), rule.ridge,
                              rule.Base(items.rows()));
-        FoldInAll(fold_in, some, items, 1, &folded);
+        FoldInAll(fold_in, some, items, &folded);
         double sum = 0;
         for (size_t i = 0; i < who.size(); ++i) {
           sum += likeness.Of(users[who[i]], folded[i]);
@@ -110,10 +113,10 @@ FoldInRule LearnRule(const Links& links, const Factors& users,
   return best;
 }
 
-class Trainer {
+class MatrixFactorization {
  public:
-  Trainer(const std::string& name, const TrainingSet& set, const Parameters& p,
-          const TrainOptions& options)
+  MatrixFactorization(const std::string& name, const TrainingSet& set,
+                      const Parameters& p, const TrainOptions& options)
       : name_(name),
         set_(set),
         p_(p),
@@ -121,25 +124,20 @@ class Trainer {
         pairwise_(name == "bpr-mf"),
         negatives_(p.Int("negatives")),
         regularization_(p["regularization"]),
-        links_(LinksOf(set.train)),
         random_(options.seed),
-        users_(RandomFactors(links_.size(), p.Int("factors"), p["spread"],
-                             options.seed + 1)),
+        users_(RandomFactors(static_cast<size_t>(set.train.users()),
+                             p.Int("factors"), p["spread"], options.seed + 1)),
         items_(StartItems(name, set, p, options)) {
-    for (size_t u = 0; u < links_.size(); ++u) {
-      owners_.insert(owners_.end(), links_.OthersOf(u).size(),
-                     static_cast<uint32_t>(u));
-      std::vector<uint32_t> sorted(links_.OthersOf(u).begin(),
-                                   links_.OthersOf(u).end());
-      std::sort(sorted.begin(), sorted.end());
-      sorted_.insert(sorted_.end(), sorted.begin(), sorted.end());
+    for (int64_t u = 0; u < set.train.users(); ++u) {
+      const auto items = set.train.ItemsOf(u);
+      owners_.insert(owners_.end(), items.size(), static_cast<uint32_t>(u));
+      sorted_.insert(sorted_.end(), items.begin(), items.end());
+      std::sort(sorted_.end() - static_cast<std::ptrdiff_t>(items.size()),
+                sorted_.end());
     }
     const auto warm =
         WarmFoldIn(name, static_cast<int64_t>(items_.dim), options);
-    if (warm.has_value()) {
-      FoldInAll(*warm, links_, items_, options.threads, &users_);
-      slower_ = 0.25;
-    }
+    if (warm.has_value()) FoldInAll(*warm, set.train, items_, &users_);
     order_.resize(owners_.size());
     std::iota(order_.begin(), order_.end(), 0u);
   }
@@ -153,21 +151,21 @@ class Trainer {
          .patience = p_.Int("patience"),
          .train =
              [&](int epoch) {
-               rate_ = slower_ * p_["learning_rate"] *
+               rate_ = RateFor(options_, p_["learning_rate"]) *
                        std::max(0.02, 1 - (epoch - 1.0) / epochs);
                rule_.reset();
                return RunEpoch();
              },
          .logits =
              [&](const Bags& bags) {
-               return FoldedLogits(bags, items_, Rule(), options_.threads);
+               return FoldedLogits(bags, items_, Rule());
              },
          .save = [&] { return ExportFactors(name_, items_, Rule()); }});
   }
 
  private:
   const FoldInRule& Rule() {
-    if (!rule_.has_value()) rule_ = LearnRule(links_, users_, items_);
+    if (!rule_.has_value()) rule_ = LearnRule(set_.train, users_, items_);
     return *rule_;
   }
 
@@ -184,10 +182,8 @@ class Trainer {
   }
 
   bool Has(uint32_t user, uint32_t item) const {
-    const auto begin =
-        sorted_.begin() + static_cast<std::ptrdiff_t>(links_.begins[user]);
-    const auto end =
-        sorted_.begin() + static_cast<std::ptrdiff_t>(links_.begins[user + 1]);
+    const auto begin = sorted_.begin() + set_.train.offsets[user];
+    const auto end = sorted_.begin() + set_.train.offsets[user + 1];
     return std::binary_search(begin, end, item);
   }
 
@@ -216,9 +212,10 @@ class Trainer {
 
   double StepOfEvent(uint32_t at) {
     const uint32_t user = owners_[at];
-    double loss = Step(user, links_.others[at], true, links_.weights[at]);
+    double loss =
+        Step(user, set_.train.items[at], true, set_.train.weights[at]);
     for (int n = 0; n < negatives_; ++n) {
-      loss += Step(user, Negative(user), false, links_.weights[at]);
+      loss += Step(user, Negative(user), false, set_.train.weights[at]);
     }
     return loss;
   }
@@ -227,11 +224,11 @@ class Trainer {
   double StepOfPair(uint32_t at) {
     const size_t d = items_.dim;
     const uint32_t user = owners_[at];
-    const double weight = links_.weights[at];
+    const double weight = set_.train.weights[at];
     double loss = 0;
     for (int n = 0; n < negatives_; ++n) {
       float* const p = users_[user];
-      float* const wanted = items_[links_.others[at]];
+      float* const wanted = items_[set_.train.items[at]];
       float* const other = items_[Negative(user)];
       const double x = Dot(p, wanted, d) - Dot(p, other, d);
       const auto step = static_cast<float>(rate_ * weight * Sigmoid(-x));
@@ -254,15 +251,13 @@ class Trainer {
   const bool pairwise_;
   const int negatives_;
   const double regularization_;
-  const Links links_;
   Random random_;
   Factors users_, items_;
   std::vector<uint32_t> owners_;  // by event: its user
-  std::vector<uint32_t> sorted_;  // the links' items, each user's in order
+  std::vector<uint32_t> sorted_;  // each user's items in order
   std::vector<uint32_t> order_;
   std::optional<FoldInRule> rule_;
   std::vector<float> before_;  // a user's vector before a step
-  double slower_ = 1;          // a warm start's rate
   double rate_ = 0;
 };
 
@@ -272,10 +267,7 @@ absl::StatusOr<Tensors> TrainMf(const std::string& model,
                                 const TrainingSet& set,
                                 const Parameters& parameters,
                                 const TrainOptions& options) {
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    torch::set_num_threads(options.threads);
-    return Trainer(model, set, parameters, options).Run();
-  });
+  return MatrixFactorization(model, set, parameters, options).Run();
 }
 
 }  // namespace nearline::model

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "model/torch_training.h"
+#include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
@@ -104,10 +105,10 @@ struct NeuMf : torch::nn::Module {
       bias2, last;
 };
 
-class Trainer {
+class Phases {
  public:
-  Trainer(const std::string& name, const TrainingSet& set, const Parameters& p,
-          const TrainOptions& options)
+  Phases(const std::string& name, const TrainingSet& set, const Parameters& p,
+         const TrainOptions& options)
       : name_(name),
         set_(set),
         p_(p),
@@ -124,11 +125,10 @@ class Trainer {
       return EpochsFor(options_, p_.Int(name));
     };
     const int64_t batch = p_.Int("batch");
-    const double slower = warm ? 0.25 : 1.0;
     NeuMf& m = model_;
     RunPhase({.name = name_ + " GMF",
               .epochs = epochs("gmf_epochs"),
-              .rate = slower * p_["gmf_learning_rate"],
+              .rate = RateFor(options_, p_["gmf_learning_rate"]),
               .batch = batch,
               .begin = 0,
               .end = name_ == "gmf" ? 1.0 : 0.4,
@@ -138,7 +138,7 @@ class Trainer {
     if (!warm) m.ProjectGmf(&generator_);
     RunPhase({.name = name_ + " MLP",
               .epochs = epochs("mlp_epochs"),
-              .rate = slower * p_["mlp_learning_rate"],
+              .rate = RateFor(options_, p_["mlp_learning_rate"]),
               .batch = std::max<int64_t>(1, batch / 2),
               .begin = 0.4,
               .end = name_ == "mlp" ? 1.0 : 0.9,
@@ -271,10 +271,7 @@ absl::StatusOr<Tensors> TrainNeuMf(const std::string& model,
                                    const TrainingSet& set,
                                    const Parameters& parameters,
                                    const TrainOptions& options) {
-  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
-    torch::set_num_threads(options.threads);
-    return Trainer(model, set, parameters, options).Run();
-  });
+  return Phases(model, set, parameters, options).Run();
 }
 
 }  // namespace nearline::model

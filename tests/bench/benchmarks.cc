@@ -10,6 +10,7 @@
 #include "base/varint.h"
 #include "features/store_format.h"
 #include "model/cpu_scoring.h"
+#include "model/fold_in.h"
 #include "model/kernels.h"
 #include "tests/features/store_fixture.h"
 
@@ -102,6 +103,33 @@ void BM_Scan(benchmark::State& state) {
   ByQuery(state, m);
 }
 BENCHMARK(BM_Scan)->ArgNames({"int8", "batch"})->ArgsProduct({{0, 1}, {1, 32}});
+
+// A user folded in by least squares, or gathered, from as many items as a user
+// of MovieLens 1M has.
+void BM_Encode(benchmark::State& state) {
+  constexpr int kFactors = 192, kHistory = 165;
+  const auto values = RandomFloats(size_t{kItems} * kFactors, 1);
+  const model::ItemTable rows(values, kFactors);
+  const model::FoldInEncoder folds(
+      &rows, model::FoldIn(model::ScaledGram(values, kFactors, 0.3),
+                           std::vector<float>(kFactors, 0.0f), 0.007, 1000));
+  const model::HistoryEncoder gathers(std::nullopt, &rows);
+  const model::Encoder* const encoder =
+      state.range(0) ? static_cast<const model::Encoder*>(&folds) : &gathers;
+  model::History history;
+  for (model::Row row = 0; row < kHistory; ++row) {
+    history.rows.push_back(row * 20);
+    history.weights.push_back(1);
+  }
+  const model::History* const one[] = {&history};
+  std::vector<float> query;
+  for (auto _ : state) {
+    if (!encoder->Encode(one, &query).ok()) std::abort();
+    benchmark::DoNotOptimize(query.data());
+  }
+  ByQuery(state, 1);
+}
+BENCHMARK(BM_Encode)->ArgName("fold_in")->Arg(0)->Arg(1);
 
 constexpr int kEvents = 100, kUsers = 1000, kCatalogue = 3000;
 

@@ -13,6 +13,10 @@
 namespace nearline::model {
 namespace {
 
+auto Refusal(const char* text) {
+  return IsError(absl::StatusCode::kInvalidArgument, text);
+}
+
 class ExperimentTest : public testing::Test {
  protected:
   std::string Write(const char* name, const char* text) {
@@ -197,18 +201,15 @@ TEST_F(TasteTest, BadAttributesAreNamed) {
     e_.files.item_attributes = Write("items.jsonl", text);
     return Run().status();
   };
-  const auto refusal = [](const char* text) {
-    return IsError(absl::StatusCode::kInvalidArgument, text);
-  };
-  EXPECT_THAT(with_items("{\"id\": 1}\n\n[1]\n"), refusal("items.jsonl:3:"));
-  EXPECT_THAT(with_items("{\"name\": 1}\n"), refusal("\"id\""));
+  EXPECT_THAT(with_items("{\"id\": 1}\n\n[1]\n"), Refusal("items.jsonl:3:"));
+  EXPECT_THAT(with_items("{\"name\": 1}\n"), Refusal("\"id\""));
   EXPECT_THAT(with_items(R"({"id": "1", "attributes": {"a": [1, "b"]}})"),
-              refusal("attribute \"a\""));
+              Refusal("attribute \"a\""));
   EXPECT_THAT(with_items(R"({"id": "1", "attributes": 3})"),
-              refusal("an object"));
+              Refusal("an object"));
   e_.metrics = *MetricSpec::ParseList("calibration@10");
   EXPECT_THAT(with_items(R"({"id": "1", "attributes": {"genre": "a"}})"),
-              refusal("\"genres\""));
+              Refusal("\"genres\""));
   e_.files.item_attributes.clear();
   e_.model = "content";
   e_.metrics = *MetricSpec::ParseList("auc");
@@ -221,22 +222,19 @@ TEST_F(TasteTest, BadInputIsNamed) {
     e_.files.train = Write("bad", text);
     return Run().status();
   };
-  const auto refusal = [](const char* text) {
-    return IsError(absl::StatusCode::kInvalidArgument, text);
-  };
-  EXPECT_THAT(with_train(""), refusal("no line is left"));
-  EXPECT_THAT(with_train("a,1,5\nb,2,nan\n"), refusal("bad:2: value nan"));
-  EXPECT_THAT(with_train("a,1,5\nb,2,inf\n"), refusal("bad:2: value inf"));
-  EXPECT_THAT(with_train("a,1\nb\xff,2\n"), refusal("bad:2: user"));
-  EXPECT_THAT(with_train("a,1\n,2\n"), refusal("bad:2: user"));
-  EXPECT_THAT(with_train("a,1,x\nb,2,y\n"), refusal("bad:2: value \"y\""));
-  EXPECT_THAT(with_train("a\nb\n"), refusal("expected user, item"));
+  EXPECT_THAT(with_train(""), Refusal("no line is left"));
+  EXPECT_THAT(with_train("a,1,5\nb,2,nan\n"), Refusal("bad:2: value nan"));
+  EXPECT_THAT(with_train("a,1,5\nb,2,inf\n"), Refusal("bad:2: value inf"));
+  EXPECT_THAT(with_train("a,1\nb\xff,2\n"), Refusal("bad:2: user"));
+  EXPECT_THAT(with_train("a,1\n,2\n"), Refusal("bad:2: user"));
+  EXPECT_THAT(with_train("a,1,x\nb,2,y\n"), Refusal("bad:2: value \"y\""));
+  EXPECT_THAT(with_train("a\nb\n"), Refusal("expected user, item"));
   // Odd, but nothing is wrong with them.
   EXPECT_THAT(with_train("a,1\n"), IsOk());
   EXPECT_THAT(with_train("a,1\na,1\nb,1\n1e9,007\n"), IsOk());
   EXPECT_THAT(with_train("a,1,-5\nb,2,-5\n"), IsOk());
   e_.files.test_target.clear();
-  EXPECT_THAT(Run().status(), refusal("--test-target"));
+  EXPECT_THAT(Run().status(), Refusal("--test-target"));
 }
 
 }  // namespace

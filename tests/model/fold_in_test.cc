@@ -2,6 +2,7 @@
 #include "model/fold_in.h"
 
 #include "base/random.h"
+#include "model/generation.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
@@ -84,6 +85,34 @@ TEST(ScaledGramTest, EqualsTheSlowSum) {
       EXPECT_NEAR(gram[i * kDim + j], sum, 1e-3);
     }
   }
+}
+
+TEST(FoldIn, BundlesThatAreNoLeastSquaresAreRefused) {
+  const auto load = [](float ridge, float corner, int64_t width) {
+    Bundle bundle;
+    bundle.manifest.id = "g-1";
+    bundle.manifest.retriever = "ials";
+    bundle.items = {"a", "b", "c"};
+    bundle.tensors.Add("ials.item.decoder", {3, 2}, {1, 0, 0, 1, 1, 1});
+    bundle.tensors.Add("ials.item.bias", {3, 1}, {0, 0, 0});
+    bundle.tensors.Add("ials.fold_in.gram", {2, 2}, {corner, 0, 0, 1});
+    bundle.tensors.Add("ials.fold_in.pull", {width},
+                       std::vector<float>(static_cast<size_t>(width), 0.0f));
+    bundle.tensors.Add("ials.fold_in.ridge", {2}, {ridge, 1});
+    // Of no use to a model that folds in, and of another width.
+    bundle.tensors.Add("ials.item.linear", {3, 5}, std::vector<float>(15, 1));
+    bundle.manifest.parameters["item_features"] = ItemFeatureMap::Fit(
+        std::vector<const features::Attributes*>(3, nullptr), {},
+        &bundle.tensors);
+    return Generation::Create(std::move(bundle));
+  };
+  EXPECT_THAT(load(0.1f, 1, 2), IsOk());
+  const auto refused = [](const char* text) {
+    return IsError(absl::StatusCode::kInvalidArgument, text);
+  };
+  EXPECT_THAT(load(-0.1f, 1, 2), refused("ials.fold_in.ridge"));
+  EXPECT_THAT(load(0.1f, -1, 2), refused("ials.fold_in.gram"));
+  EXPECT_THAT(load(0.1f, 1, 3), refused("ials.fold_in.pull"));
 }
 
 }  // namespace
