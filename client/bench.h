@@ -11,8 +11,8 @@ namespace nearline::client {
 struct BenchOptions {
   std::string address;
   int connections = 2;
-  int in_flight = 64;  // in all
-  double seconds = 5;  // a repetition
+  int in_flight = 128;  // in all; half as many leave batches unfilled
+  double seconds = 5;   // a repetition
   int repetitions = 5;
   int count = 10;    // items asked for
   int users = 1000;  // the first of the server's, drawn by Zipf's law

@@ -8,15 +8,48 @@
 namespace nearline::model {
 namespace {
 
-// a [n, n], its lower triangle, becomes L with a = L L^T; x becomes a^-1 x.
-void SolvePositive(size_t n, float* a, float* x) {
-  for (size_t i = 0; i < n; ++i) {
-    float* const row = a + i * n;
-    for (size_t j = 0; j < i; ++j) {
-      row[j] = (row[j] - Dot(row, a + j * n, j)) / a[j * n + j];
+// a [n, n], of which only the lower triangle is read, becomes L with
+// a = L L^T, some columns at a time: these are eliminated within their own
+// rows, then from the rows below, and what they explain is taken off the rest.
+void Factorize(size_t n, float* a) {
+  constexpr size_t kColumns = 32;
+  thread_local std::vector<float> below, sum;
+  const std::vector<float> minus(kColumns, -1.0f);
+  for (size_t k = 0; k < n; k += kColumns) {
+    const size_t end = std::min(n, k + kColumns);
+    for (size_t i = k; i < end; ++i) {
+      float* const row = a + i * n;
+      for (size_t j = k; j < i; ++j) {
+        row[j] = (row[j] - Dot(row + k, a + j * n + k, j - k)) / a[j * n + j];
+      }
+      row[i] =
+          std::sqrt(std::max(1e-12f, row[i] - Dot(row + k, row + k, i - k)));
     }
-    row[i] = std::sqrt(std::max(1e-12f, row[i] - Dot(row, row, i)));
-    x[i] = (x[i] - Dot(row, x, i)) / row[i];
+    // Below, by column.
+    const size_t m = n - end;
+    if (m == 0) return;
+    below.resize((end - k) * m);
+    sum.resize(m);
+    std::vector<const float*> columns;
+    for (size_t j = k; j < end; ++j) {
+      float* const column = below.data() + (j - k) * m;
+      for (size_t i = 0; i < m; ++i) column[i] = a[(end + i) * n + j];
+      SumScaled(columns.data(), a + j * n + k, j - k, m, sum.data());
+      const float inverse = 1 / a[j * n + j];
+      Blend(inverse, -inverse, sum.data(), m, column);
+      for (size_t i = 0; i < m; ++i) a[(end + i) * n + j] = column[i];
+      columns.push_back(column);
+    }
+    AddGram(columns.data(), minus.data(), columns.size(), m, n,
+            a + end * n + end);
+  }
+}
+
+// x becomes a^-1 x; a is used up.
+void SolvePositive(size_t n, float* a, float* x) {
+  Factorize(n, a);
+  for (size_t i = 0; i < n; ++i) {
+    x[i] = (x[i] - Dot(a + i * n, x, i)) / a[i * n + i];
   }
   for (size_t i = n; i-- > 0;) {
     x[i] /= a[i * n + i];
@@ -24,37 +57,16 @@ void SolvePositive(size_t n, float* a, float* x) {
   }
 }
 
-// out [D, D] += rows^T diag(weights) rows, the lower triangle alone.
-void AddGram(absl::Span<const float* const> rows,
-             absl::Span<const float> weights, size_t dim, float* out) {
-  thread_local std::vector<float> column, sum;
-  column.resize(rows.size());
-  sum.resize(dim);
-  for (size_t i = 0; i < dim; ++i) {
-    for (size_t h = 0; h < rows.size(); ++h)
-      column[h] = weights[h] * rows[h][i];
-    SumScaled(rows.data(), column.data(), rows.size(), i + 1, sum.data());
-    AddScaled(sum.data(), 1, i + 1, out + i * dim);
-  }
-}
-
 }  // namespace
 
 std::vector<float> ScaledGram(const std::vector<float>& rows, int dim,
                               double a) {
-  constexpr size_t kTogether = 256;  // rows that stay in the cache
   const auto d = static_cast<size_t>(dim);
   std::vector<float> gram(d * d, 0.0f);
-  const std::vector<float> weights(kTogether, static_cast<float>(a));
-  std::vector<const float*> some;
-  for (size_t first = 0; first < rows.size(); first += kTogether * d) {
-    some.clear();
-    for (size_t at = first; at < std::min(rows.size(), first + kTogether * d);
-         at += d) {
-      some.push_back(rows.data() + at);
-    }
-    AddGram(some, absl::MakeSpan(weights).first(some.size()), d, gram.data());
-  }
+  std::vector<const float*> each;
+  for (size_t at = 0; at < rows.size(); at += d) each.push_back(&rows[at]);
+  const std::vector<float> weights(each.size(), static_cast<float>(a));
+  AddGram(each.data(), weights.data(), each.size(), d, d, gram.data());
   for (size_t i = 0; i < d; ++i) {
     for (size_t j = 0; j < i; ++j) gram[j * d + i] = gram[i * d + j];
   }
@@ -66,7 +78,7 @@ void FoldIn::Solve(absl::Span<const float* const> rows,
   const size_t d = pull_.size();
   thread_local std::vector<float> a;
   a = gram_;
-  AddGram(rows, weights, d, a.data());
+  AddGram(rows.data(), weights.data(), rows.size(), d, d, a.data());
   double total = base_;
   for (const float w : weights) total += w;
   for (size_t i = 0; i < d; ++i) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 // Highway compiles this file once a target; the order of its headers matters.
 // clang-format off
@@ -76,6 +77,82 @@ void BlendImpl(float a, float b, const float* x, size_t n, float* out) {
     hn::StoreU(hn::MulAdd(vb, hn::LoadU(d, x + i), kept), d, out + i);
   }
   for (; i < n; ++i) out[i] = a * out[i] + b * x[i];
+}
+
+// Four rows of `out`, of which `count` are there, and `Vectors` vectors of
+// their columns, from the j-th, stay in registers while `m` rows pass by;
+// scaled[h * n
+// + r] is what the h-th gives to the r-th of the four.
+template <size_t Vectors>
+HWY_INLINE void AddGramTile(const float* const* rows, const float* scaled,
+                            size_t m, size_t n, size_t count, size_t j,
+                            size_t stride, float* out) {
+  const D d;
+  const size_t second = (Vectors - 1) * hn::Lanes(d);
+  auto a0 = hn::Zero(d), b0 = a0, a1 = a0, b1 = a0;
+  auto a2 = a0, b2 = a0, a3 = a0, b3 = a0;
+  for (size_t h = 0; h < m; ++h) {
+    const float* const s = scaled + h * n;
+    const auto s0 = hn::Set(d, s[0]), s1 = hn::Set(d, s[1]);
+    const auto s2 = hn::Set(d, s[2]), s3 = hn::Set(d, s[3]);
+    const auto a = hn::LoadU(d, rows[h] + j);
+    a0 = hn::MulAdd(a, s0, a0);
+    a1 = hn::MulAdd(a, s1, a1);
+    a2 = hn::MulAdd(a, s2, a2);
+    a3 = hn::MulAdd(a, s3, a3);
+    if constexpr (Vectors > 1) {
+      const auto b = hn::LoadU(d, rows[h] + j + second);
+      b0 = hn::MulAdd(b, s0, b0);
+      b1 = hn::MulAdd(b, s1, b1);
+      b2 = hn::MulAdd(b, s2, b2);
+      b3 = hn::MulAdd(b, s3, b3);
+    }
+  }
+  const auto add = [&](size_t r, auto a, auto b) {
+    if (r >= count) return;
+    float* const to = out + r * stride + j;
+    hn::StoreU(hn::Add(hn::LoadU(d, to), a), d, to);
+    if constexpr (Vectors > 1) {
+      hn::StoreU(hn::Add(hn::LoadU(d, to + second), b), d, to + second);
+    }
+  };
+  add(0, a0, b0);
+  add(1, a1, b1);
+  add(2, a2, b2);
+  add(3, a3, b3);
+}
+
+void AddGramImpl(const float* const* rows, const float* weights, size_t m,
+                 size_t n, size_t stride, float* out) {
+  constexpr size_t kTogether = 32;  // rows that stay in the first-level cache
+  const size_t lanes = hn::Lanes(D());
+  thread_local std::vector<float> scaled;
+  scaled.assign(kTogether * n + 4, 0.0f);
+  for (size_t some; m > 0; m -= some, rows += some, weights += some) {
+    some = std::min(kTogether, m);
+    for (size_t h = 0; h < some; ++h) {
+      BlendImpl(0, weights[h], rows[h], n, scaled.data() + h * n);
+    }
+    for (size_t i = 0; i < n; i += 4) {
+      const size_t count = std::min<size_t>(4, n - i);
+      const float* const from = scaled.data() + i;
+      float* const to = out + i * stride;
+      size_t j = 0;
+      for (; j < i + count && j + 2 * lanes <= n; j += 2 * lanes) {
+        AddGramTile<2>(rows, from, some, n, count, j, stride, to);
+      }
+      for (; j < i + count && j + lanes <= n; j += lanes) {
+        AddGramTile<1>(rows, from, some, n, count, j, stride, to);
+      }
+      for (; j < i + count; ++j) {
+        for (size_t r = 0; r < count; ++r) {
+          float sum = 0;
+          for (size_t h = 0; h < some; ++h) sum += from[h * n + r] * rows[h][j];
+          to[r * stride + j] += sum;
+        }
+      }
+    }
+  }
 }
 
 float DotImpl(const float* a, const float* b, size_t n) {
@@ -251,6 +328,7 @@ namespace nearline::model {
 HWY_EXPORT(AddScaledImpl);
 HWY_EXPORT(BlendImpl);
 HWY_EXPORT(SumScaledImpl);
+HWY_EXPORT(AddGramImpl);
 HWY_EXPORT(DotImpl);
 HWY_EXPORT(AddBiasTanhImpl);
 HWY_EXPORT(AddReluImpl);
@@ -269,6 +347,10 @@ void Blend(float a, float b, const float* x, size_t n, float* out) {
 void SumScaled(const float* const* rows, const float* weights, size_t m,
                size_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(SumScaledImpl)(rows, weights, m, n, out);
+}
+void AddGram(const float* const* rows, const float* weights, size_t m, size_t n,
+             size_t stride, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddGramImpl)(rows, weights, m, n, stride, out);
 }
 float Dot(const float* a, const float* b, size_t n) {
   return HWY_DYNAMIC_DISPATCH(DotImpl)(a, b, n);

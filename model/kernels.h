@@ -19,6 +19,12 @@ void Blend(float a, float b, const float* x, size_t n, float* out);
 void SumScaled(const float* const* rows, const float* weights, size_t m,
                size_t n, float* out);
 
+// out[i * stride + j] += sum over h < m of weights[h] * rows[h][i] *
+// rows[h][j], for j <= i < n. What `out` has beside, for j in (i, n), is
+// undefined then.
+void AddGram(const float* const* rows, const float* weights, size_t m, size_t n,
+             size_t stride, float* out);
+
 // sum of a[i] * b[i].
 float Dot(const float* a, const float* b, size_t n);
 

@@ -8,7 +8,7 @@
 namespace nearline::model {
 namespace {
 
-constexpr int kDim = 7, kItems = 40;
+constexpr int kDim = 71, kItems = 140;
 
 std::vector<float> RandomRows() {
   Random random(5);

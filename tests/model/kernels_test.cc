@@ -59,6 +59,32 @@ TEST(Kernels, SumRowsLikeTwoLoops) {
   }
 }
 
+TEST(Kernels, AddGramEqualsTheSlowSum) {
+  for (const size_t n : {1u, 3u, 4u, 7u, 8u, 16u, 31u, 33u, 64u, 70u}) {
+    for (const size_t m : {0u, 1u, 5u, 32u, 33u, 70u}) {
+      const size_t stride = n + 3;
+      const auto table = RandomFloats(m * n, n), weights = RandomFloats(m, m);
+      std::vector<const float*> rows;
+      for (size_t h = 0; h < m; ++h) rows.push_back(table.data() + h * n);
+      const auto before = RandomFloats(n * stride, 1);
+      auto out = before;
+      AddGram(rows.data(), weights.data(), m, n, stride, out.data());
+      for (size_t i = 0; i < n; ++i) {
+        for (size_t j = 0; j <= i; ++j) {
+          double sum = before[i * stride + j];
+          for (size_t h = 0; h < m; ++h) {
+            sum += static_cast<double>(weights[h]) * rows[h][i] * rows[h][j];
+          }
+          ASSERT_NEAR(out[i * stride + j], sum, 2e-5) << n << " " << m;
+        }
+        for (size_t j = n; j < stride; ++j) {
+          ASSERT_EQ(out[i * stride + j], before[i * stride + j]);
+        }
+      }
+    }
+  }
+}
+
 TEST(Kernels, FindEveryIndexAbove) {
   for (size_t n = 1; n < 70; ++n) {
     const auto scores = RandomFloats(n, n), bias = RandomFloats(n, n + 7);

@@ -261,6 +261,14 @@ class ProcessTest(unittest.TestCase):
             done = self.server.run("import", bad, check=False)
             self.assertEqual(done.returncode, 2)
             self.assertIn(f'bad.tsv:{line}: type = "hum"', done.stderr)
+        # Nor can a message that is too large say where the large record stood.
+        large = self.folder / "large.jsonl"
+        texts = ["x" * 60_000] * 300
+        large.write_text("".join(json.dumps({"id": f"i{n}", "attributes": {"tags": texts if n == 2 else ["x"]}})
+                                 + "\n" for n in range(4)))
+        done = self.server.run("import", large, "--kind", "items", check=False)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("large.jsonl:3: ", done.stderr)
 
     def test_import_reads_every_layout(self):
         def put(name, *lines, encoding="utf-8"):
