@@ -50,6 +50,7 @@ std::string TextOf(const Json& json) {
 std::string Describe(const ExperimentProgress& p) {
   std::string out = p.trial > 0 ? absl::StrFormat("trial %d, ", p.trial) : "";
   absl::StrAppendFormat(&out, "%s, epoch %d", p.epoch.phase, p.epoch.epoch);
+  if (!p.epoch.note.empty()) absl::StrAppend(&out, " ", p.epoch.note);
   if (p.epoch.loss > 0)
     absl::StrAppendFormat(&out, ", loss %.3f", p.epoch.loss);
   if (p.epoch.metric > 0) {
@@ -135,13 +136,16 @@ absl::Status Evaluate(EvaluateFlags flags) {
     ASSIGN_OR_RETURN(e.tune_metric, ChooseTuneMetric(flags));
   }
   ProgressBar bar("Training");
+  std::vector<std::string> notes;
   ASSIGN_OR_RETURN(
       const ExperimentResult result,
       RunExperiment(e, parameters, [&](const ExperimentProgress& progress) {
         bar.Update(progress.share, Describe(progress));
+        if (!progress.epoch.note.empty()) notes.push_back(Describe(progress));
       }));
   bar.Finish(absl::StrFormat("%d users tested, %d items", result.users.size(),
                              result.items));
+  for (const std::string& note : notes) std::cerr << note << "\n";
   if (e.tune > 0) {
     std::cout << "chosen: " << result.parameters.ToJson().dump() << "\n";
   }

@@ -112,6 +112,24 @@ class Laboratory {
     return data_.protocol == "sampled" ? 0 : DepthOf(metrics);
   }
 
+  // The tuning metric of what was trained with `parameters`.
+  absl::StatusOr<double> ValueOf(const ProtocolData& carved,
+                                 const Parameters& parameters,
+                                 OnEpoch on_epoch) {
+    ASSIGN_OR_RETURN(Bundle bundle, TrainOn(carved, parameters, e_.seeds[0],
+                                            std::move(on_epoch)));
+    ASSIGN_OR_RETURN(const auto generation, Load(carved, std::move(bundle)));
+    ASSIGN_OR_RETURN(
+        const std::vector<RankedCase> ranked,
+        RankCases(*generation, carved.cases, Depth({e_.tune_metric}), Pure()));
+    double value = 0;
+    for (size_t c = 0; c < ranked.size(); ++c) {
+      value += e_.tune_metric.Of(ranked[c].hits, carved.cases[c].positives) /
+               static_cast<double>(ranked.size());
+    }
+    return value;
+  }
+
   absl::Status Tune() {
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(const ProtocolData carved,
@@ -121,19 +139,14 @@ class Laboratory {
     for (int i = 0; i < e_.tune; ++i) {
       const absl::Time begin = absl::Now();
       Trial trial{tuner.Next()};
-      ASSIGN_OR_RETURN(
-          Bundle bundle,
-          TrainOn(carved, trial.parameters, e_.seeds[0],
-                  Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr)));
-      ASSIGN_OR_RETURN(const auto generation, Load(carved, std::move(bundle)));
-      ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
-                       RankCases(*generation, carved.cases,
-                                 Depth({e_.tune_metric}), Pure()));
-      for (size_t c = 0; c < ranked.size(); ++c) {
-        trial.value +=
-            e_.tune_metric.Of(ranked[c].hits, carved.cases[c].positives) /
-            static_cast<double>(ranked.size());
+      const absl::StatusOr<double> value =
+          ValueOf(carved, trial.parameters,
+                  Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr));
+      // A trial that diverged is worth nothing, but others may not.
+      if (!value.ok() && !absl::IsOutOfRange(value.status())) {
+        return value.status();
       }
+      trial.value = value.value_or(0);
       trial.seconds = SecondsSince(begin);
       tuner.Tell(trial.value);
       result_.trials.push_back(std::move(trial));

@@ -212,7 +212,8 @@ class Run {
                     .epoch = report.epoch,
                     .epochs = report.epochs,
                     .loss = report.loss,
-                    .share_done = from + (to - from) * report.share});
+                    .share_done = from + (to - from) * report.share,
+                    .note = report.note});
     };
     Report("train " + name, from);
     ASSIGN_OR_RETURN(const Tensors tensors,

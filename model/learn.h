@@ -16,6 +16,7 @@ struct LearnProgress {
   int epochs = 0;
   double loss = 0;
   double share_done = 0;  // of the run
+  std::string note;       // see EpochReport
 };
 
 // Splits, trains, evaluates candidate and incumbent on the same holdout, lets

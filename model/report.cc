@@ -139,6 +139,7 @@ Json EpochsOf(const ExperimentResult& result) {
                      {"epoch", r.epoch},
                      {"loss", r.loss},
                      {"validation_ndcg@100", r.metric}});
+      if (!r.note.empty()) out.back()["note"] = r.note;
     }
   }
   return out;

@@ -136,45 +136,12 @@ torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
   return found.ok() ? FromPlain(**found) : fresh;
 }
 
-Tensors RunEpochs(const TrainingSet& set, const TrainOptions& options,
-                  const EpochLoop& loop) {
-  Tensors best;
-  double best_metric = -1;
-  int best_epoch = 0;
-  for (int epoch = 1; epoch <= loop.epochs; ++epoch) {
-    EpochReport report{.phase = loop.phase,
-                       .epoch = epoch,
-                       .epochs = loop.epochs,
-                       .share = static_cast<double>(epoch) / loop.epochs};
-    report.loss = loop.train(epoch);
-    report.metric = ValidationNdcg(set, 500, options.device, loop.logits);
-    if (options.on_epoch) options.on_epoch(report);
-    if (set.validation_target.users() == 0) continue;
-    if (report.metric > best_metric) {
-      best_metric = report.metric;
-      best_epoch = epoch;
-      best = loop.save();
-    } else if (epoch - best_epoch >= loop.patience) {
-      break;
-    }
-  }
-  return best_epoch > 0 ? best : loop.save();
-}
-
-int EpochsFor(const TrainOptions& options, int epochs) {
-  return options.warm_start == nullptr || epochs == 0 ? epochs
-                                                      : std::max(1, epochs / 3);
-}
-
-double RateFor(const TrainOptions& options, double rate) {
-  return options.warm_start == nullptr ? rate : 0.25 * rate;
-}
-
-OnEpoch PartOf(const OnEpoch& whole, double begin, double end) {
-  if (!whole) return {};
-  return [=](EpochReport report) {
-    report.share = begin + (end - begin) * report.share;
-    whole(report);
+std::function<double()> Validation(
+    const TrainingSet& set, const TrainOptions& options,
+    std::function<torch::Tensor(const Bags&)> logits) {
+  if (set.validation_target.users() == 0) return {};
+  return [&set, &options, logits = std::move(logits)] {
+    return ValidationNdcg(set, 500, options.device, logits);
   };
 }
 

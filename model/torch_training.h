@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/corruption.h"
+#include "model/epochs.h"
 #include "model/torch_guard.h"
 #include "model/train.h"
 
@@ -46,33 +47,17 @@ double ValidationNdcg(const TrainingSet& set, int64_t batch,
                       torch::Device device,
                       const std::function<torch::Tensor(const Bags&)>& logits);
 
-// Training by epochs, with early stopping.
-struct EpochLoop {
-  std::string phase;
-  int epochs = 0;    // at most
-  int patience = 0;  // epochs without a better validation NDCG@100
-  std::function<double(int epoch)> train;            // the mean loss
-  std::function<torch::Tensor(const Bags&)> logits;  // for validation
-  std::function<Tensors()> save;
-};
-// The tensors of the best epoch; without validation users those of the last.
-Tensors RunEpochs(const TrainingSet& set, const TrainOptions& options,
-                  const EpochLoop& loop);
-
-// A warm start knows its way; a third of the epochs, at a quarter of the rate,
-// keep it fresh.
-int EpochsFor(const TrainOptions& options, int epochs);
-double RateFor(const TrainOptions& options, double rate);
+// The mean NDCG@100 of `logits` over the validation users when called; empty
+// without any. `set` and `options` outlive it.
+std::function<double()> Validation(
+    const TrainingSet& set, const TrainOptions& options,
+    std::function<torch::Tensor(const Bags&)> logits);
 
 // The warm start's tensor when there is one of this shape, else `fresh`.
 torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
                      torch::Tensor fresh);
 
 void SetRate(torch::optim::Adam* adam, double rate);
-
-// Reports of a part of a training as reports of the whole, of which it takes
-// the shares from `begin` to `end`.
-OnEpoch PartOf(const OnEpoch& whole, double begin, double end);
 
 }  // namespace nearline::model
 

@@ -3,7 +3,7 @@
 #include <map>
 
 #include "base/text.h"
-#include "model/torch_guard.h"
+#include "model/torch_training.h"
 #include "model/trainers.h"
 
 namespace nearline::model {
@@ -66,9 +66,13 @@ absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
     return absl::InvalidArgumentError(
         absl::StrCat("no trainer for model ", Quoted(model)));
   }
-  return TorchGuard([&] {
+  return TorchGuard([&]() -> absl::StatusOr<Tensors> {
     torch::set_num_threads(options.threads);
-    return found->second.train(std::string(model), set, parameters, options);
+    ASSIGN_OR_RETURN(
+        Tensors tensors,
+        found->second.train(std::string(model), set, parameters, options));
+    if (!AllFinite(tensors)) return Diverged(std::string(model));
+    return tensors;
   });
 }
 

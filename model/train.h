@@ -21,6 +21,7 @@ struct EpochReport {
   double loss = 0;    // mean a user
   double metric = 0;  // validation NDCG@100; 0 without validation
   double share = 0;   // of the whole training that is done
+  std::string note;   // what whoever trains should know; mostly empty
 };
 using OnEpoch = std::function<void(const EpochReport&)>;
 
@@ -45,8 +46,9 @@ struct TrainOptions {
 };
 
 // The tensors of a generation, without its item features. Errors:
-// FAILED_PRECONDITION when there is nothing to learn from; INTERNAL with
-// LibTorch's words.
+// FAILED_PRECONDITION when there is nothing to learn from; OUT_OF_RANGE when
+// training diverged before an epoch could be kept; INTERNAL with LibTorch's
+// words.
 absl::StatusOr<Tensors> Train(absl::string_view model, const TrainingSet& set,
                               const Parameters& parameters,
                               const TrainOptions& options);

@@ -111,23 +111,24 @@ class Autoencoding {
     model_.to(device_);
   }
 
-  Tensors Run() {
+  absl::StatusOr<Tensors> Run() {
     torch::optim::Adam adam(model_.parameters(),
                             torch::optim::AdamOptions(p_["learning_rate"])
                                 .weight_decay(p_["weight_decay"]));
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
     rate_ = RateFor(options_, p_["learning_rate"]);
     steps_ = epochs * StepsAnEpoch();
-    return RunEpochs(set_, options_,
-                     {.phase = model_.name,
+    return RunEpochs({.phase = model_.name,
                       .epochs = epochs,
                       .patience = p_.Int("patience"),
                       .train = [&](int) { return RunEpoch(&adam); },
-                      .logits =
-                          [&](const Bags& bags) {
-                            return model_.Forward(bags, &generator_, nullptr);
-                          },
-                      .save = [&] { return model_.Export(); }});
+                      .validate = Validation(set_, options_,
+                                             [&](const Bags& bags) {
+                                               return model_.Forward(
+                                                   bags, &generator_, nullptr);
+                                             }),
+                      .save = [&] { return model_.Export(); }},
+                     options_.on_epoch);
   }
 
  private:

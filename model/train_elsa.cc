@@ -27,13 +27,12 @@ class Elsa {
                   .to(device_)
                   .set_requires_grad(true)) {}
 
-  Tensors Run() {
+  absl::StatusOr<Tensors> Run() {
     torch::optim::Adam adam({rows_},
                             torch::optim::AdamOptions(p_["learning_rate"]));
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
     const double rate = RateFor(options_, p_["learning_rate"]);
     return RunEpochs(
-        set_, options_,
         {.phase = "elsa",
          .epochs = epochs,
          .patience = p_.Int("patience"),
@@ -43,12 +42,13 @@ class Elsa {
                        rate * std::max(0.02, 1 - (epoch - 1.0) / epochs));
                return RunEpoch(&adam);
              },
-         .logits =
-             [&](const Bags& bags) {
-               const torch::Tensor a = Unit(rows_);
-               return Dense(bags).matmul(a).matmul(a.t());
-             },
-         .save = [&] { return Export(); }});
+         .validate = Validation(set_, options_,
+                                [&](const Bags& bags) {
+                                  const torch::Tensor a = Unit(rows_);
+                                  return Dense(bags).matmul(a).matmul(a.t());
+                                }),
+         .save = [&] { return Export(); }},
+        options_.on_epoch);
   }
 
  private:

@@ -30,18 +30,18 @@ class Ials {
         users_of_(Transposed(set.train, set.items)),
         items_(StartItems("ials", set, p, options)) {}
 
-  Tensors Run() {
+  absl::StatusOr<Tensors> Run() {
     return RunEpochs(
-        set_, options_,
         {.phase = "ials",
          .epochs = EpochsFor(options_, p_.Int("epochs")),
          .patience = p_.Int("patience"),
          .train = [&](int) { return RunEpoch(); },
-         .logits =
-             [&](const Bags& bags) {
-               return FoldedLogits(bags, items_, rule_);
-             },
-         .save = [&] { return ExportFactors("ials", items_, rule_); }});
+         .validate = Validation(set_, options_,
+                                [&](const Bags& bags) {
+                                  return FoldedLogits(bags, items_, rule_);
+                                }),
+         .save = [&] { return ExportFactors("ials", items_, rule_); }},
+        options_.on_epoch);
   }
 
  private:

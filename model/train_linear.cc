@@ -134,6 +134,7 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
                         ? ItemKnn(set, parameters)
                         : Gram(set, true, parameters["shrinkage"]);
   b = b.to(torch::kCPU);
+  if (!torch::isfinite(b).all().item<bool>()) return Diverged(model);
   b.fill_diagonal_(0);
   report(1);
   const int64_t n = set.items;

@@ -1,6 +1,7 @@
 // nearline-train: trains and evaluates models, by hand or as the server's
 // child.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 
@@ -37,8 +38,9 @@ int RunJob(const std::string& path) {
     say({{"phase", p.phase},
          {"epoch", p.epoch},
          {"epochs", p.epochs},
-         {"loss", p.loss},
+         {"loss", std::isfinite(p.loss) ? p.loss : 0},
          {"share", p.share_done}});
+    if (!p.note.empty()) std::cerr << p.phase << ": " << p.note << std::endl;
   });
   if (!manifest.ok()) {
     say({{"error", std::string(manifest.status().message())}});

@@ -142,10 +142,9 @@ class MatrixFactorization {
     std::iota(order_.begin(), order_.end(), 0u);
   }
 
-  Tensors Run() {
+  absl::StatusOr<Tensors> Run() {
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
     return RunEpochs(
-        set_, options_,
         {.phase = name_,
          .epochs = epochs,
          .patience = p_.Int("patience"),
@@ -156,11 +155,12 @@ class MatrixFactorization {
                rule_.reset();
                return RunEpoch();
              },
-         .logits =
-             [&](const Bags& bags) {
-               return FoldedLogits(bags, items_, Rule());
-             },
-         .save = [&] { return ExportFactors(name_, items_, Rule()); }});
+         .validate = Validation(set_, options_,
+                                [&](const Bags& bags) {
+                                  return FoldedLogits(bags, items_, Rule());
+                                }),
+         .save = [&] { return ExportFactors(name_, items_, Rule()); }},
+        options_.on_epoch);
   }
 
  private:

@@ -105,6 +105,24 @@ struct NeuMf : torch::nn::Module {
       bias2, last;
 };
 
+bool AllFinite(const std::vector<torch::Tensor>& tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const auto& t) {
+    return torch::isfinite(t).all().template item<bool>();
+  });
+}
+
+std::vector<torch::Tensor> CloneOf(const std::vector<torch::Tensor>& tensors) {
+  std::vector<torch::Tensor> copies;
+  for (const torch::Tensor& t : tensors) copies.push_back(t.detach().clone());
+  return copies;
+}
+
+void Copy(const std::vector<torch::Tensor>& from,
+          std::vector<torch::Tensor> to) {
+  const torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
+}
+
 class Phases {
  public:
   Phases(const std::string& name, const TrainingSet& set, const Parameters& p,
@@ -119,33 +137,35 @@ class Phases {
     model_.to(device_);
   }
 
-  Tensors Run() {
+  absl::StatusOr<Tensors> Run() {
     const bool warm = options_.warm_start != nullptr;
     const auto epochs = [&](const char* name) {
       return EpochsFor(options_, p_.Int(name));
     };
     const int64_t batch = p_.Int("batch");
     NeuMf& m = model_;
-    RunPhase({.name = name_ + " GMF",
-              .epochs = epochs("gmf_epochs"),
-              .rate = RateFor(options_, p_["gmf_learning_rate"]),
-              .batch = batch,
-              .begin = 0,
-              .end = name_ == "gmf" ? 1.0 : 0.4,
-              .gmf = true,
-              .parameters = {m.history, m.history_bias, m.gmf, m.bias}});
+    RETURN_IF_ERROR(
+        RunPhase({.name = name_ + " GMF",
+                  .epochs = epochs("gmf_epochs"),
+                  .rate = RateFor(options_, p_["gmf_learning_rate"]),
+                  .batch = batch,
+                  .begin = 0,
+                  .end = name_ == "gmf" ? 1.0 : 0.4,
+                  .gmf = true,
+                  .parameters = {m.history, m.history_bias, m.gmf, m.bias}}));
     if (name_ == "gmf") return m.Export();
     if (!warm) m.ProjectGmf(&generator_);
-    RunPhase({.name = name_ + " MLP",
-              .epochs = epochs("mlp_epochs"),
-              .rate = RateFor(options_, p_["mlp_learning_rate"]),
-              .batch = std::max<int64_t>(1, batch / 2),
-              .begin = 0.4,
-              .end = name_ == "mlp" ? 1.0 : 0.9,
-              .items = p_.Int("mlp_items"),
-              .mlp = true,
-              .parameters = {m.user, m.user_bias, m.mlp, m.weight2, m.bias2,
-                             m.last}});
+    RETURN_IF_ERROR(
+        RunPhase({.name = name_ + " MLP",
+                  .epochs = epochs("mlp_epochs"),
+                  .rate = RateFor(options_, p_["mlp_learning_rate"]),
+                  .batch = std::max<int64_t>(1, batch / 2),
+                  .begin = 0.4,
+                  .end = name_ == "mlp" ? 1.0 : 0.9,
+                  .items = p_.Int("mlp_items"),
+                  .mlp = true,
+                  .parameters = {m.user, m.user_bias, m.mlp, m.weight2, m.bias2,
+                                 m.last}}));
     if (name_ == "mlp") return m.Export();
     {
       const torch::NoGradGuard no_grad;
@@ -153,16 +173,16 @@ class Phases {
       m.bias.mul_(1 - p_["mlp_share"]);
       m.last.mul_(p_["mlp_share"]);
     }
-    RunPhase({.name = "neumf",
-              .epochs = epochs("joint_epochs"),
-              .rate = p_["joint_learning_rate"],
-              .batch = batch,
-              .begin = 0.9,
-              .end = 1,
-              .items = p_.Int("joint_items"),
-              .gmf = true,
-              .mlp = true,
-              .parameters = m.parameters()});
+    RETURN_IF_ERROR(RunPhase({.name = "neumf",
+                              .epochs = epochs("joint_epochs"),
+                              .rate = p_["joint_learning_rate"],
+                              .batch = batch,
+                              .begin = 0.9,
+                              .end = 1,
+                              .items = p_.Int("joint_items"),
+                              .gmf = true,
+                              .mlp = true,
+                              .parameters = m.parameters()}));
     return m.Export();
   }
 
@@ -180,7 +200,8 @@ class Phases {
     std::vector<torch::Tensor> parameters;
   };
 
-  void RunPhase(const Phase& phase) {
+  // Errors: OUT_OF_RANGE when its first epoch diverged; a later one is undone.
+  absl::Status RunPhase(const Phase& phase) {
     torch::optim::Adam adam(
         phase.parameters,
         torch::optim::AdamOptions(phase.rate).weight_decay(p_["weight_decay"]));
@@ -189,6 +210,7 @@ class Phases {
         phase.epochs * ((users + phase.batch - 1) / phase.batch));
     const OnEpoch on_epoch = PartOf(options_.on_epoch, phase.begin, phase.end);
     int64_t step = 0;
+    std::vector<torch::Tensor> before;
     for (int epoch = 1; epoch <= phase.epochs; ++epoch) {
       double total = 0;
       for (const std::vector<int64_t>& batch :
@@ -202,14 +224,24 @@ class Phases {
         adam.step();
         total += loss.item<double>() * static_cast<double>(batch.size());
       }
-      if (!on_epoch) continue;
-      on_epoch({.phase = phase.name,
-                .epoch = epoch,
-                .epochs = phase.epochs,
-                .loss = total / static_cast<double>(users),
-                .metric = Validate(phase),
-                .share = static_cast<double>(epoch) / phase.epochs});
+      EpochReport report{.phase = phase.name,
+                         .epoch = epoch,
+                         .epochs = phase.epochs,
+                         .loss = total / static_cast<double>(users),
+                         .share = static_cast<double>(epoch) / phase.epochs};
+      const bool finite =
+          std::isfinite(report.loss) && AllFinite(phase.parameters);
+      if (!finite) report.note = KeptInstead(epoch - 1);
+      if (finite && on_epoch) report.metric = Validate(phase);
+      if (on_epoch) on_epoch(report);
+      if (!finite && epoch == 1) return Diverged(phase.name);
+      if (!finite) {
+        Copy(before, phase.parameters);
+        break;
+      }
+      before = CloneOf(phase.parameters);
     }
+    return absl::OkStatus();
   }
 
   // - mean over users of sum_i y_i log softmax_I(logits)_i / n^user_norm, n the

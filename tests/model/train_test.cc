@@ -1,8 +1,12 @@
 // Training with LibTorch: what is learned, and that it is served as trained.
 #include "model/train.h"
 
+#include <cmath>
+#include <limits>
+
 #include "absl/strings/str_format.h"
 #include "model/devices.h"
+#include "model/epochs.h"
 #include "model/recommender.h"
 #include "tests/model/two_tastes.h"
 #include "tests/testing.h"
@@ -306,6 +310,71 @@ TEST(Train, WithoutEventsItSaysSo) {
   set.items = 3;
   EXPECT_THAT(Train("mult-vae", set, *ParametersOf("mult-vae"), {}),
               IsError(absl::StatusCode::kFailedPrecondition, "learn from"));
+}
+
+Tensors OneWeight(float value) {
+  Tensors tensors;
+  tensors.Add("w", {1}, {value});
+  return tensors;
+}
+
+// Runs epochs with these losses, whose weights are their losses, too; one that
+// validates finds the second epoch best.
+absl::StatusOr<Tensors> RunLosses(const std::vector<double>& losses,
+                                  bool validates, std::string* note) {
+  size_t at = 0;
+  return RunEpochs(
+      {.phase = "toy",
+       .epochs = static_cast<int>(losses.size()),
+       .patience = 10,
+       .train = [&](int) { return losses[at++]; },
+       .validate = validates ? std::function<double()>(
+                                   [&] { return at == 2 ? 1.0 : 0.5; })
+                             : nullptr,
+       .save = [&] { return OneWeight(static_cast<float>(losses[at - 1])); }},
+      [=](const EpochReport& r) {
+        if (!r.note.empty()) *note = r.note;
+      });
+}
+
+TEST(Epochs, TheBestIsKeptOrTheLast) {
+  std::string note;
+  EXPECT_EQ(RunLosses({4, 3, 2}, true, &note)->all().at("w").values[0], 3);
+  EXPECT_EQ(RunLosses({4, 3, 2}, false, &note)->all().at("w").values[0], 2);
+  EXPECT_EQ(note, "");
+}
+
+TEST(Epochs, OneThatDivergesIsSaidAndTheGoodOneBeforeKept) {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  for (const bool validates : {false, true}) {
+    std::string note;
+    for (const double bad : {kNaN, HUGE_VAL}) {
+      const auto kept = RunLosses({4, 3, bad, 1}, validates, &note);
+      ASSERT_THAT(kept, IsOk());
+      EXPECT_EQ(kept->all().at("w").values[0], 3);
+      EXPECT_THAT(note, testing::HasSubstr("epoch 2 is kept"));
+      EXPECT_THAT(RunLosses({bad, 1}, validates, &note),
+                  IsError(absl::StatusCode::kOutOfRange, "learning rate"));
+      EXPECT_THAT(note, testing::HasSubstr("no epoch before"));
+    }
+  }
+  // A loss still, but no weight any more.
+  std::string note;
+  EXPECT_EQ(RunLosses({4, 1e39}, false, &note)->all().at("w").values[0], 4);
+  EXPECT_THAT(note, testing::HasSubstr("epoch 1 is kept"));
+}
+
+// Weights so large that nothing finite can be learned from them.
+TEST_P(WarmStartTest, NothingThatIsNotFiniteComesOut) {
+  TrainingSet set = TwoTastes();
+  for (float& weight : set.train.weights) weight = 3e38f;
+  const auto tensors = Train(GetParam(), set, Small(), {});
+  if (tensors.ok()) {
+    EXPECT_TRUE(AllFinite(*tensors));
+  } else {
+    EXPECT_THAT(tensors,
+                IsError(absl::StatusCode::kOutOfRange, "learning rate"));
+  }
 }
 
 TEST(Devices, CudaIsRefusedWhereThereIsNone) {
