@@ -15,22 +15,20 @@ constexpr size_t kBatch = 10'000;
 constexpr size_t kBatchBytes = 4 << 20;
 
 // "path:line: what" for an error that begins with "events[3]..." or the like,
-// and for any of a call that was sent for one line: too large a message has no
-// index.
+// and for any error of a call that was sent for one line, such as that the
+// message is too large.
 absl::Status NameLine(const absl::Status& status, const std::string& path,
                       const std::vector<int64_t>& lines) {
   if (status.ok()) return status;
   const absl::string_view text = status.message();
   const size_t open = text.find('['), close = text.find(']');
   size_t index = 0;
-  if (lines.size() == 1 && open == absl::string_view::npos) {
-    return Annotate(status, absl::StrCat(path, ":", lines[0]));
-  }
   if (open == absl::string_view::npos || close == absl::string_view::npos ||
       close < open ||
       !absl::SimpleAtoi(text.substr(open + 1, close - open - 1), &index) ||
       index >= lines.size()) {
-    return Annotate(status, path);
+    return Annotate(
+        status, lines.size() == 1 ? absl::StrCat(path, ":", lines[0]) : path);
   }
   absl::string_view what = text.substr(close + 1);
   if (absl::StartsWith(what, ".")) what.remove_prefix(1);
@@ -41,8 +39,8 @@ absl::Status NameLine(const absl::Status& status, const std::string& path,
 }  // namespace
 
 template <typename Request>
-bool Sender::Batch<Request>::FullWith(size_t size) const {
-  return !empty() && (lines.size() >= kBatch || bytes + size > kBatchBytes);
+bool Sender::Batch<Request>::HasRoomFor(size_t size) const {
+  return empty() || (lines.size() < kBatch && bytes + size <= kBatchBytes);
 }
 
 void Sender::At(const std::string& path, int64_t line) {
@@ -59,29 +57,29 @@ void Sender::Skip(const absl::Status& why) {
 }
 
 absl::Status Sender::Add(api::Item item) {
-  const size_t bytes = item.ByteSizeLong();
   if (rehearsal_) return absl::OkStatus();
+  const size_t bytes = item.ByteSizeLong();
   // It may be one that was deleted in a line before.
   RETURN_IF_ERROR(FlushDeleted());
-  if (items_.FullWith(bytes)) RETURN_IF_ERROR(FlushItems());
+  if (!items_.HasRoomFor(bytes)) RETURN_IF_ERROR(FlushItems());
   items_.Count(bytes, line_);
   *items_.request.add_items() = std::move(item);
   return absl::OkStatus();
 }
 
 absl::Status Sender::Add(api::User user) {
-  const size_t bytes = user.ByteSizeLong();
   if (rehearsal_) return absl::OkStatus();
-  if (users_.FullWith(bytes)) RETURN_IF_ERROR(FlushUsers());
+  const size_t bytes = user.ByteSizeLong();
+  if (!users_.HasRoomFor(bytes)) RETURN_IF_ERROR(FlushUsers());
   users_.Count(bytes, line_);
   *users_.request.add_users() = std::move(user);
   return absl::OkStatus();
 }
 
 absl::Status Sender::Add(api::Event event) {
-  const size_t bytes = event.ByteSizeLong();
   if (rehearsal_) return absl::OkStatus();
-  if (events_.FullWith(bytes)) RETURN_IF_ERROR(Flush());
+  const size_t bytes = event.ByteSizeLong();
+  if (!events_.HasRoomFor(bytes)) RETURN_IF_ERROR(Flush());
   events_.Count(bytes, line_);
   *events_.request.add_events() = std::move(event);
   return absl::OkStatus();
@@ -89,7 +87,7 @@ absl::Status Sender::Add(api::Event event) {
 
 absl::Status Sender::Delete(const std::string& item) {
   if (rehearsal_) return absl::OkStatus();
-  if (deleted_.FullWith(item.size())) RETURN_IF_ERROR(FlushDeleted());
+  if (!deleted_.HasRoomFor(item.size())) RETURN_IF_ERROR(FlushDeleted());
   deleted_.Count(item.size(), line_);
   deleted_.request.add_items(item);
   return absl::OkStatus();

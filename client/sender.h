@@ -46,7 +46,7 @@ class Sender {
       lines.push_back(line);
       bytes += size;
     }
-    bool FullWith(size_t size) const;  // before `size` more bytes
+    bool HasRoomFor(size_t size) const;
     bool empty() const { return lines.empty(); }
   };
 

@@ -1,6 +1,7 @@
 #include "model/fold_in.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "model/kernels.h"
@@ -14,7 +15,8 @@ namespace {
 void Factorize(size_t n, float* a) {
   constexpr size_t kColumns = 32;
   thread_local std::vector<float> below, sum;
-  const std::vector<float> minus(kColumns, -1.0f);
+  std::array<float, kColumns> minus;
+  minus.fill(-1);
   for (size_t k = 0; k < n; k += kColumns) {
     const size_t end = std::min(n, k + kColumns);
     for (size_t i = k; i < end; ++i) {
@@ -30,7 +32,7 @@ void Factorize(size_t n, float* a) {
     if (m == 0) return;
     below.resize((end - k) * m);
     sum.resize(m);
-    std::vector<const float*> columns;
+    std::array<const float*, kColumns> columns;
     for (size_t j = k; j < end; ++j) {
       float* const column = below.data() + (j - k) * m;
       for (size_t i = 0; i < m; ++i) column[i] = a[(end + i) * n + j];
@@ -38,10 +40,9 @@ void Factorize(size_t n, float* a) {
       const float inverse = 1 / a[j * n + j];
       Blend(inverse, -inverse, sum.data(), m, column);
       for (size_t i = 0; i < m; ++i) a[(end + i) * n + j] = column[i];
-      columns.push_back(column);
+      columns[j - k] = column;
     }
-    AddGram(columns.data(), minus.data(), columns.size(), m, n,
-            a + end * n + end);
+    AddGram(columns.data(), minus.data(), end - k, m, n, a + end * n + end);
   }
 }
 

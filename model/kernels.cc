@@ -79,10 +79,21 @@ void BlendImpl(float a, float b, const float* x, size_t n, float* out) {
   for (; i < n; ++i) out[i] = a * out[i] + b * x[i];
 }
 
+// out[i] = weight * row[i].
+void ScaleImpl(const float* row, float weight, size_t n, float* out) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  const auto w = hn::Set(d, weight);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::Mul(w, hn::LoadU(d, row + i)), d, out + i);
+  }
+  for (; i < n; ++i) out[i] = weight * row[i];
+}
+
 // Four rows of `out`, of which `count` are there, and `Vectors` vectors of
-// their columns, from the j-th, stay in registers while `m` rows pass by;
-// scaled[h * n
-// + r] is what the h-th gives to the r-th of the four.
+// their columns, from the j-th, stay in registers while `m` rows pass by. To
+// the r-th of the four, the h-th gives scaled[h * n + r] times itself.
 template <size_t Vectors>
 HWY_INLINE void AddGramTile(const float* const* rows, const float* scaled,
                             size_t m, size_t n, size_t count, size_t j,
@@ -126,12 +137,13 @@ void AddGramImpl(const float* const* rows, const float* weights, size_t m,
                  size_t n, size_t stride, float* out) {
   constexpr size_t kTogether = 32;  // rows that stay in the first-level cache
   const size_t lanes = hn::Lanes(D());
-  thread_local std::vector<float> scaled;
-  scaled.assign(kTogether * n + 4, 0.0f);
-  for (size_t some; m > 0; m -= some, rows += some, weights += some) {
-    some = std::min(kTogether, m);
-    for (size_t h = 0; h < some; ++h) {
-      BlendImpl(0, weights[h], rows[h], n, scaled.data() + h * n);
+  thread_local std::vector<float> scaled;  // beyond a row's end: not stored
+  scaled.resize(kTogether * n + 4);
+  for (size_t first = 0; first < m; first += kTogether) {
+    const float* const* const some = rows + first;
+    const size_t together = std::min(kTogether, m - first);
+    for (size_t h = 0; h < together; ++h) {
+      ScaleImpl(some[h], weights[first + h], n, scaled.data() + h * n);
     }
     for (size_t i = 0; i < n; i += 4) {
       const size_t count = std::min<size_t>(4, n - i);
@@ -139,16 +151,16 @@ void AddGramImpl(const float* const* rows, const float* weights, size_t m,
       float* const to = out + i * stride;
       size_t j = 0;
       for (; j < i + count && j + 2 * lanes <= n; j += 2 * lanes) {
-        AddGramTile<2>(rows, from, some, n, count, j, stride, to);
+        AddGramTile<2>(some, from, together, n, count, j, stride, to);
       }
       for (; j < i + count && j + lanes <= n; j += lanes) {
-        AddGramTile<1>(rows, from, some, n, count, j, stride, to);
+        AddGramTile<1>(some, from, together, n, count, j, stride, to);
       }
       for (; j < i + count; ++j) {
         for (size_t r = 0; r < count; ++r) {
-          float sum = 0;
-          for (size_t h = 0; h < some; ++h) sum += from[h * n + r] * rows[h][j];
-          to[r * stride + j] += sum;
+          for (size_t h = 0; h < together; ++h) {
+            to[r * stride + j] += from[h * n + r] * some[h][j];
+          }
         }
       }
     }
