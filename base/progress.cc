@@ -30,6 +30,12 @@ void ProgressBar::Update(double share, absl::string_view detail) {
   Draw(share, detail, false);
 }
 
+void ProgressBar::Say(absl::string_view line) {
+  if (silent_ || finished_) return;
+  std::fputs(absl::StrCat(terminal_ ? "\r\033[K" : "", line, "\n").c_str(),
+             stderr);
+}
+
 void ProgressBar::Finish(absl::string_view detail) {
   if (silent_ || finished_) return;
   Draw(1.0, detail, true);

@@ -21,6 +21,8 @@ class ProgressBar {
 
   // `share` in [0, 1]; `detail` is free text. Cheap to call often.
   void Update(double share, absl::string_view detail);
+  // A line of its own, above the bar.
+  void Say(absl::string_view line);
   // Draws the final state and ends the line.
   void Finish(absl::string_view detail);
 

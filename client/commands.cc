@@ -225,8 +225,14 @@ int Retrain(Session& session, bool cold, bool detach) {
   }
   ProgressBar bar("Training", session.json ? ProgressBar::Mode::kSilent
                                            : ProgressBar::Mode::kAuto);
+  bool first = true;
   const auto end = session.client->WatchRun(
       started->run_id(), [&](const api::RunProgress& run) {
+        if (first && !run.first_generation().empty()) {
+          first = false;
+          bar.Say(absl::StrCat(run.first_generation(),
+                               " is in service; a better one may follow"));
+        }
         std::string detail = run.phase();
         if (run.epochs() > 0) {
           absl::StrAppendFormat(&detail, ", epoch %d/%d, loss %.3f",
@@ -245,6 +251,7 @@ int Retrain(Session& session, bool cold, bool detach) {
     Json out = {{"run_id", end->run_id()},
                 {"state", api::RunState_Name(end->state())},
                 {"generation", end->generation()},
+                {"first_generation", end->first_generation()},
                 {"message", end->message()}};
     for (const auto& m : end->candidate())
       out["candidate"][m.name()] = m.value();

@@ -72,7 +72,7 @@ retrain() {
   [ $code = 0 ] || note "the gate kept it out, so what served before goes on serving"
 }
 
-say "Training the first generation: Mult-VAE shortlists, NeuMF ranks"
+say "Training: EASE serves within seconds, the joint model follows if it is better"
 retrain
 
 say "Now user $user gets personal answers"

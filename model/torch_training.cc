@@ -45,24 +45,38 @@ uint64_t SeedFrom(torch::Generator* generator) {
 
 }  // namespace
 
+Histories MakeHistories(const features::Interactions& data,
+                        const std::vector<int64_t>& users,
+                        const Corruption& corruption,
+                        torch::Generator* generator) {
+  Histories out;
+  Corruptor corruptor(corruption, corruption.draws() ? SeedFrom(generator) : 0);
+  for (const int64_t user : users) {
+    const auto items = data.ItemsOf(user);
+    const auto weights = data.WeightsOf(user);
+    const std::vector<float>& kept = corruptor.Normalized(weights);
+    out.items.insert(out.items.end(), items.begin(), items.end());
+    out.weights.insert(out.weights.end(), kept.begin(), kept.end());
+    out.targets.insert(out.targets.end(), weights.begin(), weights.end());
+    out.offsets.push_back(static_cast<int64_t>(out.items.size()));
+  }
+  return out;
+}
+
 Bags MakeBags(const features::Interactions& data,
               const std::vector<int64_t>& users, const Corruption& corruption,
               torch::Generator* generator, torch::Device device) {
-  std::vector<int64_t> items, offsets, target_users, target_items;
-  std::vector<float> weights, target_weights;
-  Corruptor corruptor(corruption, corruption.draws() ? SeedFrom(generator) : 0);
-  for (size_t i = 0; i < users.size(); ++i) {
-    const auto of_user = data.ItemsOf(users[i]);
-    const auto w = data.WeightsOf(users[i]);
+  const Histories all = MakeHistories(data, users, corruption, generator);
+  std::vector<int64_t> items, offsets, target_users;
+  std::vector<float> weights;
+  for (size_t u = 0; u < users.size(); ++u) {
     offsets.push_back(static_cast<int64_t>(items.size()));
-    const std::vector<float>& kept = corruptor.Normalized(w);
-    for (size_t j = 0; j < of_user.size(); ++j) {
-      target_users.push_back(static_cast<int64_t>(i));
-      target_items.push_back(of_user[j]);
-      target_weights.push_back(w[j]);
-      if (kept[j] == 0) continue;
-      items.push_back(of_user[j]);
-      weights.push_back(kept[j]);
+    for (auto i = static_cast<size_t>(all.offsets[u]);
+         i < static_cast<size_t>(all.offsets[u + 1]); ++i) {
+      target_users.push_back(static_cast<int64_t>(u));
+      if (all.weights[i] == 0) continue;
+      items.push_back(all.items[i]);
+      weights.push_back(all.weights[i]);
     }
   }
   const auto ints = [&](const std::vector<int64_t>& v) {
@@ -71,8 +85,8 @@ Bags MakeBags(const features::Interactions& data,
   const auto floats = [&](const std::vector<float>& v) {
     return torch::tensor(v, torch::kFloat32).to(device);
   };
-  return {ints(items),        ints(offsets),      floats(weights),
-          ints(target_users), ints(target_items), floats(target_weights)};
+  return {ints(items),        ints(offsets),   floats(weights),
+          ints(target_users), ints(all.items), floats(all.targets)};
 }
 
 torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,

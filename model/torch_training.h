@@ -13,7 +13,22 @@
 
 namespace nearline::model {
 
-// A batch of histories for embedding_bag: L2-normalized weights, with dropout.
+// A batch of histories: those of its user u are in [offsets[u],
+// offsets[u + 1]).
+struct Histories {
+  std::vector<int64_t> offsets = {0};  // [users + 1]
+  std::vector<int64_t> items;
+  std::vector<float> weights;  // L2-normalized, with dropout; 0: dropped
+  std::vector<float> targets;  // as they are
+};
+
+// The generator is not used without corruption.
+Histories MakeHistories(const features::Interactions& data,
+                        const std::vector<int64_t>& users,
+                        const Corruption& corruption,
+                        torch::Generator* generator);
+
+// The same for embedding_bag.
 struct Bags {
   torch::Tensor items;    // int64 [nnz kept]
   torch::Tensor offsets;  // int64 [users]
@@ -24,7 +39,6 @@ struct Bags {
   torch::Tensor target_weights;  // float32 [nnz], as they are
 };
 
-// The generator is not used without corruption.
 Bags MakeBags(const features::Interactions& data,
               const std::vector<int64_t>& users, const Corruption& corruption,
               torch::Generator* generator, torch::Device device);

@@ -40,7 +40,9 @@ struct TrainOptions {
   uint64_t seed = 1;
   int threads = 1;
   std::string device = "cpu";  // "cuda:N"
-  OnEpoch on_epoch;            // may be empty
+  // On the CPU, steps written by hand where a model has them; else LibTorch's.
+  bool by_hand = true;
+  OnEpoch on_epoch;  // may be empty
   // Weights to start from, with the rows of this set's items; null: random.
   const Tensors* warm_start = nullptr;
 };

@@ -5,7 +5,9 @@
 // catalogue does.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
+#include "model/autoencoder_step.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
 
@@ -90,6 +92,26 @@ struct Autoencoder : torch::nn::Module {
     return out;
   }
 
+  // The same weights, for the step by hand. On the CPU.
+  AutoencoderWeights Weights() {
+    const auto at = [](torch::Tensor& t) {
+      return t.defined() ? t.data_ptr<float>() : nullptr;
+    };
+    return {.items = encoder.size(0),
+            .width = encoder.size(1),
+            .latent = variational ? mean.size(0) : 0,
+            .encoder = at(encoder),
+            .encoder_bias = at(encoder_bias),
+            .mean = at(mean),
+            .mean_bias = at(mean_bias),
+            .log_variance = at(log_variance),
+            .log_variance_bias = at(log_variance_bias),
+            .hidden = at(hidden),
+            .hidden_bias = at(hidden_bias),
+            .decoder = at(decoder),
+            .decoder_bias = at(decoder_bias)};
+  }
+
   const std::string name;
   const bool variational;
   torch::Tensor encoder, encoder_bias, mean, mean_bias, log_variance,
@@ -105,10 +127,14 @@ class Autoencoding {
         options_(options),
         device_(options.device),
         generator_(at::detail::createCPUGenerator(options.seed)),
+        corruption_{.dropout = p["dropout"], .cold_share = p["cold_share"]},
         model_(name, set.items, p.Int("hidden"),
                p.Has("latent") ? p.Int("latent") : 0, options.warm_start,
                &generator_) {
     model_.to(device_);
+    if (device_.is_cpu() && options.by_hand) {
+      by_hand_.emplace(model_.Weights(), options.threads);
+    }
   }
 
   absl::StatusOr<Tensors> Run() {
@@ -148,27 +174,50 @@ class Autoencoding {
     double total = 0;
     for (const std::vector<int64_t>& users :
          ShuffledBatches(set_.train.users(), p_.Int("batch"), &generator_)) {
-      const auto count = static_cast<double>(users.size());
-      SetRate(adam,
-              rate_ * std::max(0.02, 1 - static_cast<double>(step_) / steps_));
-      const Bags bags =
-          MakeBags(set_.train, users,
-                   {.dropout = p_["dropout"], .cold_share = p_["cold_share"]},
-                   &generator_, device_);
-      torch::Tensor kl = torch::zeros({1});
-      const torch::Tensor log_p =
-          torch::log_softmax(model_.Forward(bags, &generator_, &kl), 1);
-      const torch::Tensor hits =
-          log_p.index({bags.target_users, bags.target_items});
-      const torch::Tensor loss =
-          (Beta() * kl.sum() - (hits * bags.target_weights).sum()) / count;
-      adam->zero_grad();
-      loss.backward();
-      adam->step();
+      const double rate =
+          rate_ * std::max(0.02, 1 - static_cast<double>(step_) / steps_);
+      const double loss = by_hand_.has_value() ? StepByHand(users, rate)
+                                               : Step(users, rate, adam);
       ++step_;
-      total += loss.item<double>() * count;
+      total += loss * static_cast<double>(users.size());
     }
     return total / static_cast<double>(set_.train.users());
+  }
+
+  double Step(const std::vector<int64_t>& users, double rate,
+              torch::optim::Adam* adam) {
+    SetRate(adam, rate);
+    const Bags bags =
+        MakeBags(set_.train, users, corruption_, &generator_, device_);
+    torch::Tensor kl = torch::zeros({1});
+    const torch::Tensor log_p =
+        torch::log_softmax(model_.Forward(bags, &generator_, &kl), 1);
+    const torch::Tensor hits =
+        log_p.index({bags.target_users, bags.target_items});
+    const torch::Tensor loss =
+        (Beta() * kl.sum() - (hits * bags.target_weights).sum()) /
+        static_cast<double>(users.size());
+    adam->zero_grad();
+    loss.backward();
+    adam->step();
+    return loss.item<double>();
+  }
+
+  double StepByHand(const std::vector<int64_t>& users, double rate) {
+    const Histories all =
+        MakeHistories(set_.train, users, corruption_, &generator_);
+    torch::Tensor noise;
+    if (model_.variational) {
+      noise = torch::randn(
+          {static_cast<int64_t>(users.size()), p_.Int("latent")}, generator_);
+    }
+    return by_hand_->Step(
+        {.offsets = all.offsets,
+         .items = all.items,
+         .weights = all.weights,
+         .targets = all.targets,
+         .noise = noise.defined() ? noise.data_ptr<float>() : nullptr},
+        {.learning = rate, .decay = p_["weight_decay"], .beta = Beta()});
   }
 
   const TrainingSet& set_;
@@ -176,7 +225,9 @@ class Autoencoding {
   const TrainOptions& options_;
   const torch::Device device_;
   torch::Generator generator_;
+  const Corruption corruption_;
   Autoencoder model_;
+  std::optional<AutoencoderTrainer> by_hand_;  // else by LibTorch
   int64_t step_ = 0;
   double steps_ = 1;  // in all
   double rate_ = 0;   // of learning, at the start

@@ -21,6 +21,20 @@
 namespace nearline::model {
 namespace {
 
+// Copies what is above the diagonal of m [n, n] below it, square by square.
+void Mirror(int64_t n, float* m) {
+  constexpr int64_t kSquare = 64;
+  for (int64_t top = 0; top < n; top += kSquare) {
+    for (int64_t left = 0; left <= top; left += kSquare) {
+      for (int64_t i = top; i < std::min(n, top + kSquare); ++i) {
+        for (int64_t j = left; j < std::min(i, left + kSquare); ++j) {
+          m[i * n + j] = m[j * n + i];
+        }
+      }
+    }
+  }
+}
+
 // X^T D X [n, n], summed pair by pair: costs what histories hold. D is the
 // identity, or the inverse of each user's length + shrinkage.
 torch::Tensor Gram(const TrainingSet& set, bool by_length = false,
@@ -51,7 +65,8 @@ torch::Tensor Gram(const TrainingSet& set, bool by_length = false,
       }
     }
   }
-  return gram + gram.triu(1).t();
+  Mirror(n, out);
+  return gram;
 }
 
 torch::Tensor Ease(const TrainingSet& set, const Parameters& p,
@@ -62,9 +77,11 @@ torch::Tensor Ease(const TrainingSet& set, const Parameters& p,
     lambda = p["lambda_share"] * gram.diagonal().mean().item<double>();
   }
   gram.diagonal().add_(lambda);
-  const torch::Tensor inverse =
-      torch::cholesky_inverse(torch::linalg_cholesky(gram));
-  return inverse / -inverse.diagonal();
+  // Two matrices at a time.
+  torch::Tensor factor = torch::linalg_cholesky(gram);
+  gram.reset();
+  torch::Tensor inverse = torch::cholesky_inverse(factor);
+  return inverse.div_(-inverse.diagonal().clone());
 }
 
 torch::Tensor ItemKnn(const TrainingSet& set, const Parameters& p) {
@@ -101,17 +118,20 @@ void Truncate(const torch::Tensor& m, int64_t rank, torch::Generator* generator,
   *right = v.narrow(0, 0, rank).t() * root;
 }
 
-// Four matrices of n x n at the peak: two and, at full rank, their copies.
-absl::Status CheckMemory(int64_t items) {
-  const double needed = 16.0 * static_cast<double>(items) * items;
+// Two matrices of all pairs at the peak; at full rank, both sides and their
+// copies.
+absl::Status CheckMemory(int64_t items, bool truncated) {
+  const double needed = (truncated ? 2.2 : 4) * sizeof(float) *
+                        static_cast<double>(items) * static_cast<double>(items);
   const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
                        static_cast<double>(sysconf(_SC_PAGESIZE));
   if (needed < 0.8 * there) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrFormat(
-      "a matrix of all pairs of %d items needs %.0f GiB of memory, and this "
-      "machine has %.0f; "
-      "take a model without a matrix of all pairs of items, such as mult-dae",
-      items, needed / (1 << 30), there / (1 << 30)));
+      "a matrix of all pairs of %d items needs %.1f GiB of memory%s, and this "
+      "machine has %.1f; take a model without a matrix of all pairs of items, "
+      "such as mult-dae",
+      items, needed / (1 << 30), truncated ? "" : " with rank=0",
+      there / (1 << 30)));
 }
 
 }  // namespace
@@ -120,7 +140,10 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
                                     const TrainingSet& set,
                                     const Parameters& parameters,
                                     const TrainOptions& options) {
-  RETURN_IF_ERROR(CheckMemory(set.items));
+  const int64_t n = set.items;
+  const int64_t rank = parameters.Int("rank");
+  const bool truncated = rank > 0 && rank < n;
+  RETURN_IF_ERROR(CheckMemory(n, truncated));
   const torch::NoGradGuard no_grad;
   torch::Generator generator = at::detail::createCPUGenerator(options.seed);
   const auto report = [&](int step) {
@@ -134,13 +157,11 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
                         ? ItemKnn(set, parameters)
                         : Gram(set, true, parameters["shrinkage"]);
   b = b.to(torch::kCPU);
-  if (!torch::isfinite(b).all().item<bool>()) return Diverged(model);
+  if (!std::isfinite(b.sum().item<double>())) return Diverged(model);
   b.fill_diagonal_(0);
   report(1);
-  const int64_t n = set.items;
-  const int64_t rank = parameters.Int("rank");
   torch::Tensor left = b, right;
-  if (rank == 0 || rank >= n) {
+  if (!truncated) {
     right = torch::eye(n);
   } else {
     if (parameters.Has("shift")) b.diagonal().fill_(parameters["shift"]);

@@ -7,7 +7,10 @@
 // branch for the shortlist alone.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <optional>
 
+#include "model/autoencoder_step.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
 
@@ -81,6 +84,16 @@ struct NeuMf : torch::nn::Module {
                           .reshape({users * n, -1});
     z = torch::relu(torch::linear(z, weight2, bias2));
     return torch::mv(z, last).reshape({users, n});
+  }
+
+  // The GMF branch, for the step by hand. On the CPU.
+  AutoencoderWeights GmfWeights() {
+    return {.items = gmf.size(0),
+            .width = gmf.size(1),
+            .encoder = history.data_ptr<float>(),
+            .encoder_bias = history_bias.data_ptr<float>(),
+            .decoder = gmf.data_ptr<float>(),
+            .decoder_bias = bias.data_ptr<float>()};
   }
 
   Tensors Export() const {
@@ -209,20 +222,24 @@ class Phases {
     const auto steps = static_cast<double>(
         phase.epochs * ((users + phase.batch - 1) / phase.batch));
     const OnEpoch on_epoch = PartOf(options_.on_epoch, phase.begin, phase.end);
+    std::optional<AutoencoderTrainer> by_hand;
+    const bool whole_gmf = !phase.mlp && phase.items == 0;
+    if (whole_gmf && device_.is_cpu() && options_.by_hand) {
+      by_hand.emplace(model_.GmfWeights(), options_.threads);
+    }
     int64_t step = 0;
     std::vector<torch::Tensor> before;
     for (int epoch = 1; epoch <= phase.epochs; ++epoch) {
       double total = 0;
       for (const std::vector<int64_t>& batch :
            ShuffledBatches(users, phase.batch, &generator_)) {
-        SetRate(&adam,
-                phase.rate *
-                    std::max(0.02, 1 - static_cast<double>(step++) / steps));
-        const torch::Tensor loss = Loss(phase, batch);
-        adam.zero_grad();
-        loss.backward();
-        adam.step();
-        total += loss.item<double>() * static_cast<double>(batch.size());
+        const double rate =
+            phase.rate *
+            std::max(0.02, 1 - static_cast<double>(step++) / steps);
+        const double loss = by_hand.has_value()
+                                ? StepByHand(&*by_hand, batch, rate)
+                                : Step(phase, batch, rate, &adam);
+        total += loss * static_cast<double>(batch.size());
       }
       EpochReport report{.phase = phase.name,
                          .epoch = epoch,
@@ -242,6 +259,35 @@ class Phases {
       before = CloneOf(phase.parameters);
     }
     return absl::OkStatus();
+  }
+
+  double Step(const Phase& phase, const std::vector<int64_t>& users,
+              double rate, torch::optim::Adam* adam) {
+    SetRate(adam, rate);
+    const torch::Tensor loss = Loss(phase, users);
+    adam->zero_grad();
+    loss.backward();
+    adam->step();
+    return loss.item<double>();
+  }
+
+  // The same for the GMF branch over all items.
+  double StepByHand(AutoencoderTrainer* trainer,
+                    const std::vector<int64_t>& users, double rate) {
+    Histories all = MakeHistories(set_.train, users, {.dropout = p_["dropout"]},
+                                  &generator_);
+    for (size_t u = 0; u < users.size(); ++u) {
+      float* const begin = all.targets.data() + all.offsets[u];
+      float* const end = all.targets.data() + all.offsets[u + 1];
+      const float sum = std::accumulate(begin, end, 0.0f);
+      const double weight = std::pow(std::max(1.0f, sum), -p_["user_norm"]);
+      for (float* y = begin; y != end; ++y) *y *= static_cast<float>(weight);
+    }
+    return trainer->Step({.offsets = all.offsets,
+                          .items = all.items,
+                          .weights = all.weights,
+                          .targets = all.targets},
+                         {.learning = rate, .decay = p_["weight_decay"]});
   }
 
   // - mean over users of sum_i y_i log softmax_I(logits)_i / n^user_norm, n the

@@ -160,7 +160,7 @@ absl::Status RunChild(const ChildOptions& options,
     return absl::ErrnoToStatus(errno, "cannot make a pipe");
   }
   const int error = open(options.error_file.c_str(),
-                         O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+                         O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (error < 0) {
     close(pipe_fds[0]);
     close(pipe_fds[1]);

@@ -45,8 +45,9 @@ struct Config {
   } serving;
 
   struct Training {
-    std::string retriever = "mult-vae";
-    std::string ranker = "neumf";
+    std::string first = "ease";  // empty: none
+    std::string retriever = "joint";
+    std::string ranker;  // empty: none
     std::map<std::string, std::map<std::string, double>> parameters;
     std::string program;  // empty: nearline-train beside the server
     absl::Duration interval = absl::ZeroDuration();  // zero: never

@@ -159,9 +159,14 @@ ConfigField Text(std::string path, std::string* value, std::string range,
           [=] { return *value; }};
 }
 
+// An empty choice comes last.
 ConfigField Choice(std::string path, std::string* value,
                    std::vector<std::string> choices, std::string what) {
-  std::string range = absl::StrCat("one of ", absl::StrJoin(choices, ", "));
+  const bool may_be_empty = choices.back().empty();
+  const absl::Span<const std::string> named(
+      choices.data(), choices.size() - (may_be_empty ? 1 : 0));
+  std::string range = absl::StrCat("one of ", absl::StrJoin(named, ", "),
+                                   may_be_empty ? ", or empty" : "");
   return {
       std::move(path), range, std::move(what),
       [=](const std::string& text) {
@@ -172,6 +177,11 @@ ConfigField Choice(std::string path, std::string* value,
         return absl::OkStatus();
       },
       [=] { return *value; }};
+}
+
+std::vector<std::string> OrNone(std::vector<std::string> choices) {
+  choices.emplace_back();
+  return choices;
 }
 
 std::vector<ConfigField> FieldsOf(Config* c) {
@@ -237,6 +247,9 @@ std::vector<ConfigField> FieldsOf(Config* c) {
                absl::Hours(24), "how long a list can be continued"),
       Duration("serving.drain", &c->serving.drain, absl::ZeroDuration(),
                absl::Hours(1), "for calls under way after SIGTERM"),
+      Choice("training.first", &t.first, OrNone(model::ModelNames()),
+             "where nothing serves yet, this model is trained and published "
+             "by itself before the others; empty: none"),
       Choice("training.retriever", &t.retriever, model::ModelNames(),
              "the model that shortlists"),
       Choice("training.ranker", &t.ranker, {"neumf", "mlp", ""},

@@ -422,6 +422,7 @@ void ToApi(const RunStatus& run, absl::Time now, api::RunProgress* out) {
   out->set_seconds_left(absl::ToDoubleSeconds(run.TimeLeft(now)));
   out->set_message(run.message);
   out->set_generation(run.generation);
+  out->set_first_generation(run.first);
   const auto metrics = [](const std::map<std::string, double>& from, auto* to) {
     for (const auto& [name, value] : from) {
       api::Metric* const metric = to->Add();

@@ -195,7 +195,14 @@ void Retrainer::Loop() {
 void Retrainer::Execute(const Order& order) {
   spdlog::info("training run {} begins ({})", order.id,
                order.reason.empty() ? "asked for" : Quoted(order.reason));
-  const absl::StatusOr<model::Manifest> manifest = Train(order);
+  const Config::Training& t = config_.training;
+  Stage main{t.retriever, t.ranker};
+  if (slot_.Snapshot() == nullptr && !t.first.empty() &&
+      (t.first != t.retriever || !t.ranker.empty())) {
+    main.begin = 0.1;
+    PublishFirst(order, {t.first, "", 0, main.begin});
+  }
+  const absl::StatusOr<model::Manifest> manifest = Train(order, main);
   absl::Status published;
   if (manifest.ok() && manifest->accepted) {
     Update(order.id, [](RunStatus* run) {
@@ -242,8 +249,28 @@ void Retrainer::Execute(const Order& order) {
   if (!pruned.ok()) spdlog::warn("pruning: {}", pruned.ToString());
 }
 
-absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
-  Update(order.id, [](RunStatus* run) { run->phase = "checkpoint"; });
+// Good at once, best a little later: what comes of it is not the run's end.
+void Retrainer::PublishFirst(const Order& order, const Stage& stage) {
+  const absl::StatusOr<model::Manifest> manifest = Train(order, stage);
+  absl::Status status = manifest.status();
+  if (status.ok() && manifest->accepted) status = slot_.Publish(manifest->id);
+  if (!status.ok()) {
+    spdlog::warn("training run {}: no first {}: {}", order.id, stage.retriever,
+                 status.ToString());
+    return;
+  }
+  spdlog::info("training run {}: first {} {}", order.id, manifest->id,
+               manifest->decision);
+  if (!manifest->accepted) return;
+  Update(order.id, [&](RunStatus* run) { run->first = manifest->id; });
+}
+
+absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order,
+                                                 const Stage& stage) {
+  Update(order.id, [](RunStatus* run) {
+    run->phase = "checkpoint";
+    run->epoch = run->epochs = 0;
+  });
   const std::string folder =
       JoinPath(JoinPath(config_.data_dir, "checkpoints"), order.id);
   RETURN_IF_ERROR(MakeDirs(folder));
@@ -259,8 +286,8 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
   }
   job.device = config_.device;
   job.warm_start = t.warm_start && !order.cold;
-  job.retriever = t.retriever;
-  job.ranker = t.ranker;
+  job.retriever = stage.retriever;
+  job.ranker = stage.ranker;
   job.parameters = t.parameters;
   job.event_types = config_.store.event_types;
   job.profile = config_.store.profile;
@@ -283,7 +310,7 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order) {
         .hang_cpu = t.hang_cpu,
         .stop = [this] { return stopping_.load(); }};
     status = RunChild(child, [&](const std::string& line) {
-      OnLine(order.id, line, &generation, &error);
+      OnLine(order.id, stage, line, &generation, &error);
     });
   }
   (void)RemoveAll(folder);
@@ -331,8 +358,9 @@ void Retrainer::AwaitNoCheckpoint() {
   while (!now.empty() && checkpoint_ == now) cv_.Wait(&mu_);
 }
 
-void Retrainer::OnLine(const std::string& id, const std::string& line,
-                       std::string* generation, std::string* error) {
+void Retrainer::OnLine(const std::string& id, const Stage& stage,
+                       const std::string& line, std::string* generation,
+                       std::string* error) {
   const auto json = ParseJson(line);
   if (!json.ok() || !json->is_object()) return;
   if (json->contains("done")) {
@@ -353,7 +381,8 @@ void Retrainer::OnLine(const std::string& id, const std::string& line,
       run->epoch = epoch;
       run->epochs = epochs;
       run->loss = loss;
-      run->share_done = 0.01 + 0.96 * std::clamp(share, 0.0, 1.0);
+      const double done = 0.01 + 0.96 * std::clamp(share, 0.0, 1.0);
+      run->share_done = stage.begin + (stage.end - stage.begin) * done;
     });
   }
 }

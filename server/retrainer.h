@@ -34,6 +34,7 @@ struct RunStatus {
   absl::Time ended;  // infinite future while running
   std::string message;
   std::string generation;
+  std::string first;  // a generation published on the way; empty: none
   std::map<std::string, double> candidate;
   std::map<std::string, double> incumbent;
 
@@ -88,15 +89,22 @@ class Retrainer {
     bool cold = false;
     std::string reason;
   };
+  // One child process of a run.
+  struct Stage {
+    std::string retriever, ranker;
+    double begin = 0, end = 1;  // shares of the run
+  };
 
   void Loop();
   void Execute(const Order& order);
-  absl::StatusOr<model::Manifest> Train(const Order& order);
+  void PublishFirst(const Order& order, const Stage& stage);
+  absl::StatusOr<model::Manifest> Train(const Order& order, const Stage& stage);
   absl::Status MakeCheckpoint(const std::string& folder);
   void RemoveCheckpoint();
   void ForgetCheckpoint();
-  void OnLine(const std::string& id, const std::string& line,
-              std::string* generation, std::string* error);
+  void OnLine(const std::string& id, const Stage& stage,
+              const std::string& line, std::string* generation,
+              std::string* error);
   void Update(const std::string& id,
               const std::function<void(RunStatus*)>& change);
   std::string Enqueue(bool cold, const std::string& reason)

@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "base/text.h"
 #include "base/varint.h"
+#include "base/workers.h"
 #include "tests/testing.h"
 
 namespace nearline {
@@ -159,6 +160,18 @@ TEST(Json, ErrorsNameTheField) {
 TEST(Random, IsTheSameEverywhere) {
   Random random(1);
   EXPECT_EQ(random.Next(), 10451216379200822465u);
+}
+
+TEST(Workers, EachTurnIsTakenOnceAndAllBeforeTheEnd) {
+  for (const int threads : {1, 3}) {
+    Workers workers(threads);
+    for (const size_t n : {0u, 1u, 2u, 100u}) {
+      std::vector<std::atomic<int>> taken(n);
+      workers.ForEach(static_cast<int64_t>(n),
+                      [&](int64_t i) { ++taken[static_cast<size_t>(i)]; });
+      for (const auto& times : taken) EXPECT_EQ(times, 1);
+    }
+  }
 }
 
 TEST(Text, NumbersForPeople) {

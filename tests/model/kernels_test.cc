@@ -40,6 +40,55 @@ TEST(Kernels, AgreeWithPlainLoopsAtEveryLength) {
   }
 }
 
+TEST(Kernels, SoftmaxIsTheOneByTheBook) {
+  for (size_t n = 1; n < 70; ++n) {
+    const auto logits = RandomFloats(n, n), bias = RandomFloats(n, n + 100);
+    double sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += std::exp(logits[i] + bias[i]);
+    std::vector<float> x = logits;
+    EXPECT_NEAR(Softmax(bias.data(), 0.5f, n, x.data()), std::log(sum), 1e-5);
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(x[i], 0.5 * std::exp(logits[i] + bias[i]) / sum, 1e-6);
+    }
+  }
+  // Neither overflows.
+  const float zeros[3] = {};
+  float far[] = {-1000, 1000, 1000};
+  EXPECT_FLOAT_EQ(Softmax(zeros, 1, 3, far), 1000 + std::log(2.0f));
+  EXPECT_EQ(far[0], 0);
+  EXPECT_FLOAT_EQ(far[1], 0.5f);
+}
+
+TEST(Kernels, GradientsAndAdamAreTheOnesByTheBook) {
+  for (size_t n = 1; n < 70; ++n) {
+    const auto gradient = RandomFloats(n, n), start = RandomFloats(n, n + 100);
+    std::vector<float> w = start, m(n), v(n), slope = gradient;
+    TanhGradient(start.data(), n, slope.data());
+    std::vector<double> w2(start.begin(), start.end()), m2(n), v2(n);
+    for (int t = 1; t <= 3; ++t) {
+      const double corrected1 = 1 - std::pow(0.9, t);
+      const double corrected2 = 1 - std::pow(0.999, t);
+      AdamStep({.step = static_cast<float>(0.01 / corrected1),
+                .unbiased = static_cast<float>(1 / std::sqrt(corrected2)),
+                .decay = 0.1f},
+               gradient.data(), n, w.data(), m.data(), v.data());
+      for (size_t i = 0; i < n; ++i) {
+        const double g = gradient[i] + 0.1 * w2[i];
+        m2[i] = 0.9 * m2[i] + 0.1 * g;
+        v2[i] = 0.999 * v2[i] + 0.001 * g * g;
+        w2[i] -= 0.01 * (m2[i] / corrected1) /
+                 (std::sqrt(v2[i] / corrected2) + 1e-8);
+      }
+    }
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(slope[i], gradient[i] * (1 - start[i] * start[i]), 1e-5);
+      EXPECT_NEAR(w[i], w2[i], 1e-5);
+      EXPECT_NEAR(m[i], m2[i], 1e-5);
+      EXPECT_NEAR(v[i], v2[i], 1e-5);
+    }
+  }
+}
+
 TEST(Kernels, SumRowsLikeTwoLoops) {
   for (const size_t n : {1u, 15u, 64u, 65u, 200u}) {
     for (const size_t m : {0u, 1u, 7u}) {

@@ -147,6 +147,36 @@ INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
                                          "neumf"),
                          NameOf);
 
+class ByHandTest : public TrainTest {};
+
+// LibTorch's automatic gradient is the obvious version. Batches of 150 are more
+// than one piece of work.
+TEST_P(ByHandTest, TakesTheStepsThatLibTorchTakes) {
+  const TrainingSet set = TwoTastes();
+  Parameters p = Small();
+  for (const char* setting :
+       {"epochs=3", "gmf_epochs=3", "batch=150", "weight_decay=0.01"}) {
+    (void)p.SetText(setting);
+  }
+  const auto slow = Train(GetParam(), set, p, {.by_hand = false});
+  ASSERT_THAT(slow, IsOk());
+  for (const int threads : {1, 3}) {
+    const auto fast = Train(GetParam(), set, p, {.threads = threads});
+    ASSERT_THAT(fast, IsOk());
+    for (const auto& [name, tensor] : fast->all()) {
+      const Tensor& expected = slow->all().at(name);
+      ASSERT_EQ(tensor.shape, expected.shape);
+      for (size_t i = 0; i < tensor.values.size(); ++i) {
+        ASSERT_NEAR(tensor.values[i], expected.values[i], 1e-4)
+            << name << "[" << i << "]";
+      }
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Models, ByHandTest,
+                         testing::Values("mult-vae", "mult-dae", "gmf"),
+                         NameOf);
+
 TEST(WarmStart, OfAnotherWidthIsCold) {
   const TrainingSet set = TwoTastes();
   Parameters p = *ParametersOf("joint");

@@ -22,6 +22,9 @@ import unittest
 BIN = pathlib.Path(sys.argv[1]).resolve()
 FAST = """
 training:
+  first: ""
+  retriever: mult-vae
+  ranker: neumf
   min_holdout_users: 20
   parameters:
     mult-vae: {hidden: 128, latent: 32, epochs: 15}
@@ -165,13 +168,16 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(self.server.ask("recommend", "user-00001")["served_by"],
                          "SERVED_BY_SHORTLIST")
 
-    def test_the_joint_model_serves_and_starts_warm(self):
+    def test_ease_serves_first_then_the_joint_model_which_starts_warm(self):
         self.server.kill(signal.SIGTERM)
-        self.server.environment = {"NEARLINE_TRAINING_RETRIEVER": "joint", "NEARLINE_TRAINING_RANKER": ""}
+        self.server.config.write_text(FAST.replace('  first: ""\n  retriever: mult-vae\n  ranker: neumf\n', ""))
         self.server.start()
         self.fill()
         for parent in (False, True):
-            self.assertEqual(self.server.ask("retrain")["state"], "RUN_STATE_PUBLISHED")
+            run = self.server.ask("retrain")
+            self.assertEqual(run["state"], "RUN_STATE_PUBLISHED")
+            models = {m["id"]: m["model"] for m in self.server.ask("models")}
+            self.assertEqual(models.get(run["first_generation"]), None if parent else "ease")
             serving = next(m for m in self.server.ask("models") if m["in_service"])
             self.assertEqual(serving["model"], "joint")
             self.assertEqual(bool(serving["parent"]), parent)

@@ -6,6 +6,7 @@
 
 #include "base/mutex.h"
 #include "tests/features/store_fixture.h"
+#include "tests/model/tiny_model.h"
 #include "tests/testing.h"
 
 namespace nearline::server {
@@ -20,6 +21,7 @@ class RetrainerTest : public testing::Test {
                                         model::CpuScoring, ModelSlotOptions{},
                                         &clock_);
     config_.data_dir = dir_.path();
+    config_.training.first = "";  // one trainer a run
   }
   void Supervise(const std::string& script) {
     const std::string path = dir_ / "trainer";
@@ -101,6 +103,60 @@ TEST_F(RetrainerTest, ATrainerOutOfMemoryIsReported) {
   const RunStatus run = NextEnd();
   EXPECT_EQ(run.state, RunStatus::State::kFailed);
   EXPECT_THAT(run.message, testing::HasSubstr("MemoryError"));
+}
+
+// The trainer names what its job asks it to make: "g-<retriever>".
+constexpr char kNamesWhatItIsAskedFor[] =
+    "sed -n 's/.*\"retriever\": \"\\(.*\\)\".*/{\"done\": \"g-\\1\"}/p' $3";
+
+class FirstModelTest : public RetrainerTest {
+ protected:
+  void Make(const std::string& model, bool accepted) {
+    model::Bundle bundle = model::TinyBundle(10);
+    bundle.manifest.id = "g-" + model;
+    bundle.manifest.accepted = accepted;
+    bundle.manifest.decision = model;
+    ASSERT_THAT(generations_.Write(bundle), IsOk());
+  }
+  // Both trainers of the run begin.
+  RunStatus RunToTheEnd(const std::string& script) {
+    config_.training.first = "ease";
+    Supervise(script);
+    EXPECT_THAT(retrainer_->Start(false, "test"), IsOk());
+    std::string line;
+    std::getline(std::ifstream(began_) >> std::ws, line);
+    return NextEnd();
+  }
+};
+
+TEST_F(FirstModelTest, ServesUntilTheBetterOneIsThere) {
+  Make("ease", true);
+  Make("joint", true);
+  const RunStatus run = RunToTheEnd(kNamesWhatItIsAskedFor);
+  EXPECT_EQ(run.state, RunStatus::State::kPublished);
+  EXPECT_EQ(run.first, "g-ease");
+  EXPECT_EQ(run.generation, "g-joint");
+  EXPECT_EQ(slot_->Snapshot()->id(), "g-joint");
+  EXPECT_EQ(retrainer_->stats().published, 1);
+  // Something serves now.
+  ASSERT_THAT(retrainer_->Start(false, "test"), IsOk());
+  EXPECT_EQ(NextEnd().first, "");
+}
+
+TEST_F(FirstModelTest, StaysWhereTheOtherLoses) {
+  Make("ease", true);
+  Make("joint", false);
+  const RunStatus run = RunToTheEnd(kNamesWhatItIsAskedFor);
+  EXPECT_EQ(run.state, RunStatus::State::kRejected);
+  EXPECT_EQ(slot_->Snapshot()->id(), "g-ease");
+}
+
+TEST_F(FirstModelTest, ThatFailsDoesNotKeepTheOtherOut) {
+  Make("joint", true);
+  const RunStatus run = RunToTheEnd(kNamesWhatItIsAskedFor);
+  EXPECT_EQ(run.state, RunStatus::State::kPublished);
+  EXPECT_EQ(run.first, "");
+  EXPECT_EQ(slot_->Snapshot()->id(), "g-joint");
 }
 
 TEST_F(RetrainerTest, ASecondRequestJoinsOrIsRefused) {
