@@ -1,6 +1,7 @@
 #include "model/experiment.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "base/file.h"
 #include "model/bundle.h"
+#include "model/score_meter.h"
 #include "model/tuner.h"
 
 namespace nearline::model {
@@ -16,6 +18,9 @@ namespace {
 // What the server does with its defaults.
 const int kServedHistory = features::ProfileOptions().max_history;
 const int kServedShortlist = RecommendOptions().shortlist;
+
+// Of what the training data hold, to fit meters of scores to.
+constexpr double kFittedShare = 0.2;
 
 double SecondsSince(absl::Time start) {
   return absl::ToDoubleSeconds(absl::Now() - start);
@@ -177,6 +182,7 @@ class Laboratory {
         const std::vector<RankedCase> ranked,
         RankCases(*generation, data_.cases, Depth(e_.metrics), Pure()));
     Measure(ranked, &out.by_user, &out.means);
+    RETURN_IF_ERROR(MeasureScores(*generation, ranked, &out));
     out.served = out.means;
     if (ServesOtherwise(*generation)) {
       RETURN_IF_ERROR(MeasureServed(*generation, &out.served));
@@ -193,6 +199,12 @@ class Laboratory {
     meter_.emplace(data_.set.train, static_cast<int64_t>(data_.items.size()),
                    data_.attributes);
     for (const MetricSpec& metric : e_.metrics) {
+      if (metric.OfRatings() && data_.ratings.empty()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("metric ", metric.Name(),
+                         " needs a value in every line of the training and "
+                         "test files: user, item, value"));
+      }
       if (metric.kind != MetricSpec::Kind::kCalibration ||
           meter_->KnowsGenres()) {
         continue;
@@ -207,6 +219,7 @@ class Laboratory {
   void Measure(const std::vector<RankedCase>& ranked, CaseMetrics* by_user,
                std::map<std::string, double>* means) {
     for (const MetricSpec& metric : e_.metrics) {
+      if (metric.OfScores()) continue;
       if (!metric.OfUsers()) {
         (*means)[metric.Name()] = meter_->OfLists(metric, ranked);
         continue;
@@ -217,6 +230,39 @@ class Laboratory {
       }
       (*means)[metric.Name()] = MeanOf(values).mean;
     }
+  }
+
+  // The metrics of scores, whose meter is fitted to cases that are cut out of
+  // the training data.
+  absl::Status MeasureScores(const Generation& generation,
+                             const std::vector<RankedCase>& ranked,
+                             SeedResult* out) {
+    const auto asked =
+        std::find_if(e_.metrics.begin(), e_.metrics.end(),
+                     [](const MetricSpec& m) { return m.OfScores(); });
+    if (asked == e_.metrics.end()) return absl::OkStatus();
+    const auto carved = data_.Carve(kFittedShare, out->seed);
+    RETURN_IF_ERROR(Annotate(carved.status(), "metric " + asked->Name()));
+    ASSIGN_OR_RETURN(const std::vector<RankedCase> fitted,
+                     RankCases(generation, carved->cases, 0, Pure()));
+    const ScoreMeter meter(data_.set.train, data_.train_ratings,
+                           data_.set.items, carved->cases, fitted,
+                           carved->ratings);
+    ScoreMeter::Sums sums;
+    for (size_t i = 0; i < data_.ratings.size(); ++i) {
+      meter.AddErrors(data_.cases[i], ranked[i], data_.ratings[i], &sums);
+    }
+    const double n = std::max<double>(1, static_cast<double>(sums.ratings));
+    out->means["mae"] = sums.absolute / n;
+    out->means["mse"] = sums.squared / n;
+    out->means["rmse"] = std::sqrt(sums.squared / n);
+    std::vector<double> losses;
+    for (size_t i = 0; i < ranked.size(); ++i) {
+      losses.push_back(meter.LogLoss(data_.cases[i], ranked[i]));
+    }
+    out->means["log_loss"] = MeanOf(losses).mean;
+    out->by_user["log_loss"] = std::move(losses);
+    return absl::OkStatus();
   }
 
   // Whether a server's answers differ from the model's own.

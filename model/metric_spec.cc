@@ -13,19 +13,19 @@ namespace nearline::model {
 namespace {
 
 // In the order of MetricSpec::Kind.
-constexpr const char* kNames[] = {"ndcg",        "recall",    "plain_recall",
-                                  "precision",   "f1",        "hr",
-                                  "map",         "mrr",       "auc",
-                                  "novelty",     "diversity", "popularity_lift",
-                                  "calibration", "coverage",  "gini"};
+constexpr const char* kNames[] = {
+    "ndcg",        "recall",   "plain_recall", "precision",
+    "f1",          "hr",       "map",          "mrr",
+    "auc",         "novelty",  "diversity",    "popularity_lift",
+    "calibration", "log_loss", "coverage",     "gini",
+    "mae",         "mse",      "rmse"};
 
 absl::Status Unknown(absl::string_view text) {
   std::vector<std::string> names;
-  for (const char* const name : kNames) {
-    names.push_back(absl::StrCat(name, "@K"));
+  for (size_t i = 0; i < std::size(kNames); ++i) {
+    const MetricSpec metric{.kind = static_cast<MetricSpec::Kind>(i)};
+    names.push_back(absl::StrCat(kNames[i], metric.HasRank() ? "@K" : ""));
   }
-  std::replace(names.begin(), names.end(), std::string("auc@K"),
-               std::string("auc"));
   return absl::InvalidArgumentError(
       absl::StrCat("metric ", Quoted(text), ": expected one of ",
                    absl::StrJoin(names, ", "), " with K in [1, 1000]"));
@@ -39,7 +39,7 @@ absl::StatusOr<MetricSpec> MetricSpec::Parse(absl::string_view text) {
       std::find(std::begin(kNames), std::end(kNames), parts[0]);
   if (name == std::end(kNames)) return Unknown(text);
   MetricSpec spec{.kind = static_cast<Kind>(name - std::begin(kNames))};
-  if (spec.kind == Kind::kAuc) {
+  if (!spec.HasRank()) {
     spec.k = 0;
     if (parts.size() > 1) return Unknown(text);
   } else if (parts.size() != 2 || !absl::SimpleAtoi(parts[1], &spec.k) ||
@@ -64,7 +64,7 @@ absl::StatusOr<std::vector<MetricSpec>> MetricSpec::ParseList(
 
 std::string MetricSpec::Name() const {
   const char* const name = kNames[static_cast<int>(kind)];
-  return kind == Kind::kAuc ? name : absl::StrCat(name, "@", k);
+  return HasRank() ? absl::StrCat(name, "@", k) : name;
 }
 
 double MetricSpec::Of(const std::vector<bool>& hits, int positives) const {
@@ -95,7 +95,7 @@ double MetricSpec::Of(const std::vector<bool>& hits, int positives) const {
 int DepthOf(const std::vector<MetricSpec>& metrics) {
   int depth = 1;
   for (const MetricSpec& metric : metrics) {
-    if (metric.kind == MetricSpec::Kind::kAuc) return 0;
+    if (!metric.HasRank()) return 0;
     depth = std::max(depth, metric.k);
   }
   return depth;

@@ -25,8 +25,12 @@ struct MetricSpec {
     kDiversity,
     kPopularityLift,
     kCalibration,
+    kLogLoss,  // over all candidates
     kCoverage,
     kGini,
+    kMae,
+    kMse,
+    kRmse,
   };
   Kind kind = Kind::kNdcg;
   int k = 10;
@@ -39,6 +43,13 @@ struct MetricSpec {
   std::string Name() const;
   // Told from hits alone, so that a gate can go by it.
   bool OfHits() const { return kind < Kind::kNovelty; }
+  // Told from scores, by a ScoreMeter; of them those of ratings.
+  bool OfScores() const { return kind == Kind::kLogLoss || OfRatings(); }
+  bool OfRatings() const { return kind >= Kind::kMae; }
+  bool HasRank() const { return kind != Kind::kAuc && !OfScores(); }
+  bool SmallerIsBetter() const {
+    return kind == Kind::kCalibration || kind == Kind::kGini || OfScores();
+  }
   // Every user has a value; else there is one for all lists together.
   bool OfUsers() const { return kind < Kind::kCoverage; }
   // Of metrics of hits. `hits` and `positives` as in metrics.h.

@@ -142,6 +142,8 @@ std::vector<ParameterSpec> Gmf() {
        {8, 60, true}},
       {"gmf_learning_rate", 8e-3, 1e-6, 1, false,
        "of Adam at the start; falls linearly to a fiftieth", kRate},
+      {"patience", 10, 1, 10000, true,
+       "epochs of a phase without a better validation NDCG@100"},
   };
 }
 

@@ -24,6 +24,16 @@ absl::Status Require(const ProtocolFiles& files, const std::string& value,
       absl::StrCat("protocol ", files.protocol, " needs ", option));
 }
 
+// Sorts what is wanted.
+void SetTruth(std::vector<std::pair<Row, float>> truth, Case* c,
+              CaseRatings* ratings) {
+  std::sort(truth.begin(), truth.end());
+  for (const auto& [row, value] : truth) {
+    c->truth.push_back(row);
+    ratings->truth.push_back(value);
+  }
+}
+
 // Reads an experiment's files.
 class Reader {
  public:
@@ -34,7 +44,10 @@ class Reader {
     RETURN_IF_ERROR(CheckOptions());
     ASSIGN_OR_RETURN(const UserItems train, Read(files_.train));
     RETURN_IF_ERROR(NumberItems(train));
-    for (const Ids& items : train.items) Append(items, &data_.set.train);
+    rated_ = train.rated;
+    for (const UserLines& lines : train.lines) {
+      Append(lines, &data_.set.train, &data_.train_ratings);
+    }
     if (data_.set.items == 0) {
       return absl::InvalidArgumentError(
           absl::StrCat(files_.train, ": no line is left to learn from"));
@@ -50,6 +63,10 @@ class Reader {
       return absl::InvalidArgumentError(
           absl::StrCat(files_.test.empty() ? files_.test_target : files_.test,
                        ": no user is left to test"));
+    }
+    if (!rated_) {
+      data_.train_ratings.clear();
+      data_.ratings.clear();
     }
     return std::move(data_);
   }
@@ -82,7 +99,9 @@ class Reader {
 
   absl::Status NumberItems(const UserItems& train) {
     std::set<std::string> ids;
-    for (const Ids& list : train.items) ids.insert(list.begin(), list.end());
+    for (const UserLines& lines : train.lines) {
+      ids.insert(lines.items.begin(), lines.items.end());
+    }
     data_.items.assign(ids.begin(), ids.end());
     data_.set.items = static_cast<int64_t>(data_.items.size());
     if (!files_.item_attributes.empty()) {
@@ -107,63 +126,74 @@ class Reader {
     return absl::OkStatus();
   }
 
-  // Rows of the items that are known.
-  std::vector<Row> RowsOf(const Ids& items) const {
+  // Lines of the items that are known.
+  struct Rows {
     std::vector<Row> rows;
-    for (const std::string& item : items) {
-      const auto it = row_of_.find(item);
-      if (it != row_of_.end()) rows.push_back(it->second);
+    std::vector<float> values;
+  };
+  Rows RowsOf(const UserLines& lines) const {
+    Rows out;
+    for (size_t i = 0; i < lines.items.size(); ++i) {
+      const auto it = row_of_.find(lines.items[i]);
+      if (it == row_of_.end()) continue;
+      out.rows.push_back(it->second);
+      out.values.push_back(lines.values[i]);
     }
-    return rows;
+    return out;
   }
 
-  void Append(const Ids& items, Interactions* to) const {
-    for (const Row row : RowsOf(items)) {
+  void Append(const UserLines& lines, Interactions* to,
+              std::vector<float>* ratings = nullptr) const {
+    const Rows known = RowsOf(lines);
+    for (size_t i = 0; i < known.rows.size(); ++i) {
+      const Row row = known.rows[i];
       if (row >= data_.set.items) continue;  // known by attributes alone
       to->items.push_back(row);
       to->weights.push_back(1.0f);
+      if (ratings != nullptr) ratings->push_back(known.values[i]);
     }
     to->EndUser();
   }
 
-  // The newest items, as many as the limit allows.
-  History HistoryOf(const std::vector<Row>& rows) const {
+  // The newest lines, as many as the limit allows.
+  Rows NewestOf(const Rows& known) const {
+    const size_t all = known.rows.size();
     const auto limit = files_.history_limit > 0
                            ? static_cast<size_t>(files_.history_limit)
-                           : rows.size();
-    const size_t count = std::min(limit, rows.size());
-    return {
-        .rows = {rows.end() - static_cast<std::ptrdiff_t>(count), rows.end()},
-        .weights = std::vector<float>(count, 1.0f)};
+                           : all;
+    const auto rest = static_cast<std::ptrdiff_t>(all - std::min(limit, all));
+    return {{known.rows.begin() + rest, known.rows.end()},
+            {known.values.begin() + rest, known.values.end()}};
   }
 
   // Pairs the users of two files; those without a target are left out.
   absl::Status ForEachPair(
       const std::string& input_path, const std::string& target_path,
-      const std::function<void(const std::string& user, const Ids& input,
-                               const Ids& target)>& visit) {
+      const std::function<void(const std::string& user, const UserLines& input,
+                               const UserLines& target)>& visit) {
     ASSIGN_OR_RETURN(const UserItems input, Read(input_path));
     ASSIGN_OR_RETURN(const UserItems target, Read(target_path));
     absl::flat_hash_map<std::string, size_t> inputs;
     for (size_t i = 0; i < input.users.size(); ++i) inputs[input.users[i]] = i;
-    static const Ids nothing;
+    static const UserLines nothing;
+    rated_ = rated_ && input.rated && target.rated;
     for (size_t i = 0; i < target.users.size(); ++i) {
       const auto it = inputs.find(target.users[i]);
       visit(target.users[i],
-            it == inputs.end() ? nothing : input.items[it->second],
-            target.items[i]);
+            it == inputs.end() ? nothing : input.lines[it->second],
+            target.lines[i]);
     }
     return absl::OkStatus();
   }
 
   absl::Status PrepareStrong() {
     if (!files_.validation_input.empty()) {
-      RETURN_IF_ERROR(
-          ForEachPair(files_.validation_input, files_.validation_target,
-                      [&](const auto&, const Ids& input, const Ids& target) {
-                        Append(input, &data_.set.validation_input);
-                        Append(target, &data_.set.validation_target);
-                      }));
+      RETURN_IF_ERROR(ForEachPair(
+          files_.validation_input, files_.validation_target,
+          [&](const auto&, const UserLines& input, const UserLines& target) {
+            Append(input, &data_.set.validation_input);
+            Append(target, &data_.set.validation_target);
+          }));
     }
     return PrepareRanking(files_.test_input, files_.test_target);
   }
@@ -171,47 +201,58 @@ class Reader {
   // Every item but those of the input is a candidate.
   absl::Status PrepareRanking(const std::string& input_path,
                               const std::string& target_path) {
-    return ForEachPair(
-        input_path, target_path,
-        [&](const std::string& user, const Ids& input, const Ids& target) {
-          const std::vector<Row> rows = RowsOf(input);
-          Case c{.history = HistoryOf(rows),
-                 .mask = RowMask(data_.items.size(), true)};
-          for (const Row row : rows) c.mask.Clear(row);
-          AddCase(user, std::move(c), target);
-        });
+    return ForEachPair(input_path, target_path,
+                       [&](const std::string& user, const UserLines& input,
+                           const UserLines& target) {
+                         const Rows known = RowsOf(input);
+                         Case c{.mask = RowMask(data_.items.size(), true)};
+                         for (const Row row : known.rows) c.mask.Clear(row);
+                         AddCase(user, std::move(c), known, target);
+                       });
   }
 
   absl::Status PrepareSampled() {
     ASSIGN_OR_RETURN(const auto negatives, ReadNegatives(files_.negatives));
     return ForEachPair(
         files_.train, files_.test,
-        [&](const std::string& user, const Ids& input, const Ids& target) {
-          Case c{.history = HistoryOf(RowsOf(input)),
-                 .mask = RowMask(data_.items.size())};
-          Ids candidates = target;
+        [&](const std::string& user, const UserLines& input,
+            const UserLines& target) {
+          Case c{.mask = RowMask(data_.items.size())};
+          UserLines candidates = target;
           if (const auto it = negatives.find(user); it != negatives.end()) {
-            candidates.insert(candidates.end(), it->second.begin(),
-                              it->second.end());
+            candidates.items.insert(candidates.items.end(), it->second.begin(),
+                                    it->second.end());
           }
-          for (const Row row : RowsOf(candidates)) {
+          candidates.values.resize(candidates.items.size());
+          for (const Row row : RowsOf(candidates).rows) {
             if (c.mask[row]) c.repeats.push_back(row);
             c.mask.Set(row);
           }
-          AddCase(user, std::move(c), target);
+          AddCase(user, std::move(c), RowsOf(input), target);
         });
   }
 
-  void AddCase(const std::string& user, Case c, const Ids& target) {
-    c.positives = static_cast<int>(target.size());
-    c.truth = RowsOf(target);
-    std::sort(c.truth.begin(), c.truth.end());
+  // A case with its mask and repeats, of a user with these known lines.
+  void AddCase(const std::string& user, Case c, const Rows& known,
+               const UserLines& target) {
+    Rows newest = NewestOf(known);
+    c.history = {.rows = std::move(newest.rows),
+                 .weights = std::vector<float>(newest.values.size(), 1.0f)};
+    c.positives = static_cast<int>(target.items.size());
+    const Rows wanted = RowsOf(target);
+    std::vector<std::pair<Row, float>> truth;
+    for (size_t i = 0; i < wanted.rows.size(); ++i) {
+      truth.emplace_back(wanted.rows[i], wanted.values[i]);
+    }
     data_.users.push_back(user);
+    data_.ratings.push_back({.history = std::move(newest.values)});
+    SetTruth(std::move(truth), &c, &data_.ratings.back());
     data_.cases.push_back(std::move(c));
   }
 
   const ProtocolFiles& files_;
   absl::flat_hash_map<std::string, Row> row_of_;
+  bool rated_ = true;  // every line of train and test so far has a value
   ProtocolData data_;
 };
 
@@ -276,15 +317,23 @@ class Carver {
     const auto items = from_.set.train.ItemsOf(u);
     const auto weights = from_.set.train.WeightsOf(u);
     const bool asked = std::count(hidden.begin(), hidden.end(), true) > 0;
+    const bool rated = !from_.train_ratings.empty();
+    const auto begin =
+        static_cast<size_t>(from_.set.train.offsets[static_cast<size_t>(u)]);
     Case c;
+    CaseRatings ratings;
+    std::vector<std::pair<Row, float>> truth;
     for (size_t i = 0; i < items.size(); ++i) {
+      const float rating = rated ? from_.train_ratings[begin + i] : 0;
       if (hidden[i]) {
-        c.truth.push_back(items[i]);
+        truth.emplace_back(items[i], rating);
         continue;
       }
       c.history.rows.push_back(items[i]);
       c.history.weights.push_back(weights[i]);
+      ratings.history.push_back(rating);
     }
+    SetTruth(std::move(truth), &c, &ratings);
     // Users of "strong" are either trained on or asked.
     if (!asked || from_.protocol != "strong") {
       Interactions& train = out_.set.train;
@@ -298,10 +347,10 @@ class Carver {
     c.mask = RowMask(out_.items.size(), from_.protocol != "sampled");
     for (const Row row : c.history.rows) c.mask.Clear(row);
     if (from_.protocol == "sampled") DrawNegatives(items, random, &c);
-    std::sort(c.truth.begin(), c.truth.end());
     c.positives = static_cast<int>(c.truth.size());
     out_.users.push_back(absl::StrCat(u));
     out_.cases.push_back(std::move(c));
+    if (rated) out_.ratings.push_back(std::move(ratings));
   }
 
   void DrawNegatives(absl::Span<const uint32_t> items, Random* random,

@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "base/status.h"
 #include "model/evaluate.h"
+#include "model/score_meter.h"
 #include "model/train.h"
 #include "model/user_items.h"
 
@@ -42,6 +43,10 @@ struct ProtocolData {
   TrainingSet set;
   std::vector<std::string> users;  // of the cases
   std::vector<Case> cases;
+  // Of the training lines and of the cases; empty unless every line of train
+  // and test has a value.
+  std::vector<float> train_ratings;
+  std::vector<CaseRatings> ratings;
 
   // Errors: INVALID_ARGUMENT with file and line, or naming the option that is
   // missing or wrong; NOT_FOUND.

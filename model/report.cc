@@ -214,6 +214,14 @@ std::string RowOf(const Experiment& e, const ExperimentResult& result) {
 
 namespace {
 
+// "better", "worse", or "" where the interval has zero in it.
+std::string VerdictOf(const std::string& metric, const Interval& interval) {
+  if (interval.low <= 0 && interval.high >= 0) return "";
+  const auto spec = MetricSpec::Parse(metric);
+  const bool smaller = spec.ok() && spec->SmallerIsBetter();
+  return (interval.low > 0) != smaller ? "better" : "worse";
+}
+
 bool AreNumbers(const Json& array) {
   return array.is_array() &&
          std::all_of(array.begin(), array.end(),
@@ -312,6 +320,7 @@ Json CompareReports(const std::vector<Report>& reports) {
         row["difference"] = MeanOf(a).mean - MeanOf(b).mean;
         row["low"] = interval.low;
         row["high"] = interval.high;
+        row["verdict"] = VerdictOf(name, interval);
       }
       rows.push_back(std::move(row));
     }
@@ -340,12 +349,10 @@ std::string ComparisonText(const Json& comparison) {
               ? ""
               : absl::StrFormat("%.4f", row["stderr"].get<double>()));
       if (row.contains("low")) {
-        const double low = row["low"], high = row["high"];
-        absl::StrAppendFormat(&out, "  %+.4f in [%+.4f, %+.4f]%s",
-                              row["difference"].get<double>(), low, high,
-                              low > 0    ? "  better"
-                              : high < 0 ? "  worse"
-                                         : "");
+        absl::StrAppendFormat(
+            &out, "  %+.4f in [%+.4f, %+.4f]  %s",
+            row["difference"].get<double>(), row["low"].get<double>(),
+            row["high"].get<double>(), row["verdict"].get<std::string>());
       }
       out += "\n";
     }

@@ -143,13 +143,10 @@ std::string TableOf(const Json& comparison, const std::string& metric) {
     const Json& row = rows[i];
     std::string against;
     if (row.contains("low")) {
-      const double low = row["low"], high = row["high"];
-      against =
-          absl::StrFormat("<span class=\"%s\">%+.4f [%+.4f, %+.4f]</span>",
-                          low > 0    ? "better"
-                          : high < 0 ? "worse"
-                                     : "",
-                          row["difference"].get<double>(), low, high);
+      against = absl::StrFormat(
+          "<span class=\"%s\">%+.4f [%+.4f, %+.4f]</span>",
+          row["verdict"].get<std::string>(), row["difference"].get<double>(),
+          row["low"].get<double>(), row["high"].get<double>());
     }
     absl::StrAppendFormat(
         &out, "<tr><td>%s</td><td>%.4f</td><td>%s</td><td>%s</td></tr>\n",

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "model/autoencoder_step.h"
 #include "model/torch_training.h"
@@ -96,20 +97,35 @@ struct NeuMf : torch::nn::Module {
             .decoder_bias = bias.data_ptr<float>()};
   }
 
+  // What is saved, by name: views of the weights.
+  std::vector<std::pair<std::string, torch::Tensor>> Named() const {
+    std::vector<std::pair<std::string, torch::Tensor>> out = {
+        {"item.history", history},
+        {"history.bias", history_bias},
+        {"item.gmf", gmf},
+        {"item.bias", bias.unsqueeze(1)}};
+    if (!has_mlp) return out;
+    out.insert(out.end(), {{"mlp.user.weight", user},
+                           {"mlp.user.bias", user_bias},
+                           {"item.mlp", mlp},
+                           {"mlp.2.weight", weight2},
+                           {"mlp.2.bias", bias2},
+                           {"mlp.last", last}});
+    return out;
+  }
   Tensors Export() const {
     Tensors out;
-    AddTensor(&out, prefix + "item.history", history);
-    AddTensor(&out, prefix + "history.bias", history_bias);
-    AddTensor(&out, prefix + "item.gmf", gmf);
-    AddTensor(&out, prefix + "item.bias", bias.unsqueeze(1));
-    if (!has_mlp) return out;
-    AddTensor(&out, prefix + "mlp.user.weight", user);
-    AddTensor(&out, prefix + "mlp.user.bias", user_bias);
-    AddTensor(&out, prefix + "item.mlp", mlp);
-    AddTensor(&out, prefix + "mlp.2.weight", weight2);
-    AddTensor(&out, prefix + "mlp.2.bias", bias2);
-    AddTensor(&out, prefix + "mlp.last", last);
+    for (const auto& [name, tensor] : Named()) {
+      AddTensor(&out, prefix + name, tensor);
+    }
     return out;
+  }
+  // Of an Export.
+  void Load(const Tensors& saved) {
+    const torch::NoGradGuard no_grad;
+    for (auto& [name, tensor] : Named()) {
+      tensor.copy_(FromPlain(saved.all().at(prefix + name)));
+    }
   }
 
   const std::string prefix;
@@ -117,24 +133,6 @@ struct NeuMf : torch::nn::Module {
   torch::Tensor history, history_bias, gmf, bias, user, user_bias, mlp, weight2,
       bias2, last;
 };
-
-bool AllFinite(const std::vector<torch::Tensor>& tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const auto& t) {
-    return torch::isfinite(t).all().template item<bool>();
-  });
-}
-
-std::vector<torch::Tensor> CloneOf(const std::vector<torch::Tensor>& tensors) {
-  std::vector<torch::Tensor> copies;
-  for (const torch::Tensor& t : tensors) copies.push_back(t.detach().clone());
-  return copies;
-}
-
-void Copy(const std::vector<torch::Tensor>& from,
-          std::vector<torch::Tensor> to) {
-  const torch::NoGradGuard no_grad;
-  for (size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
-}
 
 class Phases {
  public:
@@ -213,23 +211,21 @@ class Phases {
     std::vector<torch::Tensor> parameters;
   };
 
-  // Errors: OUT_OF_RANGE when its first epoch diverged; a later one is undone.
+  // Leaves the weights of the phase's best epoch. Errors: as RunEpochs.
   absl::Status RunPhase(const Phase& phase) {
     torch::optim::Adam adam(
         phase.parameters,
         torch::optim::AdamOptions(phase.rate).weight_decay(p_["weight_decay"]));
-    const int64_t users = set_.train.users();
-    const auto steps = static_cast<double>(
-        phase.epochs * ((users + phase.batch - 1) / phase.batch));
-    const OnEpoch on_epoch = PartOf(options_.on_epoch, phase.begin, phase.end);
     std::optional<AutoencoderTrainer> by_hand;
     const bool whole_gmf = !phase.mlp && phase.items == 0;
     if (whole_gmf && device_.is_cpu() && options_.by_hand) {
       by_hand.emplace(model_.GmfWeights(), options_.threads);
     }
+    const int64_t users = set_.train.users();
+    const auto steps = static_cast<double>(
+        phase.epochs * ((users + phase.batch - 1) / phase.batch));
     int64_t step = 0;
-    std::vector<torch::Tensor> before;
-    for (int epoch = 1; epoch <= phase.epochs; ++epoch) {
+    const auto train = [&](int) {
       double total = 0;
       for (const std::vector<int64_t>& batch :
            ShuffledBatches(users, phase.batch, &generator_)) {
@@ -241,23 +237,18 @@ class Phases {
                                 : Step(phase, batch, rate, &adam);
         total += loss * static_cast<double>(batch.size());
       }
-      EpochReport report{.phase = phase.name,
-                         .epoch = epoch,
-                         .epochs = phase.epochs,
-                         .loss = total / static_cast<double>(users),
-                         .share = static_cast<double>(epoch) / phase.epochs};
-      const bool finite =
-          std::isfinite(report.loss) && AllFinite(phase.parameters);
-      if (!finite) report.note = KeptInstead(epoch - 1);
-      if (finite && on_epoch) report.metric = Validate(phase);
-      if (on_epoch) on_epoch(report);
-      if (!finite && epoch == 1) return Diverged(phase.name);
-      if (!finite) {
-        Copy(before, phase.parameters);
-        break;
-      }
-      before = CloneOf(phase.parameters);
-    }
+      return total / static_cast<double>(users);
+    };
+    ASSIGN_OR_RETURN(
+        const Tensors best,
+        RunEpochs({.phase = phase.name,
+                   .epochs = phase.epochs,
+                   .patience = p_.Int("patience"),
+                   .train = train,
+                   .validate = Validation(phase),
+                   .save = [&] { return model_.Export(); }},
+                  PartOf(options_.on_epoch, phase.begin, phase.end)));
+    model_.Load(best);
     return absl::OkStatus();
   }
 
@@ -326,12 +317,15 @@ class Phases {
     return phase.mlp ? model_.Mlp(h, items) : model_.Gmf(h, items);
   }
 
-  double Validate(const Phase& phase) {
-    const torch::Tensor all =
-        torch::arange(set_.items, torch::kInt64).to(device_);
-    return ValidationNdcg(set_, 50, device_, [&](const Bags& bags) {
-      return Logits(phase, model_.User(bags), all);
-    });
+  std::function<double()> Validation(const Phase& phase) {
+    if (set_.validation_target.users() == 0) return {};
+    return [this, &phase] {
+      const torch::Tensor all =
+          torch::arange(set_.items, torch::kInt64).to(device_);
+      return ValidationNdcg(set_, 50, device_, [&](const Bags& bags) {
+        return Logits(phase, model_.User(bags), all);
+      });
+    };
   }
 
   const std::string name_;

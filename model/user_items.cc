@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -63,25 +64,61 @@ bool IsHeader(const std::string& first_field) {
   return name == "user" || name == "userid" || name == "user_id";
 }
 
+// Nothing where a file has another thing in its fourth column.
+std::optional<double> TimeOf(const std::string& field) {
+  double time = 0;
+  if (!absl::SimpleAtod(field, &time) || !std::isfinite(time)) return {};
+  return time;
+}
+
 class UserItemsBuilder {
  public:
-  void Add(const std::string& user, const std::string& item) {
+  void Add(const std::string& user, const std::string& item,
+           std::optional<double> value = {}, std::optional<double> time = {}) {
     const auto [it, added] = index_.try_emplace(user, out_.users.size());
     if (added) {
       out_.users.push_back(user);
-      out_.items.emplace_back();
-      seen_.emplace_back();
+      of_user_.emplace_back();
     }
-    if (seen_[it->second].insert(item).second) {
-      out_.items[it->second].push_back(item);
-    }
+    OfUser& of = of_user_[it->second];
+    out_.rated &= value.has_value();
+    timed_ &= time.has_value();
+    if (!of.seen.insert(item).second) return;
+    of.lines.push_back(
+        {item, static_cast<float>(value.value_or(0)), time.value_or(0)});
   }
-  UserItems Take() { return std::move(out_); }
+
+  UserItems Take() {
+    for (OfUser& of : of_user_) {
+      if (timed_) {
+        std::stable_sort(
+            of.lines.begin(), of.lines.end(),
+            [](const Line& a, const Line& b) { return a.time < b.time; });
+      }
+      UserLines& to = out_.lines.emplace_back();
+      for (Line& line : of.lines) {
+        to.items.push_back(std::move(line.item));
+        to.values.push_back(line.value);
+      }
+    }
+    return std::move(out_);
+  }
 
  private:
+  struct Line {
+    std::string item;
+    float value;
+    double time;
+  };
+  struct OfUser {
+    std::vector<Line> lines;
+    absl::flat_hash_set<std::string> seen;
+  };
+
   UserItems out_;
   absl::flat_hash_map<std::string, size_t> index_;
-  std::vector<absl::flat_hash_set<std::string>> seen_;
+  std::vector<OfUser> of_user_;
+  bool timed_ = true;
 };
 
 // INVALID_ARGUMENT for an id that no catalogue would take.
@@ -128,7 +165,9 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
     }
     RETURN_IF_ERROR(CheckId(reader, fields[1], "item"));
     if (fields.size() > 2 && value < min_value) continue;
-    builder.Add(fields[0], fields[1]);
+    builder.Add(fields[0], fields[1],
+                fields.size() > 2 ? std::optional(value) : std::nullopt,
+                fields.size() > 3 ? TimeOf(fields[3]) : std::nullopt);
   }
   RETURN_IF_ERROR(reader.status());
   return builder.Take();

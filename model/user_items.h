@@ -9,10 +9,16 @@
 
 namespace nearline::model {
 
-// user -> items in order of the file, each once.
+// A user's items, each once: in order of time where every line of the file has
+// one, else in order of the file.
+struct UserLines {
+  std::vector<std::string> items;
+  std::vector<float> values;  // 0 where a line has none
+};
 struct UserItems {
   std::vector<std::string> users;
-  std::vector<std::vector<std::string>> items;
+  std::vector<UserLines> lines;  // by user
+  bool rated = true;             // every line has a value
 };
 
 // Reads "user item [value [time]]" lines; further columns are ignored, a header

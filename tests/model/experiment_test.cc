@@ -59,6 +59,38 @@ TEST_F(ExperimentTest, RanksEveryItemThatIsNotInTrainingWhateverTheFormat) {
   EXPECT_THAT(Run(), IsError(absl::StatusCode::kInvalidArgument, "adjacency"));
 }
 
+TEST_F(ExperimentTest, LinesWithTimesAreTakenInTheirOrder) {
+  const auto items = [&](const char* text) {
+    const auto read = ReadUserItems(Write("lines.tsv", text), "tsv", -1);
+    EXPECT_THAT(read, IsOk());
+    EXPECT_TRUE(read->rated);
+    return read->lines[0].items;
+  };
+  using Ids = std::vector<std::string>;
+  EXPECT_EQ(items("a\t1\t5\t30\na\t2\t4\t10\na\t3\t5\t10\n"),
+            Ids({"2", "3", "1"}));
+  EXPECT_EQ(items("a\t1\t5\t30\na\t2\t4\t10\na\t3\t5\n"), Ids({"1", "2", "3"}));
+}
+
+TEST_F(ExperimentTest, RatingsNeedValues) {
+  e_.files.protocol = "full";
+  e_.metrics = *MetricSpec::ParseList("rmse,mse,mae,log_loss");
+  e_.files.train = Write("train.tsv",
+                         "a\t1\t5\na\t2\t1\na\t4\t2\nb\t1\t4\nb\t3\t2\n"
+                         "c\t1\t5\nc\t2\t2\nc\t3\t1\n");
+  e_.files.test = Write("test.tsv", "a\t3\t1\nb\t2\t2\n");
+  const auto rated = Run();
+  ASSERT_THAT(rated, IsOk());
+  const auto& means = rated->seeds[0].means;
+  EXPECT_NEAR(means.at("rmse") * means.at("rmse"), means.at("mse"), 1e-9);
+  EXPECT_GT(means.at("mae"), 0);
+  EXPECT_LT(means.at("mae"), 4);
+  EXPECT_GT(means.at("log_loss"), 0);
+  EXPECT_EQ(rated->seeds[0].by_user.at("log_loss").size(), 2u);
+  e_.files.test = Write("unrated.tsv", "a\t3\nb\t2\n");
+  EXPECT_THAT(Run(), Refusal("metric rmse needs a value"));
+}
+
 // Popularity: 1 before 2 before 3 and 4, which tie.
 TEST_F(ExperimentTest, ListedNegativesCountAsOftenAsTheyAreListed) {
   e_.files.protocol = "sampled";
@@ -143,6 +175,7 @@ TEST_F(TasteTest, ReportsCompareAndRepeat) {
     EXPECT_THAT(result, IsOk());
     return Write(file, ReportOf(e_, *result).dump().c_str());
   };
+  e_.metrics.push_back(*MetricSpec::Parse("log_loss"));
   e_.model = "popularity";
   const std::string popularity = report("popularity.json");
   e_.model = "ease";
@@ -151,6 +184,10 @@ TEST_F(TasteTest, ReportsCompareAndRepeat) {
   ASSERT_THAT(reports, IsOk());
   const Json comparison = CompareReports(*reports);
   EXPECT_GT(comparison["metrics"]["ndcg@10"][1]["low"], 0);
+  EXPECT_EQ(comparison["metrics"]["ndcg@10"][1]["verdict"], "better");
+  // The smaller the better.
+  EXPECT_LT(comparison["metrics"]["log_loss"][1]["high"], 0);
+  EXPECT_EQ(comparison["metrics"]["log_loss"][1]["verdict"], "better");
   EXPECT_TRUE(comparison["metrics"]["coverage@10"][1]["stderr"].is_null());
   EXPECT_THAT(ComparisonText(comparison), testing::HasSubstr("better"));
   const std::string page = ComparisonPage(comparison, *reports);

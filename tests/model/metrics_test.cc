@@ -112,7 +112,8 @@ TEST(Metrics, MeanAndStandardError) {
 }
 
 TEST(MetricSpec, NamesWhatThereIs) {
-  for (const char* name : {"recall@20", "auc", "popularity_lift@5"}) {
+  for (const char* name :
+       {"recall@20", "auc", "popularity_lift@5", "log_loss", "rmse"}) {
     EXPECT_EQ(MetricSpec::Parse(name)->Name(), name);
   }
   for (const char* bad :
