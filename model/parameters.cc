@@ -192,7 +192,7 @@ const std::vector<Model>& Models() {
             "of Adam at the start; falls linearly to a fiftieth", kRate},
            {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
            {"batch", 256, 1, 100000, true, "users a step"},
-           {"epochs", 24, 1, 10000, true, "at most", {10, 60, true}},
+           {"epochs", 40, 1, 10000, true, "at most", {10, 60, true}},
            {"patience", 10, 1, 10000, true,
             "epochs without a better validation NDCG@100 before it stops"},
        }},
