@@ -102,7 +102,8 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
   app->add_option("--metrics", flags->metrics,
                   "ndcg@10,recall@20,plain_recall@20,precision@10,f1@10,hr@10,"
                   "map@10,mrr@10,auc,novelty@10,diversity@10,"
-                  "popularity_lift@10,calibration@10,coverage@10,gini@10,...");
+                  "popularity_lift@10,calibration@10,coverage@10,gini@10,"
+                  "log_loss,mae,mse,rmse");
   app->add_option("--seed", e.seeds, "one or more; default 1");
   app->add_option("--set", flags->settings, "parameter=value");
   app->add_option("--params", flags->parameters,
