@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "absl/time/clock.h"
 #include "base/mutex.h"
@@ -53,8 +54,8 @@ struct Stubs {
 // before has been answered.
 class Loop {
  public:
-  // Sends one call on a slot and calls back with its status.
-  using Send = std::function<void(int slot, std::function<void(grpc::Status)>)>;
+  // Sends one call on a slot, whose answer ends in loop->Answered.
+  using Send = std::function<void(int slot, Loop* loop)>;
 
   static BenchFigures Run(int slots, double seconds, const Send& send) {
     Loop loop(slots, seconds, send);
@@ -64,33 +65,39 @@ class Loop {
     return loop.Figures();
   }
 
+  void Answered(int slot, const grpc::Status& status) {
+    if (!status.ok()) ++errors_;
+    Slot& s = slots_[static_cast<size_t>(slot)];
+    s.latencies.push_back(
+        static_cast<float>(absl::ToDoubleMilliseconds(absl::Now() - s.sent)));
+    Next(slot);
+  }
+
  private:
+  struct Slot {
+    absl::Time sent;
+    std::vector<float> latencies;
+  };
+
   Loop(int slots, double seconds, const Send& send)
       : send_(send),
         start_(absl::Now()),
         end_(start_ + absl::Seconds(seconds)),
         active_(slots),
-        latencies_(static_cast<size_t>(slots)) {}
+        slots_(static_cast<size_t>(slots)) {}
 
   void Next(int slot) {
-    const absl::Time sent = absl::Now();
-    if (sent >= end_) {
-      MutexLock lock(&mu_);
-      if (--active_ == 0) cv_.Signal();
-      return;
-    }
-    send_(slot, [this, slot, sent](const grpc::Status& status) {
-      if (!status.ok()) ++errors_;
-      latencies_[static_cast<size_t>(slot)].push_back(
-          static_cast<float>(absl::ToDoubleMilliseconds(absl::Now() - sent)));
-      Next(slot);
-    });
+    absl::Time& sent = slots_[static_cast<size_t>(slot)].sent;
+    sent = absl::Now();
+    if (sent < end_) return send_(slot, this);
+    MutexLock lock(&mu_);
+    if (--active_ == 0) cv_.Signal();
   }
 
   BenchFigures Figures() {
     std::vector<float> all;
-    for (const auto& of_slot : latencies_) {
-      all.insert(all.end(), of_slot.begin(), of_slot.end());
+    for (const Slot& slot : slots_) {
+      all.insert(all.end(), slot.latencies.begin(), slot.latencies.end());
     }
     BenchFigures figures{.calls = static_cast<int64_t>(all.size()),
                          .errors = errors_};
@@ -115,7 +122,7 @@ class Loop {
   Mutex mu_;
   CondVar cv_;
   int active_ ABSL_GUARDED_BY(mu_);
-  std::vector<std::vector<float>> latencies_;  // by slot
+  std::vector<Slot> slots_;
 };
 
 BenchReport::Ratio Spread(std::vector<double> ratios) {
@@ -129,13 +136,16 @@ absl::Duration OwnProcessorTime() {
   return absl::DurationFromTimespec(time);
 }
 
-// A call in flight with its messages.
+// A slot's call in flight, with messages that keep their memory from call to
+// call.
 template <typename Request, typename Response>
 struct Flight {
-  grpc::ClientContext context;
+  std::optional<grpc::ClientContext> context;
   Request request;
   Response response;
 };
+template <typename Request, typename Response>
+using Flights = std::deque<Flight<Request, Response>>;  // by slot
 
 class Bench {
  public:
@@ -150,18 +160,17 @@ class Bench {
           options_.address, grpc::InsecureChannelCredentials(), arguments));
     }
     RETURN_IF_ERROR(ReadUsers());
-    for (int i = 0; i < options_.in_flight; ++i) {
-      randoms_.emplace_back(static_cast<uint64_t>(i) + 1);
-    }
-    const Loop::Send measured = options_.what == "feedback"
-                                    ? Loop::Send([this](int slot, auto done) {
-                                        SendFeedback(slot, std::move(done));
-                                      })
-                                    : Loop::Send([this](int slot, auto done) {
-                                        SendRecommend(slot, std::move(done));
-                                      });
-    const Loop::Send empty = [this](int slot, auto done) {
-      SendPing(slot, std::move(done));
+    const auto slots = static_cast<size_t>(options_.in_flight);
+    for (size_t i = 0; i < slots; ++i) randoms_.emplace_back(i + 1);
+    pings_.resize(slots);
+    recommends_.resize(slots);
+    feedbacks_.resize(slots);
+    const bool writes = options_.what == "feedback";
+    const Loop::Send measured = [this, writes](int slot, Loop* loop) {
+      writes ? SendFeedback(slot, loop) : SendRecommend(slot, loop);
+    };
+    const Loop::Send empty = [this](int slot, Loop* loop) {
+      SendPing(slot, loop);
     };
     Loop::Run(options_.in_flight, 1.0, measured);  // warm-up
     BenchReport report;
@@ -236,28 +245,32 @@ class Bench {
     return users_[zipf_.Draw(&randoms_[static_cast<size_t>(slot)])];
   }
 
-  void SendPing(int slot, std::function<void(grpc::Status)> done) {
-    auto flight =
-        std::make_shared<Flight<api::PingRequest, api::PingResponse>>();
-    StubsOf(slot).admin->async()->Ping(
-        &flight->context, &flight->request, &flight->response,
-        [flight, done = std::move(done)](const grpc::Status& s) { done(s); });
+  // Begins a slot's call by `send`, a method of a stub.
+  template <typename Flight, typename Send>
+  void Begin(Flight* flight, int slot, Loop* loop, const Send& send) {
+    flight->context.emplace();
+    send(&*flight->context, &flight->request, &flight->response,
+         [slot, loop](const grpc::Status& s) { loop->Answered(slot, s); });
   }
 
-  void SendRecommend(int slot, std::function<void(grpc::Status)> done) {
-    auto flight = std::make_shared<
-        Flight<api::RecommendRequest, api::RecommendResponse>>();
+  void SendPing(int slot, Loop* loop) {
+    Begin(&pings_[static_cast<size_t>(slot)], slot, loop,
+          [&](auto... call) { StubsOf(slot).admin->async()->Ping(call...); });
+  }
+
+  void SendRecommend(int slot, Loop* loop) {
+    auto* const flight = &recommends_[static_cast<size_t>(slot)];
     flight->request.set_user(DrawUser(slot));
     flight->request.set_count(options_.count);
-    StubsOf(slot).recommendation->async()->Recommend(
-        &flight->context, &flight->request, &flight->response,
-        [flight, done = std::move(done)](const grpc::Status& s) { done(s); });
+    Begin(flight, slot, loop, [&](auto... call) {
+      StubsOf(slot).recommendation->async()->Recommend(call...);
+    });
   }
 
-  void SendFeedback(int slot, std::function<void(grpc::Status)> done) {
-    auto flight =
-        std::make_shared<Flight<api::FeedbackRequest, api::FeedbackResponse>>();
+  void SendFeedback(int slot, Loop* loop) {
+    auto* const flight = &feedbacks_[static_cast<size_t>(slot)];
     Random& random = randoms_[static_cast<size_t>(slot)];
+    flight->request.clear_events();
     for (int i = 0; i < options_.events; ++i) {
       api::Event* const event = flight->request.add_events();
       event->set_user(DrawUser(slot));
@@ -265,9 +278,9 @@ class Bench {
       event->set_type("view");
       event->set_event_id(absl::StrCat(slot, "-", random.Next()));
     }
-    StubsOf(slot).feedback->async()->Feedback(
-        &flight->context, &flight->request, &flight->response,
-        [flight, done = std::move(done)](const grpc::Status& s) { done(s); });
+    Begin(flight, slot, loop, [&](auto... call) {
+      StubsOf(slot).feedback->async()->Feedback(call...);
+    });
   }
 
   const BenchOptions options_;
@@ -275,6 +288,9 @@ class Bench {
   std::vector<std::string> users_;
   Zipf zipf_;
   std::vector<Random> randoms_;
+  Flights<api::PingRequest, api::PingResponse> pings_;
+  Flights<api::RecommendRequest, api::RecommendResponse> recommends_;
+  Flights<api::FeedbackRequest, api::FeedbackResponse> feedbacks_;
 };
 
 }  // namespace

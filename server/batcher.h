@@ -22,11 +22,11 @@ struct BatcherOptions {
 // Micro-batches without waiting: a caller that finds no leader runs a batch on
 // its own thread, so a lone job runs at once; others leave their job and go.
 // Once a batch is computed, and before its answers are delivered, leadership is
-// given up, or passed to a thread kept for that when jobs came meanwhile: no
-// caller is held up by the work of others, and one batch is computed while the
-// one before is delivered. For a while after a batch of several, callers leave
-// leading to the kept threads, and bring more jobs instead: under load, batches
-// fill. Thread-safe.
+// given up: no caller is held up by the work of others, and one batch is
+// computed while the one before is delivered. Who leads next is the first
+// thread that has time and says so by Help, or else the one that delivers, when
+// it is done. For a while after a batch of several, callers leave leading to
+// them, and bring more jobs instead: under load, batches fill. Thread-safe.
 template <typename Job>
 class Batcher {
  public:
@@ -40,7 +40,7 @@ class Batcher {
       : options_(options), run_(std::move(run)) {
     // One more than compute: it delivers.
     for (int i = 0; i <= options_.max_leaders; ++i) {
-      threads_.emplace_back([this] { LeadOn(); });
+      threads_.emplace_back([this] { Keep(); });
     }
   }
   // Runs what is queued.
@@ -64,16 +64,26 @@ class Batcher {
                          " requests waiting); retry after a pause"));
       }
       queue_.push_back(std::move(job));
-      if (leaders_ >= options_.max_leaders) return absl::OkStatus();
-      ++leaders_;
       if (lone_batches_ < kQuiet) {
-        ++handed_over_;
-        cv_.Signal();
+        CallKept();
         return absl::OkStatus();
       }
+      if (!BeginToLead()) return absl::OkStatus();
     }
     RunBatch();
+    MutexLock lock(&mu_);
+    CallKept();
     return absl::OkStatus();
+  }
+
+  // For a thread that has time, and whom nobody waits for: leads a batch if
+  // jobs wait and nobody leads.
+  void Help() ABSL_LOCKS_EXCLUDED(mu_) {
+    {
+      MutexLock lock(&mu_);
+      if (!BeginToLead()) return;
+    }
+    LeadOn();
   }
 
   int queued() const ABSL_LOCKS_EXCLUDED(mu_) {
@@ -84,7 +94,32 @@ class Batcher {
  private:
   static constexpr int64_t kQuiet = 16;  // lone batches after a crowd
 
-  // By the leader, who is none any more afterwards.
+  // Makes the calling thread a leader, if there is something to lead.
+  bool BeginToLead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (queue_.empty() || leaders_ >= options_.max_leaders) return false;
+    ++leaders_;
+    return true;
+  }
+
+  // Wakes a kept thread for jobs that nobody else will come for: no leader, and
+  // no thread that delivers and leads on.
+  void CallKept() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (delivering_ == 0 && BeginToLead()) {
+      ++handed_over_;
+      cv_.Signal();
+    }
+  }
+
+  // By a leader; leads until others do, or nothing is left.
+  void LeadOn() ABSL_LOCKS_EXCLUDED(mu_) {
+    for (bool lead = true; lead;) {
+      RunBatch();
+      MutexLock lock(&mu_);
+      lead = BeginToLead();
+    }
+  }
+
+  // By a leader, who is none any more afterwards.
   void RunBatch() ABSL_LOCKS_EXCLUDED(mu_) {
     std::vector<std::unique_ptr<Job>> batch;
     int still_queued = 0;
@@ -100,33 +135,30 @@ class Batcher {
     }
     bool led = true;
     const auto computed = [&] {
-      if (std::exchange(led, false)) PassOn();
+      if (!std::exchange(led, false)) return;
+      MutexLock lock(&mu_);
+      ++delivering_;
+      --leaders_;
     };
     if (!batch.empty()) run_(std::move(batch), still_queued, computed);
     computed();
-  }
-
-  void PassOn() ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(&mu_);
-    if (queue_.empty()) {
-      if (--leaders_ == 0 && stopping_) cv_.SignalAll();
-    } else {
-      ++handed_over_;
-      cv_.Signal();
-    }
+    --delivering_;
+    if (stopping_) cv_.SignalAll();
   }
 
-  void LeadOn() ABSL_LOCKS_EXCLUDED(mu_) {
+  void Keep() ABSL_LOCKS_EXCLUDED(mu_) {
     while (true) {
       {
         MutexLock lock(&mu_);
-        while (handed_over_ == 0 && !(stopping_ && leaders_ == 0)) {
+        while (handed_over_ == 0 &&
+               !(stopping_ && leaders_ == 0 && delivering_ == 0)) {
           cv_.Wait(&mu_);
         }
         if (handed_over_ == 0) return;
         --handed_over_;
       }
-      RunBatch();
+      LeadOn();
     }
   }
 
@@ -136,6 +168,7 @@ class Batcher {
   std::deque<std::unique_ptr<Job>> queue_ ABSL_GUARDED_BY(mu_);
   CondVar cv_;
   int leaders_ ABSL_GUARDED_BY(mu_) = 0;
+  int delivering_ ABSL_GUARDED_BY(mu_) = 0;   // threads that lead on afterwards
   int handed_over_ ABSL_GUARDED_BY(mu_) = 0;  // leaderships without a thread
   // Since the last batch of several.
   int64_t lone_batches_ ABSL_GUARDED_BY(mu_) = kQuiet;

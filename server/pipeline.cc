@@ -1,6 +1,7 @@
 #include "server/pipeline.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 
@@ -58,13 +59,28 @@ struct Pipeline::Work {
   features::Sequence sequence = 0;
   std::string degraded;
 
-  Bitmap hidden;                  // never these
+  Bitmap excluded;                // by the request; see Hidden
   std::optional<Bitmap> allowed;  // only these
   model::RowMask mask;
   int depth = 0;  // how long a list must be to continue behind the delivered
 
   ServedBy served_by = ServedBy::kPopular;
   ScoredItems list;
+
+  // The sets of items that are never answered. Those of the profile are not
+  // copied: they may be large.
+  std::array<const Bitmap*, 3> Hidden() const {
+    static const Bitmap none;
+    if (profile == nullptr) return {&excluded, &none, &none};
+    return {&excluded, job->request.include_seen ? &none : &profile->seen(),
+            &profile->disliked()};
+  }
+  bool MayBeAnswered(Ordinal item) const {
+    for (const Bitmap* hidden : Hidden()) {
+      if (hidden->contains(item)) return false;
+    }
+    return !allowed.has_value() || allowed->contains(item);
+  }
 };
 
 Pipeline::Pipeline(features::Store* store, ModelSlot* slot,
@@ -147,18 +163,14 @@ void Pipeline::Mask(const features::Catalogue& catalogue, Work* work) {
   const RecommendRequest& request = work->job->request;
   for (const std::string& id : request.exclude) {
     const Ordinal item = catalogue.Find(id);
-    if (item != kNoOrdinal) work->hidden.add(item);
-  }
-  if (work->profile != nullptr) {
-    if (!request.include_seen) work->hidden |= work->profile->seen();
-    work->hidden |= work->profile->disliked();
+    if (item != kNoOrdinal) work->excluded.add(item);
   }
   std::vector<std::pair<Ordinal, float>> entries;
   for (const auto& entry : request.history) {
     const Ordinal item = catalogue.Find(entry.item);
     if (item == kNoOrdinal) continue;
     entries.emplace_back(item, entry.weight);
-    if (!request.include_seen) work->hidden.add(item);
+    if (!request.include_seen) work->excluded.add(item);
   }
   if (!request.candidates.empty()) {
     work->allowed.emplace();
@@ -203,9 +215,14 @@ void Pipeline::Mask(const features::Catalogue& catalogue, Work* work) {
   } else {
     work->mask = *base;
   }
-  for (const Ordinal item : work->hidden) {
-    const Row row = generation.RowOf(item);
-    if (row < base->rows()) work->mask.Clear(row);
+  thread_local std::vector<Ordinal> items;
+  for (const Bitmap* hidden : work->Hidden()) {
+    items.resize(hidden->cardinality());
+    hidden->toUint32Array(items.data());
+    for (const Ordinal item : items) {
+      const Row row = generation.RowOf(item);
+      if (row < base->rows()) work->mask.Clear(row);
+    }
   }
 }
 
@@ -254,8 +271,7 @@ void Pipeline::ListPopular(Work* work) {
   for (size_t i = 0; i < ranking->items.size(); ++i) {
     if (static_cast<int>(work->list.size()) >= work->depth) break;
     const Ordinal item = ranking->items[i];
-    if (work->hidden.contains(item)) continue;
-    if (work->allowed.has_value() && !work->allowed->contains(item)) continue;
+    if (!work->MayBeAnswered(item)) continue;
     work->list.emplace_back(item, ranking->scores[i]);
   }
 }
@@ -273,8 +289,7 @@ RecommendAnswer Pipeline::Finish(const features::Catalogue& catalogue,
   for (const auto& [item, score] : work->list) {
     if (std::binary_search(before.begin(), before.end(), item)) continue;
     // An item may have moved to another row since the mask was made.
-    if (work->hidden.contains(item)) continue;
-    if (work->allowed.has_value() && !work->allowed->contains(item)) continue;
+    if (!work->MayBeAnswered(item)) continue;
     if (static_cast<int>(answer.items.size()) == request.count) {
       more = true;
       break;

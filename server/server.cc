@@ -232,7 +232,7 @@ absl::Status Server::Impl::OpenParts() {
            .batcher = batcher.get(),
            .retrainer = retrainer.get(),
            .metrics = &metrics,
-           .rpc = {.metrics = &metrics},
+           .rpc = {.metrics = &metrics, .idle = [this] { batcher->Help(); }},
            .started = absl::Now(),
            .device = device.name};
   metrics.set_reader([this] { return ReadParts(parts); });

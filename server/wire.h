@@ -32,42 +32,34 @@ absl::Status SerializeMessage(const google::protobuf::Message& message,
 // Where calls report to.
 struct RpcEnvironment {
   Metrics* metrics = nullptr;
+  // Called on a gRPC thread that has just seen an answer off: it has time, and
+  // no caller waits for it. May be empty.
+  std::function<void()> idle;
 };
 
 // One unary call, from its bytes to its answer's. Messages live on an arena.
+// gRPC owns it.
 template <typename Request, typename Response>
-class UnaryCall {
+class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  using Ptr = std::shared_ptr<UnaryCall>;
+  // Good until Finish is called.
+  using Ptr = UnaryCall*;
 
-  // Parses the request and hands the call to `handler`, which keeps the pointer
-  // until it has called Finish, once, on any thread.
+  // Parses the request and hands the call to `handler`, which has Finish
+  // called, once, on any thread.
   static grpc::ServerUnaryReactor* Start(
       const RpcEnvironment& environment, const char* method,
       grpc::CallbackServerContext* context, const grpc::ByteBuffer* in,
       grpc::ByteBuffer* out, const std::function<void(Ptr)>& handler) {
-    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    auto call =
-        std::make_shared<UnaryCall>(environment, method, context, out, reactor);
+    auto* const call = new UnaryCall(environment, method, context, out);
     const absl::Status parsed = ParseMessage(*in, call->request_);
     if (parsed.ok()) {
-      handler(std::move(call));
+      handler(call);
     } else {
       call->Finish(parsed);
     }
-    return reactor;
+    return call;
   }
-
-  UnaryCall(const RpcEnvironment& environment, const char* method,
-            grpc::CallbackServerContext* context, grpc::ByteBuffer* out,
-            grpc::ServerUnaryReactor* reactor)
-      : environment_(environment),
-        method_(method),
-        context_(context),
-        out_(out),
-        reactor_(reactor),
-        request_(google::protobuf::Arena::CreateMessage<Request>(&arena_)),
-        response_(google::protobuf::Arena::CreateMessage<Response>(&arena_)) {}
 
   Request& request() { return *request_; }
   Response& response() { return *response_; }
@@ -80,15 +72,32 @@ class UnaryCall {
     const grpc::Status wire = ToGrpc(status);
     environment_.metrics->OnRpc(method_, wire.error_code(),
                                 absl::Now() - started_);
-    reactor_->Finish(wire);
+    ServerUnaryReactor::Finish(wire);
   }
 
  private:
+  UnaryCall(const RpcEnvironment& environment, const char* method,
+            grpc::CallbackServerContext* context, grpc::ByteBuffer* out)
+      : environment_(environment),
+        method_(method),
+        context_(context),
+        out_(out),
+        request_(google::protobuf::Arena::CreateMessage<Request>(&arena_)),
+        response_(google::protobuf::Arena::CreateMessage<Response>(&arena_)) {}
+
+  void OnDone() override {
+    const RpcEnvironment& environment = environment_;
+    delete this;
+    if (environment.idle) environment.idle();
+  }
+  // What follows an answer is not worth another thread. (gRPC's default reactor
+  // says the same.)
+  bool InternalInlineable() override { return true; }
+
   const RpcEnvironment& environment_;
   const char* const method_;
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const out_;
-  grpc::ServerUnaryReactor* const reactor_;
   const absl::Time started_ = absl::Now();
   google::protobuf::Arena arena_;
   Request* const request_;

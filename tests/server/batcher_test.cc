@@ -88,20 +88,45 @@ TEST(Batcher, AfterACrowdCallersLeaveLeadingToKeptThreadsForAWhile) {
   EXPECT_GE(batches, 16u);
 }
 
-TEST(Batcher, TheNextBatchIsComputedWhileOneIsDelivered) {
-  std::promise<void> second_ran;
-  std::atomic<int> batches{0};
+TEST(Batcher, AThreadThatHelpsComputesTheNextBatchWhileOneIsDelivered) {
+  std::vector<int> sizes;
   Batcher<Job>* self = nullptr;
-  Batcher<Job> batcher({}, [&](Batch, int, const Computed& computed) {
-    if (++batches == 2) return second_ran.set_value();
-    EXPECT_THAT(self->Submit(MakeJob(2)), IsOk());
+  Batcher<Job> batcher({}, [&](Batch batch, int, const Computed& computed) {
+    sizes.push_back(static_cast<int>(batch.size()));
+    if (sizes.size() > 1) return;
+    for (int i = 0; i < 3; ++i) EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
+    std::thread([&] { self->Help(); }).join();  // too early: there is a leader
+    EXPECT_EQ(sizes.size(), 1u);
     computed();
-    // Were leadership not given up by now, this would never end.
-    second_ran.get_future().wait();
+    std::thread([&] { self->Help(); }).join();
+    EXPECT_THAT(sizes, testing::ElementsAre(1, 3));
   });
   self = &batcher;
   EXPECT_THAT(batcher.Submit(MakeJob(1)), IsOk());
-  EXPECT_EQ(batches, 2);
+  EXPECT_THAT(sizes, testing::ElementsAre(1, 3));
+}
+
+TEST(Batcher, WithoutHelpTheThreadThatDeliversLeadsOn) {
+  std::vector<std::thread::id> threads;
+  {
+    Batcher<Job>* self = nullptr;
+    Batcher<Job> batcher({}, [&](Batch, int, const Computed& computed) {
+      threads.push_back(std::this_thread::get_id());
+      // Two of them make a crowd, whose batch a kept thread leads.
+      for (int i = 0; threads.size() == 1 && i < 2; ++i) {
+        EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
+      }
+      computed();
+      if (threads.size() == 2) {
+        EXPECT_THAT(self->Submit(MakeJob(4)), IsOk());
+      }
+    });
+    self = &batcher;
+    EXPECT_THAT(batcher.Submit(MakeJob(1)), IsOk());
+  }
+  ASSERT_EQ(threads.size(), 3u);
+  EXPECT_NE(threads[1], threads[0]);
+  EXPECT_EQ(threads[2], threads[1]);
 }
 
 TEST(Batcher, AFullQueueRefusesAtOnce) {
