@@ -1,11 +1,8 @@
 #include "model/autoencoder_step.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <new>
-#include <oneapi/dnnl/dnnl.hpp>
 
 namespace nearline::model {
 namespace {
@@ -22,11 +19,12 @@ size_t Size(int64_t a, int64_t b = 1) { return static_cast<size_t>(a * b); }
 }  // namespace
 
 AutoencoderTrainer::AutoencoderTrainer(const AutoencoderWeights& weights,
-                                       int threads)
+                                       int threads, bool bfloat16)
     : w_(weights),
       items_(weights.items),
       width_(weights.width),
       latent_(weights.latent),
+      bfloat16_(bfloat16),
       encoder_(w_.encoder, items_ * width_),
       encoder_bias_(w_.encoder_bias, width_),
       mean_(w_.mean, latent_ * width_),
@@ -37,7 +35,11 @@ AutoencoderTrainer::AutoencoderTrainer(const AutoencoderWeights& weights,
       hidden_bias_(w_.hidden_bias, latent_ > 0 ? width_ : 0),
       decoder_(w_.decoder, items_ * width_),
       decoder_bias_(w_.decoder_bias, items_),
-      workers_(threads) {}
+      workers_(threads) {
+  if (!bfloat16_) return;
+  decoder_half_.resize(Size(items_, width_));
+  ToBfloat16(w_.decoder, decoder_half_.size(), decoder_half_.data());
+}
 
 double AutoencoderTrainer::Step(const AutoencoderBatch& batch,
                                 const AutoencoderRates& rates) {
@@ -83,7 +85,12 @@ void AutoencoderTrainer::Resize(int64_t users) {
       rows->resize(Size(users, width_));
     }
   }
-  logits_.resize(Size(users, items_));
+  if (bfloat16_) {
+    d_logits_half_.resize(Size(users, items_));
+    last_half_.resize(Size(users, width_));
+  } else {
+    logits_.resize(Size(users, items_));
+  }
   losses_.resize(Size(users));
 }
 
@@ -115,23 +122,49 @@ void AutoencoderTrainer::ByItem(const AutoencoderBatch& batch) {
 void AutoencoderTrainer::Users(const AutoencoderBatch& batch,
                                const AutoencoderRates& rates, int64_t begin,
                                int64_t end) {
-  const int64_t n = end - begin;
   for (int64_t u = begin; u < end; ++u) {
     Encode(batch, u);
     losses_[Size(u)] = 0;
   }
   if (latent_ > 0) Sample(batch, rates.beta, begin, end);
+  Decode(batch, begin, end);
+  if (latent_ > 0) LatentGradient(batch, rates.beta, begin, end);
+}
+
+// From the last hidden layer to the logits, their gradient, and back.
+void AutoencoderTrainer::Decode(const AutoencoderBatch& batch, int64_t begin,
+                                int64_t end) {
+  const int64_t n = end - begin;
   const bool deep = latent_ > 0;
   const float* const last =
       (deep ? decoded_ : encoded_).data() + begin * width_;
   float* const d_last =
       (deep ? d_decoded_ : d_encoded_).data() + begin * width_;
-  float* const logits = logits_.data() + begin * items_;
-  Multiply({last, n, width_}, {w_.decoder, items_, width_, true}, logits);
-  for (int64_t u = begin; u < end; ++u) Score(batch, u);
-  Multiply({logits, n, items_}, {w_.decoder, items_, width_}, d_last);
+  if (bfloat16_) {
+    Bfloat16* const half = last_half_.data() + begin * width_;
+    Bfloat16* const d_logits = d_logits_half_.data() + begin * items_;
+    thread_local std::vector<float> logits;
+    logits.resize(Size(n, items_));
+    ToBfloat16(last, Size(n, width_), half);
+    Product<Bfloat16>({half, n, width_},
+                      {decoder_half_.data(), items_, width_, true},
+                      logits.data());
+    for (int64_t i = 0; i < n; ++i) {
+      Score(batch, begin + i, logits.data() + i * items_);
+    }
+    ToBfloat16(logits.data(), logits.size(), d_logits);
+    Product<Bfloat16>({d_logits, n, items_},
+                      {decoder_half_.data(), items_, width_}, d_last);
+  } else {
+    float* const logits = logits_.data() + begin * items_;
+    Product<float>({last, n, width_}, {w_.decoder, items_, width_, true},
+                   logits);
+    for (int64_t i = 0; i < n; ++i) {
+      Score(batch, begin + i, logits + i * items_);
+    }
+    Product<float>({logits, n, items_}, {w_.decoder, items_, width_}, d_last);
+  }
   TanhGradient(last, Size(n, width_), d_last);
-  if (deep) LatentGradient(batch, rates.beta, begin, end);
 }
 
 void AutoencoderTrainer::Encode(const AutoencoderBatch& batch, int64_t user) {
@@ -154,13 +187,13 @@ void AutoencoderTrainer::Encode(const AutoencoderBatch& batch, int64_t user) {
 void AutoencoderTrainer::Sample(const AutoencoderBatch& batch, double beta,
                                 int64_t begin, int64_t end) {
   const int64_t n = end - begin;
-  const Matrix encoded{encoded_.data() + begin * width_, n, width_};
+  const MatrixView<float> encoded{encoded_.data() + begin * width_, n, width_};
   float* const z = z_.data() + begin * latent_;
   float* const v = log_var_.data() + begin * latent_;
   float* const sample = sample_.data() + begin * latent_;
   const float* const noise = batch.noise + begin * latent_;
-  Multiply(encoded, {w_.mean, latent_, width_, true}, z);
-  Multiply(encoded, {w_.log_variance, latent_, width_, true}, v);
+  Product<float>(encoded, {w_.mean, latent_, width_, true}, z);
+  Product<float>(encoded, {w_.log_variance, latent_, width_, true}, v);
   for (int64_t i = 0; i < n; ++i) {
     double kl = 0;
     for (int64_t j = 0; j < latent_; ++j) {
@@ -174,17 +207,18 @@ void AutoencoderTrainer::Sample(const AutoencoderBatch& batch, double beta,
     losses_[Size(begin + i)] += beta * kl;
   }
   float* const decoded = decoded_.data() + begin * width_;
-  Multiply({sample, n, latent_}, {w_.hidden, width_, latent_, true}, decoded);
+  Product<float>({sample, n, latent_}, {w_.hidden, width_, latent_, true},
+                 decoded);
   for (int64_t i = 0; i < n; ++i) {
     AddBiasTanh(w_.hidden_bias, Size(width_), decoded + i * width_);
   }
 }
 
 // Makes of a user's logits the gradient of the loss by them.
-void AutoencoderTrainer::Score(const AutoencoderBatch& batch, int64_t user) {
+void AutoencoderTrainer::Score(const AutoencoderBatch& batch, int64_t user,
+                               float* logits) {
   const size_t begin = Size(batch.offsets[Size(user)]);
   const size_t end = Size(batch.offsets[Size(user + 1)]);
-  float* const logits = logits_.data() + user * items_;
   const auto share = 1.0f / static_cast<float>(batch.users());
   double total = 0, hits = 0;
   for (size_t i = begin; i < end; ++i) {
@@ -213,8 +247,8 @@ void AutoencoderTrainer::LatentGradient(const AutoencoderBatch& batch,
   const float* const noise = batch.noise + begin * latent_;
   float* const d_z = d_z_.data() + begin * latent_;
   float* const d_v = d_log_var_.data() + begin * latent_;
-  Multiply({d_decoded_.data() + begin * width_, n, width_},
-           {w_.hidden, width_, latent_}, d_z);
+  Product<float>({d_decoded_.data() + begin * width_, n, width_},
+                 {w_.hidden, width_, latent_}, d_z);
   for (int64_t i = 0; i < n * latent_; ++i) {
     const float spread = std::exp(0.5f * v[i]);
     d_v[i] =
@@ -222,9 +256,10 @@ void AutoencoderTrainer::LatentGradient(const AutoencoderBatch& batch,
     d_z[i] += share * z[i];
   }
   float* const d_encoded = d_encoded_.data() + begin * width_;
-  Multiply({d_z, n, latent_}, {w_.mean, latent_, width_}, d_encoded);
-  Multiply({d_v, n, latent_}, {w_.log_variance, latent_, width_}, d_encoded,
-           /*add=*/true);
+  Product<float>({d_z, n, latent_}, {w_.mean, latent_, width_}, d_encoded);
+  Product<float>({d_v, n, latent_}, {w_.log_variance, latent_, width_},
+                 d_encoded,
+                 /*add=*/true);
   TanhGradient(encoded_.data() + begin * width_, Size(n, width_), d_encoded);
 }
 
@@ -235,14 +270,28 @@ void AutoencoderTrainer::LearnItems(const AdamRates& rates, int64_t users,
   const int64_t n = end - begin;
   gradient.assign(Size(n), 0);
   for (int64_t u = 0; u < users; ++u) {
-    AddScaled(logits_.data() + u * items_ + begin, 1, Size(n), gradient.data());
+    const int64_t at = u * items_ + begin;
+    if (bfloat16_) {
+      AddBfloat16(d_logits_half_.data() + at, Size(n), gradient.data());
+    } else {
+      AddScaled(logits_.data() + at, 1, Size(n), gradient.data());
+    }
   }
   Move(rates, gradient, begin, &decoder_bias_);
   gradient.resize(Size(n, width_));
-  Multiply({logits_.data() + begin, users, n, true, items_},
-           {(latent_ > 0 ? decoded_ : encoded_).data(), users, width_},
-           gradient.data());
+  if (bfloat16_) {
+    Product<Bfloat16>({d_logits_half_.data() + begin, users, n, true, items_},
+                      {last_half_.data(), users, width_}, gradient.data());
+  } else {
+    Product<float>({logits_.data() + begin, users, n, true, items_},
+                   {(latent_ > 0 ? decoded_ : encoded_).data(), users, width_},
+                   gradient.data());
+  }
   Move(rates, gradient, begin * width_, &decoder_);
+  if (bfloat16_) {
+    ToBfloat16(w_.decoder + begin * width_, gradient.size(),
+               decoder_half_.data() + begin * width_);
+  }
   gradient.resize(Size(width_));
   for (int64_t i = begin; i < end; ++i) {
     const size_t first = Size(item_begin_[Size(i)]);
@@ -278,8 +327,8 @@ void AutoencoderTrainer::LearnLayer(const AdamRates& rates, int64_t users,
   Move(rates, gradient, 0, it.bias);
   if (it.matrix == nullptr) return;
   gradient.resize(Size(it.out, it.width));
-  Multiply({it.d_out.data(), users, it.out, true},
-           {it.in.data(), users, it.width}, gradient.data());
+  Product<float>({it.d_out.data(), users, it.out, true},
+                 {it.in.data(), users, it.width}, gradient.data());
   Move(rates, gradient, 0, it.matrix);
 }
 
@@ -288,22 +337,6 @@ void AutoencoderTrainer::Move(const AdamRates& rates,
                               Learned* what) {
   AdamStep(rates, gradient.data(), gradient.size(), what->weights + begin,
            what->first.data() + begin, what->second.data() + begin);
-}
-
-void AutoencoderTrainer::Multiply(const Matrix& a, const Matrix& b, float* out,
-                                  bool add) {
-  // This thread is one of ours; the others have their own products.
-  if (omp_get_max_threads() != 1) omp_set_num_threads(1);
-  const int64_t m = a.transpose ? a.columns : a.rows;
-  const int64_t k = a.transpose ? a.rows : a.columns;
-  const int64_t n = b.transpose ? b.rows : b.columns;
-  const auto stride = [](const Matrix& x) {
-    return x.stride > 0 ? x.stride : x.columns;
-  };
-  const auto status = dnnl::sgemm(
-      a.transpose ? 'T' : 'N', b.transpose ? 'T' : 'N', m, n, k, 1.0f, a.at,
-      stride(a), b.at, stride(b), add ? 1.0f : 0.0f, out, n);
-  if (status != dnnl::status::success) out_of_memory_ = true;
 }
 
 }  // namespace nearline::model

@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "base/workers.h"
 #include "model/kernels.h"
+#include "model/product.h"
 
 namespace nearline::model {
 
@@ -55,8 +56,11 @@ struct AutoencoderRates {
 
 class AutoencoderTrainer {
  public:
-  // `weights` outlive this. Results do not depend on the number of threads.
-  AutoencoderTrainer(const AutoencoderWeights& weights, int threads);
+  // `weights` outlive this; meanwhile nobody else changes them. With `bfloat16`
+  // the products with all items are made in it, sums and all that is kept in
+  // float32. Results do not depend on the number of threads.
+  AutoencoderTrainer(const AutoencoderWeights& weights, int threads,
+                     bool bfloat16);
 
   // One step of Adam on the mean over the users of
   //   beta KL - sum_i target_i log softmax(logits)_i,
@@ -74,13 +78,6 @@ class AutoencoderTrainer {
     std::vector<float> first, second;
   };
 
-  struct Matrix {
-    const float* at;
-    int64_t rows, columns;
-    bool transpose = false;
-    int64_t stride = 0;  // floats from row to row; 0: columns
-  };
-
   void Resize(int64_t users);
   void ByItem(const AutoencoderBatch& batch);
   void Users(const AutoencoderBatch& batch, const AutoencoderRates& rates,
@@ -88,7 +85,8 @@ class AutoencoderTrainer {
   void Encode(const AutoencoderBatch& batch, int64_t user);
   void Sample(const AutoencoderBatch& batch, double beta, int64_t begin,
               int64_t end);
-  void Score(const AutoencoderBatch& batch, int64_t user);
+  void Decode(const AutoencoderBatch& batch, int64_t begin, int64_t end);
+  void Score(const AutoencoderBatch& batch, int64_t user, float* logits);
   void LatentGradient(const AutoencoderBatch& batch, double beta, int64_t begin,
                       int64_t end);
   void LearnItems(const AdamRates& rates, int64_t users, int64_t begin,
@@ -96,11 +94,16 @@ class AutoencoderTrainer {
   void LearnLayer(const AdamRates& rates, int64_t users, int layer);
   void Move(const AdamRates& rates, const std::vector<float>& gradient,
             int64_t begin, Learned* what);
-  // out = a b, or += with `add`; rows of `out` follow each other.
-  void Multiply(const Matrix& a, const Matrix& b, float* out, bool add = false);
+  // As Multiply of product.h; a failure ends the step.
+  template <typename T, typename... Add>
+  void Product(const MatrixView<T>& a, const MatrixView<T>& b, float* out,
+               Add... add) {
+    if (!Multiply(a, b, out, add...)) out_of_memory_ = true;
+  }
 
   const AutoencoderWeights w_;
   const int64_t items_, width_, latent_;
+  const bool bfloat16_;
   Learned encoder_, encoder_bias_, mean_, mean_bias_, log_variance_,
       log_variance_bias_, hidden_, hidden_bias_, decoder_, decoder_bias_;
   int64_t steps_ = 0;
@@ -112,6 +115,8 @@ class AutoencoderTrainer {
   std::vector<float> z_, log_var_, sample_, d_z_, d_log_var_;  // [latent]
   std::vector<float> decoded_, d_decoded_;  // [width]; with a latent layer
   std::vector<float> logits_;               // [items]; then their gradient
+  // With bfloat16_, in its place; and of the last layer and of the decoder.
+  std::vector<Bfloat16> d_logits_half_, last_half_, decoder_half_;
   std::vector<double> losses_;
   // Rows of d_encoded_ of those who have item i in the input, and its weights
   // there: [item_begin_[i], item_begin_[i + 1]).

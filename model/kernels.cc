@@ -279,6 +279,47 @@ void AdamStepImpl(const AdamRates& rates, const float* gradient, size_t n,
   }
 }
 
+void ToBfloat16Impl(const float* x, size_t n, Bfloat16* out) {
+  const D d;
+  const hn::Rebind<uint32_t, D> d32;
+  const hn::Rebind<int32_t, D> signed32;
+  const hn::Rebind<uint16_t, D> d16;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto bits = hn::BitCast(d32, hn::LoadU(d, x + i));
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+    const auto rounded =
+        hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fffu))));
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(signed32, rounded)), d16, out + i);
+  }
+  for (; i < n; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof(bits));
+    out[i] = static_cast<Bfloat16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+}
+
+void AddBfloat16Impl(const Bfloat16* x, size_t n, float* out) {
+  const D d;
+  const hn::Rebind<uint32_t, D> d32;
+  const hn::Rebind<uint16_t, D> d16;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto bits =
+        hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, x + i)));
+    hn::StoreU(hn::Add(hn::LoadU(d, out + i), hn::BitCast(d, bits)), d,
+               out + i);
+  }
+  for (; i < n; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof(value));
+    out[i] += value;
+  }
+}
+
 void AddReluImpl(const float* a, const float* b, size_t n, float* out) {
   const D d;
   const size_t lanes = hn::Lanes(d);
@@ -420,6 +461,8 @@ HWY_EXPORT(AddBiasTanhImpl);
 HWY_EXPORT(TanhGradientImpl);
 HWY_EXPORT(SoftmaxImpl);
 HWY_EXPORT(AdamStepImpl);
+HWY_EXPORT(ToBfloat16Impl);
+HWY_EXPORT(AddBfloat16Impl);
 HWY_EXPORT(AddReluImpl);
 HWY_EXPORT(IndicesAboveImpl);
 HWY_EXPORT(StridedMaximaImpl);
@@ -457,6 +500,12 @@ void AdamStep(const AdamRates& rates, const float* gradient, size_t n,
               float* weights, float* first, float* second) {
   HWY_DYNAMIC_DISPATCH(AdamStepImpl)
   (rates, gradient, n, weights, first, second);
+}
+void ToBfloat16(const float* x, size_t n, Bfloat16* out) {
+  HWY_DYNAMIC_DISPATCH(ToBfloat16Impl)(x, n, out);
+}
+void AddBfloat16(const Bfloat16* x, size_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddBfloat16Impl)(x, n, out);
 }
 void AddRelu(const float* a, const float* b, size_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(AddReluImpl)(a, b, n, out);

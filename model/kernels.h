@@ -50,6 +50,15 @@ struct AdamRates {
 void AdamStep(const AdamRates& rates, const float* gradient, size_t n,
               float* weights, float* first, float* second);
 
+// The upper half of a float32.
+using Bfloat16 = uint16_t;
+
+// out[i] = x[i], rounded to the nearest, of two the even one.
+void ToBfloat16(const float* x, size_t n, Bfloat16* out);
+
+// out[i] += x[i].
+void AddBfloat16(const Bfloat16* x, size_t n, float* out);
+
 // out[i] = max(0, a[i] + b[i]).
 void AddRelu(const float* a, const float* b, size_t n, float* out);
 

@@ -42,6 +42,8 @@ struct TrainOptions {
   std::string device = "cpu";  // "cuda:N"
   // On the CPU, steps written by hand where a model has them; else LibTorch's.
   bool by_hand = true;
+  // Those steps in bfloat16, where the processor multiplies it faster.
+  bool bfloat16 = true;
   OnEpoch on_epoch;  // may be empty
   // Weights to start from, with the rows of this set's items; null: random.
   const Tensors* warm_start = nullptr;

@@ -133,7 +133,8 @@ class Autoencoding {
                &generator_) {
     model_.to(device_);
     if (device_.is_cpu() && options.by_hand) {
-      by_hand_.emplace(model_.Weights(), options.threads);
+      by_hand_.emplace(model_.Weights(), options.threads,
+                       options.bfloat16 && HasFastBfloat16());
     }
   }
 

@@ -219,7 +219,8 @@ class Phases {
     std::optional<AutoencoderTrainer> by_hand;
     const bool whole_gmf = !phase.mlp && phase.items == 0;
     if (whole_gmf && device_.is_cpu() && options_.by_hand) {
-      by_hand.emplace(model_.GmfWeights(), options_.threads);
+      by_hand.emplace(model_.GmfWeights(), options_.threads,
+                      options_.bfloat16 && HasFastBfloat16());
     }
     const int64_t users = set_.train.users();
     const auto steps = static_cast<double>(

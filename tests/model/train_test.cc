@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "model/devices.h"
 #include "model/epochs.h"
+#include "model/product.h"
 #include "model/recommender.h"
 #include "tests/model/two_tastes.h"
 #include "tests/testing.h"
@@ -161,7 +162,8 @@ TEST_P(ByHandTest, TakesTheStepsThatLibTorchTakes) {
   const auto slow = Train(GetParam(), set, p, {.by_hand = false});
   ASSERT_THAT(slow, IsOk());
   for (const int threads : {1, 3}) {
-    const auto fast = Train(GetParam(), set, p, {.threads = threads});
+    const auto fast =
+        Train(GetParam(), set, p, {.threads = threads, .bfloat16 = false});
     ASSERT_THAT(fast, IsOk());
     for (const auto& [name, tensor] : fast->all()) {
       const Tensor& expected = slow->all().at(name);
@@ -172,6 +174,35 @@ TEST_P(ByHandTest, TakesTheStepsThatLibTorchTakes) {
       }
     }
   }
+}
+
+TEST_P(ByHandTest, InBfloat16LeadsToAlmostTheSameWeights) {
+  if (!HasFastBfloat16()) GTEST_SKIP() << "this processor has no bfloat16";
+  const TrainingSet set = TwoTastes();
+  Parameters p = Small();
+  for (const char* setting : {"epochs=3", "gmf_epochs=3", "batch=150"}) {
+    (void)p.SetText(setting);
+  }
+  const auto exact = Train(GetParam(), set, p, {.bfloat16 = false});
+  ASSERT_THAT(exact, IsOk());
+  std::vector<Tensors> rounded;
+  for (const int threads : {1, 3}) {
+    auto tensors = Train(GetParam(), set, p, {.threads = threads});
+    ASSERT_THAT(tensors, IsOk());
+    rounded.push_back(*std::move(tensors));
+  }
+  double error = 0, size = 0;
+  for (const auto& [name, tensor] : rounded[0].all()) {
+    EXPECT_EQ(tensor.values, rounded[1].all().at(name).values) << name;
+    const Tensor& expected = exact->all().at(name);
+    for (size_t i = 0; i < tensor.values.size(); ++i) {
+      const double off = tensor.values[i] - expected.values[i];
+      error += off * off;
+      size += static_cast<double>(expected.values[i]) * expected.values[i];
+    }
+  }
+  EXPECT_GT(error, 0);
+  EXPECT_LT(std::sqrt(error / size), 0.02);
 }
 INSTANTIATE_TEST_SUITE_P(Models, ByHandTest,
                          testing::Values("mult-vae", "mult-dae", "gmf"),
