@@ -17,6 +17,7 @@ endif()
 find_program(CCACHE ccache)
 if(CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${CCACHE}")
+  add_compile_options(-fpch-preprocess)  # else it keeps nothing that uses one
 endif()
 
 add_library(nearline_flags INTERFACE)

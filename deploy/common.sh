@@ -3,7 +3,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # What one clone has compiled is found by the next.
-export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=true
+export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=true CCACHE_SLOPPINESS=pch_defines,time_macros
 if [ -t 1 ]; then BOLD=$'\e[1m'; DIM=$'\e[2m'; PLAIN=$'\e[0m'; else BOLD= DIM= PLAIN=; fi
 
 say() { printf '\n%s== %s%s\n' "$BOLD" "$*" "$PLAIN"; }
