@@ -16,6 +16,14 @@ int64_t Pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 size_t Size(int64_t a, int64_t b = 1) { return static_cast<size_t>(a * b); }
 
+// Of a matrix whose rows follow each other.
+MatrixView<Bfloat16> Rounded(const MatrixView<float>& x,
+                             std::vector<Bfloat16>* to) {
+  to->resize(Size(x.rows, x.columns));
+  ToBfloat16(x.at, to->size(), to->data());
+  return {to->data(), x.rows, x.columns, x.transpose};
+}
+
 }  // namespace
 
 AutoencoderTrainer::AutoencoderTrainer(const AutoencoderWeights& weights,
@@ -146,23 +154,21 @@ void AutoencoderTrainer::Decode(const AutoencoderBatch& batch, int64_t begin,
     thread_local std::vector<float> logits;
     logits.resize(Size(n, items_));
     ToBfloat16(last, Size(n, width_), half);
-    Product<Bfloat16>({half, n, width_},
-                      {decoder_half_.data(), items_, width_, true},
-                      logits.data());
+    Product({half, n, width_}, {decoder_half_.data(), items_, width_, true},
+            logits.data());
     for (int64_t i = 0; i < n; ++i) {
       Score(batch, begin + i, logits.data() + i * items_);
     }
     ToBfloat16(logits.data(), logits.size(), d_logits);
-    Product<Bfloat16>({d_logits, n, items_},
-                      {decoder_half_.data(), items_, width_}, d_last);
+    Product({d_logits, n, items_}, {decoder_half_.data(), items_, width_},
+            d_last);
   } else {
     float* const logits = logits_.data() + begin * items_;
-    Product<float>({last, n, width_}, {w_.decoder, items_, width_, true},
-                   logits);
+    Product({last, n, width_}, {w_.decoder, items_, width_, true}, logits);
     for (int64_t i = 0; i < n; ++i) {
       Score(batch, begin + i, logits + i * items_);
     }
-    Product<float>({logits, n, items_}, {w_.decoder, items_, width_}, d_last);
+    Product({logits, n, items_}, {w_.decoder, items_, width_}, d_last);
   }
   TanhGradient(last, Size(n, width_), d_last);
 }
@@ -192,8 +198,8 @@ void AutoencoderTrainer::Sample(const AutoencoderBatch& batch, double beta,
   float* const v = log_var_.data() + begin * latent_;
   float* const sample = sample_.data() + begin * latent_;
   const float* const noise = batch.noise + begin * latent_;
-  Product<float>(encoded, {w_.mean, latent_, width_, true}, z);
-  Product<float>(encoded, {w_.log_variance, latent_, width_, true}, v);
+  Product(encoded, {w_.mean, latent_, width_, true}, z);
+  Product(encoded, {w_.log_variance, latent_, width_, true}, v);
   for (int64_t i = 0; i < n; ++i) {
     double kl = 0;
     for (int64_t j = 0; j < latent_; ++j) {
@@ -207,8 +213,7 @@ void AutoencoderTrainer::Sample(const AutoencoderBatch& batch, double beta,
     losses_[Size(begin + i)] += beta * kl;
   }
   float* const decoded = decoded_.data() + begin * width_;
-  Product<float>({sample, n, latent_}, {w_.hidden, width_, latent_, true},
-                 decoded);
+  Product({sample, n, latent_}, {w_.hidden, width_, latent_, true}, decoded);
   for (int64_t i = 0; i < n; ++i) {
     AddBiasTanh(w_.hidden_bias, Size(width_), decoded + i * width_);
   }
@@ -247,8 +252,8 @@ void AutoencoderTrainer::LatentGradient(const AutoencoderBatch& batch,
   const float* const noise = batch.noise + begin * latent_;
   float* const d_z = d_z_.data() + begin * latent_;
   float* const d_v = d_log_var_.data() + begin * latent_;
-  Product<float>({d_decoded_.data() + begin * width_, n, width_},
-                 {w_.hidden, width_, latent_}, d_z);
+  Product({d_decoded_.data() + begin * width_, n, width_},
+          {w_.hidden, width_, latent_}, d_z);
   for (int64_t i = 0; i < n * latent_; ++i) {
     const float spread = std::exp(0.5f * v[i]);
     d_v[i] =
@@ -256,10 +261,9 @@ void AutoencoderTrainer::LatentGradient(const AutoencoderBatch& batch,
     d_z[i] += share * z[i];
   }
   float* const d_encoded = d_encoded_.data() + begin * width_;
-  Product<float>({d_z, n, latent_}, {w_.mean, latent_, width_}, d_encoded);
-  Product<float>({d_v, n, latent_}, {w_.log_variance, latent_, width_},
-                 d_encoded,
-                 /*add=*/true);
+  Product({d_z, n, latent_}, {w_.mean, latent_, width_}, d_encoded);
+  Product({d_v, n, latent_}, {w_.log_variance, latent_, width_}, d_encoded,
+          /*add=*/true);
   TanhGradient(encoded_.data() + begin * width_, Size(n, width_), d_encoded);
 }
 
@@ -280,12 +284,12 @@ void AutoencoderTrainer::LearnItems(const AdamRates& rates, int64_t users,
   Move(rates, gradient, begin, &decoder_bias_);
   gradient.resize(Size(n, width_));
   if (bfloat16_) {
-    Product<Bfloat16>({d_logits_half_.data() + begin, users, n, true, items_},
-                      {last_half_.data(), users, width_}, gradient.data());
+    Product({d_logits_half_.data() + begin, users, n, true, items_},
+            {last_half_.data(), users, width_}, gradient.data());
   } else {
-    Product<float>({logits_.data() + begin, users, n, true, items_},
-                   {(latent_ > 0 ? decoded_ : encoded_).data(), users, width_},
-                   gradient.data());
+    Product({logits_.data() + begin, users, n, true, items_},
+            {(latent_ > 0 ? decoded_ : encoded_).data(), users, width_},
+            gradient.data());
   }
   Move(rates, gradient, begin * width_, &decoder_);
   if (bfloat16_) {
@@ -327,8 +331,8 @@ void AutoencoderTrainer::LearnLayer(const AdamRates& rates, int64_t users,
   Move(rates, gradient, 0, it.bias);
   if (it.matrix == nullptr) return;
   gradient.resize(Size(it.out, it.width));
-  Product<float>({it.d_out.data(), users, it.out, true},
-                 {it.in.data(), users, it.width}, gradient.data());
+  Product({it.d_out.data(), users, it.out, true},
+          {it.in.data(), users, it.width}, gradient.data());
   Move(rates, gradient, 0, it.matrix);
 }
 
@@ -337,6 +341,24 @@ void AutoencoderTrainer::Move(const AdamRates& rates,
                               Learned* what) {
   AdamStep(rates, gradient.data(), gradient.size(), what->weights + begin,
            what->first.data() + begin, what->second.data() + begin);
+}
+
+void AutoencoderTrainer::Product(const MatrixView<float>& a,
+                                 const MatrixView<float>& b, float* out,
+                                 bool add) {
+  bool done = false;
+  if (bfloat16_) {
+    thread_local std::vector<Bfloat16> left, right;
+    done = Multiply(Rounded(a, &left), Rounded(b, &right), out, add);
+  } else {
+    done = Multiply(a, b, out, add);
+  }
+  if (!done) out_of_memory_ = true;
+}
+
+void AutoencoderTrainer::Product(const MatrixView<Bfloat16>& a,
+                                 const MatrixView<Bfloat16>& b, float* out) {
+  if (!Multiply(a, b, out)) out_of_memory_ = true;
 }
 
 }  // namespace nearline::model

@@ -57,8 +57,8 @@ struct AutoencoderRates {
 class AutoencoderTrainer {
  public:
   // `weights` outlive this; meanwhile nobody else changes them. With `bfloat16`
-  // the products with all items are made in it, sums and all that is kept in
-  // float32. Results do not depend on the number of threads.
+  // products are made in it, sums and all that is kept in float32. Results do
+  // not depend on the number of threads.
   AutoencoderTrainer(const AutoencoderWeights& weights, int threads,
                      bool bfloat16);
 
@@ -94,12 +94,12 @@ class AutoencoderTrainer {
   void LearnLayer(const AdamRates& rates, int64_t users, int layer);
   void Move(const AdamRates& rates, const std::vector<float>& gradient,
             int64_t begin, Learned* what);
-  // As Multiply of product.h; a failure ends the step.
-  template <typename T, typename... Add>
-  void Product(const MatrixView<T>& a, const MatrixView<T>& b, float* out,
-               Add... add) {
-    if (!Multiply(a, b, out, add...)) out_of_memory_ = true;
-  }
+  // As Multiply of product.h; a failure ends the step. With bfloat16_, what is
+  // in float32 is rounded first.
+  void Product(const MatrixView<float>& a, const MatrixView<float>& b,
+               float* out, bool add = false);
+  void Product(const MatrixView<Bfloat16>& a, const MatrixView<Bfloat16>& b,
+               float* out);
 
   const AutoencoderWeights w_;
   const int64_t items_, width_, latent_;

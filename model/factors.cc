@@ -106,7 +106,7 @@ std::vector<float> FoldInRule::Pull(const Factors& rows) const {
 }
 
 void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
-               const Factors& rows, Factors* out) {
+               const Factors& rows, int steps, Factors* out) {
   constexpr int64_t kGrain = 16;  // users a thread takes at least
   out->dim = rows.dim;
   out->values.resize(static_cast<size_t>(data.users()) * rows.dim);
@@ -115,8 +115,12 @@ void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
     for (int64_t user = begin; user < end; ++user) {
       some.clear();
       for (const uint32_t row : data.ItemsOf(user)) some.push_back(rows[row]);
-      fold_in.Solve(some, data.WeightsOf(user),
-                    (*out)[static_cast<size_t>(user)]);
+      float* const vector = (*out)[static_cast<size_t>(user)];
+      if (steps > 0) {
+        fold_in.Approach(some, data.WeightsOf(user), steps, vector);
+      } else {
+        fold_in.Solve(some, data.WeightsOf(user), vector);
+      }
     }
   });
 }
@@ -124,7 +128,7 @@ void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
 torch::Tensor FoldedLogits(const Bags& bags, const Factors& items,
                            const FoldInRule& rule) {
   Factors users;
-  FoldInAll(rule.Over(items), HistoriesOf(bags), items, &users);
+  FoldInAll(rule.Over(items), HistoriesOf(bags), items, 0, &users);
   return View(users).matmul(View(items).t()).to(bags.items.device());
 }
 

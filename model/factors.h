@@ -53,9 +53,10 @@ struct FoldInRule {
   }
 };
 
-// One vector for each user of `data`, from the `rows` of what they have.
+// One vector for each user of `data`, from the `rows` of what they have: those
+// of `out`, where it has any, brought closer by `steps`; with 0 the solutions.
 void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
-               const Factors& rows, Factors* out);
+               const Factors& rows, int steps, Factors* out);
 
 // Logits [users, items] of a batch whose users are folded in.
 torch::Tensor FoldedLogits(const Bags& bags, const Factors& items,

@@ -28,8 +28,19 @@ class FoldIn {
   // rows[h]: v_h; out: [D]. O(n D^2 + D^3 / 3).
   void Solve(absl::Span<const float* const> rows,
              absl::Span<const float> weights, float* out) const;
+  // Brings `out`, which is anything, closer to the solution by steps of
+  // conjugate gradients (Takacs et al., RecSys 2011): O(n D + D^2) each.
+  void Approach(absl::Span<const float* const> rows,
+                absl::Span<const float> weights, int steps, float* out) const;
 
  private:
+  // The sum of `weights` and base, times ridge.
+  float Ridge(absl::Span<const float> weights) const;
+  // out = (gram + sum_h w_h v_h v_h^T + ridge) x.
+  void Apply(absl::Span<const float* const> rows,
+             absl::Span<const float> weights, float ridge, const float* x,
+             float* out) const;
+
   std::vector<float> gram_;
   std::vector<float> pull_;
   double ridge_;

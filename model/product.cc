@@ -15,8 +15,9 @@ using dnnl::memory;
 struct Shape {
   int64_t m, k, n;
   memory::dims a, b;  // strides
+  bool add;
 
-  auto Key() const { return std::tie(m, k, n, a, b); }
+  auto Key() const { return std::tie(m, k, n, a, b, add); }
   bool operator<(const Shape& o) const { return Key() < o.Key(); }
 };
 
@@ -32,12 +33,13 @@ memory::dims StridesOf(const MatrixView<T>& x) {
 }
 
 template <typename T>
-Shape ShapeOf(const MatrixView<T>& a, const MatrixView<T>& b) {
+Shape ShapeOf(const MatrixView<T>& a, const MatrixView<T>& b, bool add) {
   return {.m = a.transpose ? a.columns : a.rows,
           .k = a.transpose ? a.rows : a.columns,
           .n = b.transpose ? b.rows : b.columns,
           .a = StridesOf(a),
-          .b = StridesOf(b)};
+          .b = StridesOf(b),
+          .add = add};
 }
 
 // This thread is one of ours; the others have their own products.
@@ -56,11 +58,16 @@ Product Prepare(const Shape& shape) {
   const memory::desc b({shape.k, shape.n}, kHalf, shape.b);
   const memory::desc out({shape.m, shape.n}, memory::data_type::f32,
                          memory::format_tag::ab);
+  dnnl::primitive_attr attributes;
+  dnnl::post_ops after;
+  if (shape.add) after.append_sum();
+  attributes.set_post_ops(after);
 #if DNNL_VERSION_MAJOR >= 3
-  const dnnl::matmul::primitive_desc description(Engine(), a, b, out);
+  const dnnl::matmul::primitive_desc description(Engine(), a, b, out,
+                                                 attributes);
 #else
   const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, b, out),
-                                                 Engine());
+                                                 attributes, Engine());
 #endif
   return {a, b, out, dnnl::matmul(description)};
 }
@@ -80,7 +87,7 @@ const Product& Prepared(const Shape& shape) {
 bool Multiply(const MatrixView<float>& a, const MatrixView<float>& b,
               float* out, bool add) {
   StayOnThisThread();
-  const Shape shape = ShapeOf(a, b);
+  const Shape shape = ShapeOf(a, b, add);
   const auto stride = [](const MatrixView<float>& x) {
     return x.stride > 0 ? x.stride : x.columns;
   };
@@ -90,11 +97,11 @@ bool Multiply(const MatrixView<float>& a, const MatrixView<float>& b,
 }
 
 bool Multiply(const MatrixView<Bfloat16>& a, const MatrixView<Bfloat16>& b,
-              float* out) {
+              float* out, bool add) {
   StayOnThisThread();
   try {
     thread_local dnnl::stream stream(Engine());
-    const Product& product = Prepared(ShapeOf(a, b));
+    const Product& product = Prepared(ShapeOf(a, b, add));
     memory left(product.a, Engine(), const_cast<Bfloat16*>(a.at));
     memory right(product.b, Engine(), const_cast<Bfloat16*>(b.at));
     memory result(product.out, Engine(), out);

@@ -23,7 +23,7 @@ bool Multiply(const MatrixView<float>& a, const MatrixView<float>& b,
               float* out, bool add = false);
 // The same for values of bfloat16, summed in float32.
 bool Multiply(const MatrixView<Bfloat16>& a, const MatrixView<Bfloat16>& b,
-              float* out);
+              float* out, bool add = false);
 
 // Whether the processor multiplies bfloat16 faster than float32.
 bool HasFastBfloat16();

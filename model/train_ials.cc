@@ -1,7 +1,7 @@
 // iALS (Hu et al., ICDM 2008; regularization and recipe of Rendle et al.,
-// RecSys 2022): users' and items' vectors by turns, each the exact solution of
-// its least squares while the other side is held still. A user that is folded
-// in gets what training would have given to one with that history.
+// RecSys 2022): users' and items' vectors by turns, each led towards the
+// solution of its least squares while the other side is held still. A user that
+// is folded in gets the solution.
 #include "model/factors.h"
 #include "model/kernels.h"
 #include "model/trainers.h"
@@ -27,6 +27,7 @@ class Ials {
         options_(options),
         rule_{.unobserved_weight = UnobservedWeight(set, p),
               .ridge = p["regularization"]},
+        steps_(p.Int("steps")),
         users_of_(Transposed(set.train, set.items)),
         items_(StartItems("ials", set, p, options)) {}
 
@@ -47,7 +48,7 @@ class Ials {
  private:
   // The mean squared error of what users have, before items move.
   double RunEpoch() {
-    FoldInAll(rule_.Over(items_), set_.train, items_, &users_);
+    FoldInAll(rule_.Over(items_), set_.train, items_, steps_, &users_);
     double squares = 0;
     for (int64_t user = 0; user < set_.train.users(); ++user) {
       const float* const p = users_[static_cast<size_t>(user)];
@@ -56,7 +57,7 @@ class Ials {
         squares += error * error;
       }
     }
-    FoldInAll(rule_.Over(users_), users_of_, users_, &items_);
+    FoldInAll(rule_.Over(users_), users_of_, users_, steps_, &items_);
     return squares / static_cast<double>(set_.train.size());
   }
 
@@ -64,6 +65,7 @@ class Ials {
   const Parameters& p_;
   const TrainOptions& options_;
   const FoldInRule rule_;
+  const int steps_;  // of conjugate gradients; 0: solved exactly
   const features::Interactions users_of_;  // by item
   Factors users_, items_;
 };

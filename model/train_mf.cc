@@ -99,7 +99,7 @@ FoldInRule LearnRule(const features::Interactions& data, const Factors& users,
         Factors folded;
         const FoldIn fold_in(gram, rule.Pull(items), rule.ridge,
                              rule.Base(items.rows()));
-        FoldInAll(fold_in, some, items, &folded);
+        FoldInAll(fold_in, some, items, 0, &folded);
         double sum = 0;
         for (size_t i = 0; i < who.size(); ++i) {
           sum += likeness.Of(users[who[i]], folded[i]);
@@ -137,7 +137,7 @@ class MatrixFactorization {
     }
     const auto warm =
         WarmFoldIn(name, static_cast<int64_t>(items_.dim), options);
-    if (warm.has_value()) FoldInAll(*warm, set.train, items_, &users_);
+    if (warm.has_value()) FoldInAll(*warm, set.train, items_, 0, &users_);
     order_.resize(owners_.size());
     std::iota(order_.begin(), order_.end(), 0u);
   }

@@ -1,6 +1,8 @@
 // Users folded in, against gradients and slow sums.
 #include "model/fold_in.h"
 
+#include <cmath>
+
 #include "base/random.h"
 #include "model/generation.h"
 #include "tests/testing.h"
@@ -69,6 +71,40 @@ TEST(FoldIn, IsWhereTheGradientVanishes) {
     }
   }
   for (size_t i = 0; i < kDim; ++i) EXPECT_NE(queries[i], 0);
+}
+
+TEST(FoldIn, StepsLeadToTheSolution) {
+  const std::vector<float> rows = RandomRows();
+  const double a = 0.1;
+  const FoldIn fold_in(ScaledGram(rows, kDim, a),
+                       std::vector<float>(kDim, 0.1f), 0.02, 4);
+  std::vector<const float*> some;
+  std::vector<float> weights;
+  for (size_t row = 0; row < 30; ++row) {
+    some.push_back(rows.data() + row * kDim);
+    weights.push_back(0.1f * static_cast<float>(row + 1));
+  }
+  std::vector<float> solution(kDim);
+  fold_in.Solve(some, weights, solution.data());
+  const auto distance = [&](int steps, std::vector<float> from) {
+    fold_in.Approach(some, weights, steps, from.data());
+    double sum = 0;
+    for (size_t i = 0; i < kDim; ++i) {
+      sum += std::pow(from[i] - solution[i], 2);
+    }
+    return std::sqrt(sum);
+  };
+  const std::vector<float> zeros(kDim, 0.0f);
+  double last = distance(0, zeros);
+  for (int steps = 1; steps < 8; ++steps) {
+    const double now = distance(steps, zeros);
+    EXPECT_LT(now, last) << steps;
+    last = now;
+  }
+  EXPECT_LT(distance(kDim, zeros), 1e-4);
+  // Nothing is lost by steps too many.
+  EXPECT_LT(distance(10 * kDim, zeros), 1e-4);
+  EXPECT_LT(distance(5, solution), 1e-4);
 }
 
 TEST(ScaledGramTest, EqualsTheSlowSum) {

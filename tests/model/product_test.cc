@@ -105,8 +105,8 @@ TEST(Product, OfFloat32IsTheOneOfThreeLoops) {
 TEST(Product, OfBfloat16IsTheOneOfThreeLoops) {
   if (!HasFastBfloat16()) GTEST_SKIP() << "this processor has no bfloat16";
   for (const auto [m, k, n] : kShapes) {
-    for (int which = 0; which < 4; ++which) {
-      const bool left = which & 1, right = which & 2;
+    for (int which = 0; which < 8; ++which) {
+      const bool left = which & 1, right = which & 2, add = which & 4;
       const auto a = RandomFloats((m + 5) * (k + 5), 1);
       const auto b = RandomFloats((k + 5) * (n + 5), 2);
       std::vector<Bfloat16> p(a.size()), q(b.size());
@@ -114,8 +114,8 @@ TEST(Product, OfBfloat16IsTheOneOfThreeLoops) {
       ToBfloat16(b.data(), b.size(), q.data());
       const auto x = View(p, m, k, left, 5), y = View(q, k, n, right, 3);
       std::vector<float> out(static_cast<size_t>(m * n), 1.0f);
-      ASSERT_TRUE(Multiply(x, y, out.data()));
-      ExpectThreeLoops(x, y, m, k, n, 0.0f, out);
+      ASSERT_TRUE(Multiply(x, y, out.data(), add));
+      ExpectThreeLoops(x, y, m, k, n, add ? 1.0f : 0.0f, out);
     }
   }
 }
