@@ -338,22 +338,20 @@ void AddReluImpl(const float* a, const float* b, size_t n, float* out) {
 size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
                         float threshold, uint32_t* indices) {
   const D d;
+  const hn::RebindToUnsigned<D> d32;
   const size_t lanes = hn::Lanes(d);
   const auto limit = hn::Set(d, threshold);
+  auto at = hn::Iota(d32, 0);
   size_t count = 0;
   size_t i = 0;
+  // Without a branch: where a few of many are above, it is guessed wrong.
   for (; i + lanes <= n; i += lanes) {
     const auto above = hn::Gt(
         hn::Add(hn::LoadU(d, scores + i), hn::LoadU(d, bias + i)), limit);
-    if (HWY_LIKELY(hn::AllFalse(d, above))) continue;
-    uint8_t bits[8] = {};
-    hn::StoreMaskBits(d, above, bits);
-    uint64_t word;
-    __builtin_memcpy(&word, bits, sizeof(word));
-    for (; word != 0; word &= word - 1) {
-      indices[count++] = static_cast<uint32_t>(i) +
-                         static_cast<uint32_t>(__builtin_ctzll(word));
-    }
+    hn::StoreU(hn::Compress(at, hn::RebindMask(d32, above)), d32,
+               indices + count);
+    count += hn::CountTrue(d, above);
+    at = hn::Add(at, hn::Set(d32, static_cast<uint32_t>(lanes)));
   }
   for (; i < n; ++i) {
     if (scores[i] + bias[i] > threshold) {
@@ -381,6 +379,25 @@ void StridedMaximaImpl(const float* scores, const float* bias,
     }
     hn::StoreU(largest, d, maxima + j);
   }
+}
+
+float KthLargestImpl(const float* x, size_t n, size_t k) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  const auto one = hn::Set(d, 1.0f);
+  const auto most = hn::Set(d, static_cast<float>(k));
+  const auto infinity = hn::Set(d, std::numeric_limits<float>::infinity());
+  auto least = infinity;
+  for (size_t i = 0; i < n; i += lanes) {
+    const auto v = hn::LoadU(d, x + i);
+    auto larger = hn::Zero(d);  // how many are
+    for (size_t j = 0; j < n; ++j) {
+      larger =
+          hn::Add(larger, hn::IfThenElseZero(hn::Gt(hn::Set(d, x[j]), v), one));
+    }
+    least = hn::Min(least, hn::IfThenElse(hn::Lt(larger, most), v, infinity));
+  }
+  return hn::GetLane(hn::MinOfLanes(d, least));
 }
 
 float QuantizeInt8Impl(const float* x, size_t n, int8_t* out, float* scale) {
@@ -466,6 +483,7 @@ HWY_EXPORT(AddBfloat16Impl);
 HWY_EXPORT(AddReluImpl);
 HWY_EXPORT(IndicesAboveImpl);
 HWY_EXPORT(StridedMaximaImpl);
+HWY_EXPORT(KthLargestImpl);
 HWY_EXPORT(QuantizeInt8Impl);
 HWY_EXPORT(ScaleInt32Impl);
 HWY_EXPORT(TargetImpl);
@@ -518,6 +536,9 @@ size_t IndicesAbove(const float* scores, const float* bias, size_t n,
 void StridedMaxima(const float* scores, const float* bias,
                    const uint64_t* eligible, size_t n, float* maxima) {
   HWY_DYNAMIC_DISPATCH(StridedMaximaImpl)(scores, bias, eligible, n, maxima);
+}
+float KthLargest(const float* x, size_t n, size_t k) {
+  return HWY_DYNAMIC_DISPATCH(KthLargestImpl)(x, n, k);
 }
 float QuantizeInt8(const float* x, size_t n, int8_t* out, float* scale) {
   return HWY_DYNAMIC_DISPATCH(QuantizeInt8Impl)(x, n, out, scale);

@@ -63,7 +63,7 @@ void AddBfloat16(const Bfloat16* x, size_t n, float* out);
 void AddRelu(const float* a, const float* b, size_t n, float* out);
 
 // Writes every i in [0, n) with scores[i] + bias[i] > threshold, ascending, to
-// `indices`, which has room for n. Returns how many.
+// `indices`, which has room for n + 64. Returns how many.
 size_t IndicesAbove(const float* scores, const float* bias, size_t n,
                     float threshold, uint32_t* indices);
 
@@ -72,6 +72,10 @@ size_t IndicesAbove(const float* scores, const float* bias, size_t n,
 // multiple of 64.
 void StridedMaxima(const float* scores, const float* bias,
                    const uint64_t* eligible, size_t n, float* maxima);
+
+// The k-th largest of x, 0 < k <= n; no NaN, and n is a multiple of 64. By
+// counting, O(n^2): for a few hundred at most.
+float KthLargest(const float* x, size_t n, size_t k);
 
 // Rounds x to out[i] * scale, |out[i]| <= 127, with the smallest scale that
 // holds all. Returns the length of what was rounded away; NaN, with a scale of

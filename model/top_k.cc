@@ -3,10 +3,29 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 
 #include "model/kernels.h"
 
 namespace nearline::model {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+// Beyond, KthLargest costs more than a partial sort.
+constexpr size_t kFew = 256;
+
+// The k-th largest of x, 0 < k <= x.size(), which is put into disorder.
+float KthOf(std::vector<float>* x, size_t k) {
+  if (x->size() <= kFew) {
+    x->resize((x->size() + 63) / 64 * 64, kNone);
+    return KthLargest(x->data(), x->size(), k);
+  }
+  const auto kth = x->begin() + static_cast<std::ptrdiff_t>(k) - 1;
+  std::nth_element(x->begin(), kth, x->end(), std::greater<>());
+  return *kth;
+}
+
+}  // namespace
 
 TopK::TopK(int k, const RowMask* mask, float slack)
     : k_(static_cast<size_t>(k)),
@@ -28,8 +47,7 @@ void TopK::RaiseThreshold(absl::Span<const ScoredBlock> blocks) {
   const bool across = 4 * k_ <= kSets;
   thread_local std::vector<float> maxima;
   thread_local std::vector<uint64_t> eligible;
-  maxima.assign(kSets * (across ? 1 : blocks.size()),
-                -std::numeric_limits<float>::infinity());
+  maxima.assign(kSets * (across ? 1 : blocks.size()), kNone);
   if (2 * k_ > maxima.size()) return;
   for (size_t b = 0; b < blocks.size(); ++b) {
     const ScoredBlock& block = blocks[b];
@@ -41,15 +59,13 @@ void TopK::RaiseThreshold(absl::Span<const ScoredBlock> blocks) {
                   eligible.size() * kSets,
                   maxima.data() + (across ? 0 : b * kSets));
   }
-  const auto kth = maxima.begin() + static_cast<std::ptrdiff_t>(k_) - 1;
-  std::nth_element(maxima.begin(), kth, maxima.end(), std::greater<>());
-  if (!std::isinf(*kth)) SetThreshold(*kth);
+  const float kth = KthOf(&maxima, k_);
+  if (kth != kNone) SetThreshold(kth);
 }
 
 // Just below the k-th, so that a lower row with the same score still comes in.
 void TopK::SetThreshold(float kth) {
-  const float below =
-      std::nextafter(kth - slack_, -std::numeric_limits<float>::infinity());
+  const float below = std::nextafter(kth - slack_, kNone);
   threshold_ = std::max(threshold_, below);
 }
 
@@ -60,7 +76,7 @@ void TopK::Add(absl::Span<const ScoredBlock> blocks) {
 
 void TopK::AddBlock(const ScoredBlock& block) {
   constexpr size_t kStep = 512;
-  uint32_t indices[kStep];
+  uint32_t indices[kStep + 64];
   const size_t covered =
       mask_->rows() > block.first ? mask_->rows() - block.first : 0;
   const size_t n = std::min(block.n, covered);
@@ -81,16 +97,22 @@ void TopK::AddBlock(const ScoredBlock& block) {
 
 void TopK::Shrink() {
   if (best_.size() <= k_) return;
-  std::nth_element(best_.begin(),
-                   best_.begin() + static_cast<std::ptrdiff_t>(k_) - 1,
-                   best_.end());
-  SetThreshold(best_[k_ - 1].score);
-  const auto kth = best_.begin() + static_cast<std::ptrdiff_t>(k_);
-  const auto end =
-      slack_ == 0 ? kth
-                  : std::partition(kth, best_.end(), [&](const ScoredRow& r) {
-                      return r.score > threshold_;
-                    });
+  auto end = best_.begin() + static_cast<std::ptrdiff_t>(k_);
+  if (slack_ == 0) {
+    std::nth_element(best_.begin(), end - 1, best_.end());
+    SetThreshold(best_[k_ - 1].score);
+  } else {
+    thread_local std::vector<float> scores;
+    scores.clear();
+    for (const ScoredRow& row : best_) scores.push_back(row.score);
+    const float kth = KthOf(&scores, k_);
+    SetThreshold(kth);
+    end = std::partition(best_.begin(), best_.end(),
+                         [&](const ScoredRow& r) { return r.score >= kth; });
+    end = std::partition(end, best_.end(), [&](const ScoredRow& r) {
+      return r.score > threshold_;
+    });
+  }
   best_.erase(end, best_.end());
   limit_ = std::max(limit_, 2 * best_.size());
 }

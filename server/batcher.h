@@ -16,7 +16,8 @@ namespace nearline::server {
 struct BatcherOptions {
   int max_batch = 32;
   int max_queued = 1000;  // beyond: RESOURCE_EXHAUSTED
-  int max_leaders = 1;    // batches run at a time
+  // Batches computed at a time; twice as many where full ones wait.
+  int max_leaders = 1;
 };
 
 // Micro-batches without waiting: a caller that finds no leader runs a batch on
@@ -38,7 +39,7 @@ class Batcher {
 
   Batcher(BatcherOptions options, Run run)
       : options_(options), run_(std::move(run)) {
-    // One more than compute: it delivers.
+    // One more than usually compute: it delivers.
     for (int i = 0; i <= options_.max_leaders; ++i) {
       threads_.emplace_back([this] { Keep(); });
     }
@@ -96,7 +97,9 @@ class Batcher {
 
   // Makes the calling thread a leader, if there is something to lead.
   bool BeginToLead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (queue_.empty() || leaders_ >= options_.max_leaders) return false;
+    const bool full = static_cast<int>(queue_.size()) >= options_.max_batch;
+    const int most = full ? 2 * options_.max_leaders : options_.max_leaders;
+    if (queue_.empty() || leaders_ >= most) return false;
     ++leaders_;
     return true;
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "base/random.h"
@@ -137,7 +138,7 @@ TEST(Kernels, AddGramEqualsTheSlowSum) {
 TEST(Kernels, FindEveryIndexAbove) {
   for (size_t n = 1; n < 70; ++n) {
     const auto scores = RandomFloats(n, n), bias = RandomFloats(n, n + 7);
-    std::vector<uint32_t> found(n), expected;
+    std::vector<uint32_t> found(n + 64), expected;
     for (size_t i = 0; i < n; ++i) {
       if (scores[i] + bias[i] > 0.3f) {
         expected.push_back(static_cast<uint32_t>(i));
@@ -146,6 +147,19 @@ TEST(Kernels, FindEveryIndexAbove) {
     found.resize(
         IndicesAbove(scores.data(), bias.data(), n, 0.3f, found.data()));
     EXPECT_EQ(found, expected);
+  }
+}
+
+TEST(Kernels, KthLargestIsTheOneOfASort) {
+  for (const size_t n : {64, 128, 256}) {
+    auto x = RandomFloats(n, n);
+    for (size_t i = 0; i < n; i += 3) x[i] = x[0];  // ties
+    std::fill(x.end() - 5, x.end(), -std::numeric_limits<float>::infinity());
+    auto sorted = x;
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    for (size_t k = 1; k <= n; ++k) {
+      EXPECT_EQ(KthLargest(x.data(), n, k), sorted[k - 1]) << k;
+    }
   }
 }
 
