@@ -16,7 +16,7 @@ namespace nearline::server {
 struct BatcherOptions {
   int max_batch = 32;
   int max_queued = 1000;  // beyond: RESOURCE_EXHAUSTED
-  // Batches computed at a time; twice as many where full ones wait.
+  // Batches computed at a time; twice as many where one and a half wait.
   int max_leaders = 1;
 };
 
@@ -97,8 +97,9 @@ class Batcher {
 
   // Makes the calling thread a leader, if there is something to lead.
   bool BeginToLead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    const bool full = static_cast<int>(queue_.size()) >= options_.max_batch;
-    const int most = full ? 2 * options_.max_leaders : options_.max_leaders;
+    const bool crowded =
+        2 * static_cast<int>(queue_.size()) >= 3 * options_.max_batch;
+    const int most = crowded ? 2 * options_.max_leaders : options_.max_leaders;
     if (queue_.empty() || leaders_ >= most) return false;
     ++leaders_;
     return true;

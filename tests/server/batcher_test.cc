@@ -106,19 +106,19 @@ TEST(Batcher, AThreadThatHelpsComputesTheNextBatchWhileOneIsDelivered) {
   EXPECT_THAT(sizes, testing::ElementsAre(1, 3));
 }
 
-TEST(Batcher, WhereAFullBatchWaitsASecondThreadMayLead) {
+TEST(Batcher, WhereOneAndAHalfBatchesWaitASecondThreadMayLead) {
   std::vector<int> sizes;
   Batcher<Job>* self = nullptr;
   const auto help = [&] { std::thread([&] { self->Help(); }).join(); };
-  Batcher<Job> batcher({.max_batch = 3}, [&](Batch batch, int, Computed) {
+  Batcher<Job> batcher({.max_batch = 4}, [&](Batch batch, int, Computed) {
     sizes.push_back(static_cast<int>(batch.size()));
     if (sizes.size() > 1) return;
-    for (int i = 0; i < 2; ++i) EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
+    for (int i = 0; i < 5; ++i) EXPECT_THAT(self->Submit(MakeJob(i)), IsOk());
     help();
     EXPECT_THAT(sizes, testing::ElementsAre(1));
-    EXPECT_THAT(self->Submit(MakeJob(3)), IsOk());
-    help();
-    EXPECT_THAT(sizes, testing::ElementsAre(1, 3));
+    EXPECT_THAT(self->Submit(MakeJob(5)), IsOk());
+    help();  // the two that are left are no crowd
+    EXPECT_THAT(sizes, testing::ElementsAre(1, 4));
   });
   self = &batcher;
   EXPECT_THAT(batcher.Submit(MakeJob(1)), IsOk());
