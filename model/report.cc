@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/version.h"
 #include "model/metrics.h"
+#include "model/product.h"
 
 namespace nearline::model {
 namespace {
@@ -167,6 +168,7 @@ Json ReportOf(const Experiment& e, const ExperimentResult& result) {
       {"command", CommandOf(e, result)},
       {"version", kVersion},
       {"device", e.device},
+      {"bfloat16", HasFastBfloat16()},
       {"threads", e.threads},
       {"counts",
        {{"train_users", result.train_users},
