@@ -69,7 +69,7 @@ class Batcher {
         CallKept();
         return absl::OkStatus();
       }
-      if (!BeginToLead()) return absl::OkStatus();
+      if (!BeginToLead(options_.max_leaders)) return absl::OkStatus();
     }
     RunBatch();
     MutexLock lock(&mu_);
@@ -82,7 +82,7 @@ class Batcher {
   void Help() ABSL_LOCKS_EXCLUDED(mu_) {
     {
       MutexLock lock(&mu_);
-      if (!BeginToLead()) return;
+      if (!BeginToHelp()) return;
     }
     LeadOn();
   }
@@ -95,20 +95,24 @@ class Batcher {
  private:
   static constexpr int64_t kQuiet = 16;  // lone batches after a crowd
 
-  // Makes the calling thread a leader, if there is something to lead.
-  bool BeginToLead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    const bool crowded =
-        2 * static_cast<int>(queue_.size()) >= 3 * options_.max_batch;
-    const int most = crowded ? 2 * options_.max_leaders : options_.max_leaders;
+  // Makes the calling thread a leader, if there is something to lead and fewer
+  // than `most` lead.
+  bool BeginToLead(int most) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (queue_.empty() || leaders_ >= most) return false;
     ++leaders_;
     return true;
+  }
+  // For threads whom nobody waits for: they may be more in a crowd.
+  bool BeginToHelp() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const bool crowd =
+        2 * static_cast<int>(queue_.size()) >= 3 * options_.max_batch;
+    return BeginToLead(crowd ? 2 * options_.max_leaders : options_.max_leaders);
   }
 
   // Wakes a kept thread for jobs that nobody else will come for: no leader, and
   // no thread that delivers and leads on.
   void CallKept() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (delivering_ == 0 && BeginToLead()) {
+    if (delivering_ == 0 && BeginToLead(options_.max_leaders)) {
       ++handed_over_;
       cv_.Signal();
     }
@@ -119,7 +123,7 @@ class Batcher {
     for (bool lead = true; lead;) {
       RunBatch();
       MutexLock lock(&mu_);
-      lead = BeginToLead();
+      lead = BeginToHelp();
     }
   }
 
