@@ -73,13 +73,13 @@ Product Prepare(const Shape& shape) {
 }
 
 // Prepared once a thread: to find a product anew costs more than a small one.
-const Product& Prepared(const Shape& shape) {
+const Product* Prepared(const Shape& shape) {
   constexpr size_t kMost = 64;
   thread_local std::map<Shape, Product> products;
   const auto found = products.find(shape);
-  if (found != products.end()) return found->second;
+  if (found != products.end()) return &found->second;
   if (products.size() >= kMost) products.clear();
-  return products.emplace(shape, Prepare(shape)).first->second;
+  return &products.emplace(shape, Prepare(shape)).first->second;
 }
 
 }  // namespace
@@ -101,13 +101,13 @@ bool Multiply(const MatrixView<Bfloat16>& a, const MatrixView<Bfloat16>& b,
   StayOnThisThread();
   try {
     thread_local dnnl::stream stream(Engine());
-    const Product& product = Prepared(ShapeOf(a, b, add));
-    memory left(product.a, Engine(), const_cast<Bfloat16*>(a.at));
-    memory right(product.b, Engine(), const_cast<Bfloat16*>(b.at));
-    memory result(product.out, Engine(), out);
-    product.run.execute(stream, {{DNNL_ARG_SRC, left},
-                                 {DNNL_ARG_WEIGHTS, right},
-                                 {DNNL_ARG_DST, result}});
+    const Product* const product = Prepared(ShapeOf(a, b, add));
+    memory left(product->a, Engine(), const_cast<Bfloat16*>(a.at));
+    memory right(product->b, Engine(), const_cast<Bfloat16*>(b.at));
+    memory result(product->out, Engine(), out);
+    product->run.execute(stream, {{DNNL_ARG_SRC, left},
+                                  {DNNL_ARG_WEIGHTS, right},
+                                  {DNNL_ARG_DST, result}});
     stream.wait();
     return true;
   } catch (const dnnl::error&) {
