@@ -112,7 +112,7 @@ class Batcher {
   // Wakes a kept thread for jobs that nobody else will come for: no leader, and
   // no thread that delivers and leads on.
   void CallKept() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (delivering_ == 0 && BeginToLead(options_.max_leaders)) {
+    if (delivering_ == 0 && BeginToHelp()) {
       ++handed_over_;
       cv_.Signal();
     }
