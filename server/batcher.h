@@ -26,7 +26,8 @@ struct BatcherOptions {
 // given up: no caller is held up by the work of others, and one batch is
 // computed while the one before is delivered. Who leads next is the first
 // thread that has time and says so by Help, or else the one that delivers, when
-// it is done. For a while after a batch of several, callers leave leading to
+// it is done, or one that is kept for that. In a crowd a second one may lead
+// beside another. For a while after a batch of several, callers leave leading to
 // them, and bring more jobs instead: under load, batches fill. Thread-safe.
 template <typename Job>
 class Batcher {
@@ -78,7 +79,7 @@ class Batcher {
   }
 
   // For a thread that has time, and whom nobody waits for: leads a batch if
-  // jobs wait and nobody leads.
+  // jobs wait and nobody leads, or a crowd waits.
   void Help() ABSL_LOCKS_EXCLUDED(mu_) {
     {
       MutexLock lock(&mu_);
