@@ -27,8 +27,8 @@ struct BatcherOptions {
 // computed while the one before is delivered. Who leads next is the first
 // thread that has time and says so by Help, or else the one that delivers, when
 // it is done, or one that is kept for that. In a crowd a second one may lead
-// beside another. For a while after a batch of several, callers leave leading to
-// them, and bring more jobs instead: under load, batches fill. Thread-safe.
+// beside another. For a while after a batch of several, callers leave leading
+// to them, and bring more jobs instead: under load, batches fill. Thread-safe.
 template <typename Job>
 class Batcher {
  public:
