@@ -8,6 +8,11 @@
 #include "model/kernels.h"
 
 namespace nearline::model {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+}  // namespace
 
 void GatherSum(const ItemTable& table, const History& history, float scale,
                float* out) {
@@ -118,6 +123,20 @@ absl::Status NeuMfRanker::Score(const History& history,
   return absl::OkStatus();
 }
 
+void ScoreRows(const ItemTable& table, const ItemTable& bias,
+               const float* query, absl::Span<ScoredRow> rows) {
+  constexpr size_t kLine = 64 / sizeof(float);
+  const size_t d = table.dim();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i + 1 < rows.size()) {
+      const float* const next = table[rows[i + 1].row];
+      for (size_t at = 0; at < d; at += kLine) __builtin_prefetch(next + at);
+    }
+    const float score = Dot(query, table[rows[i].row], d) + *bias[rows[i].row];
+    rows[i].score = std::isnan(score) ? kNone : score;
+  }
+}
+
 absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
     const ItemTable* rows, const ItemTable* bias,
     PackedMatrix::Precision precision) {
@@ -136,8 +155,6 @@ absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
 }
 
 namespace {
-
-constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 float LargestOf(const std::vector<float>& values) {
   float largest = 0;
@@ -312,37 +329,22 @@ std::vector<ScoredRow> MatrixScanner::Rescore(
     const float* query, size_t k, float bound,
     std::vector<ScoredRow> nominees) const {
   if (nominees.size() <= k) {
-    ScoreExactly(query, absl::MakeSpan(nominees));
+    Score(query, absl::MakeSpan(nominees));
   } else {
     // The likely best come first: few of the rest can reach the k-th of these.
     const auto rest = nominees.begin() + static_cast<std::ptrdiff_t>(k);
-    ScoreExactly(query, absl::MakeSpan(nominees.data(), k));
+    Score(query, absl::MakeSpan(nominees.data(), k));
     const float kth = std::max_element(nominees.begin(), rest)->score;
     nominees.erase(
         std::remove_if(rest, nominees.end(),
                        [&](const auto& n) { return n.score + bound < kth; }),
         nominees.end());
-    ScoreExactly(query, absl::MakeSpan(nominees).subspan(k));
+    Score(query, absl::MakeSpan(nominees).subspan(k));
   }
   std::erase_if(nominees, [](const auto& n) { return n.score == kNone; });
   std::sort(nominees.begin(), nominees.end());
   if (nominees.size() > k) nominees.resize(k);
   return nominees;
-}
-
-// kNone for what is not a number.
-void MatrixScanner::ScoreExactly(const float* query,
-                                 absl::Span<ScoredRow> rows) const {
-  constexpr size_t kLine = 64 / sizeof(float);
-  const size_t d = rows_.dim();
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (i + 1 < rows.size()) {
-      const float* const next = rows_[rows[i + 1].row];
-      for (size_t at = 0; at < d; at += kLine) __builtin_prefetch(next + at);
-    }
-    const float score = Dot(query, rows_[rows[i].row], d) + *bias_[rows[i].row];
-    rows[i].score = std::isnan(score) ? kNone : score;
-  }
 }
 
 }  // namespace nearline::model

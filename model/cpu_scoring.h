@@ -106,6 +106,10 @@ class HistoryEncoder final : public Encoder {
   const ItemTable* const linear_;
 };
 
+// Scanner::Score by rows [N, D] and bias [N, 1].
+void ScoreRows(const ItemTable& table, const ItemTable& bias,
+               const float* query, absl::Span<ScoredRow> rows);
+
 // The whole network: GMF branch plus an MLP whose first layer is split into a
 // user part, computed once, and an item part, computed at load:
 //   score = h . v_i + c_i + w . relu(... relu(W2 relu(U h + b + a_i) + b2) ...)
@@ -150,6 +154,9 @@ class MatrixScanner final : public Scanner {
                     absl::Span<const RowMask* const> masks,
                     absl::Span<const int> ks,
                     std::vector<std::vector<ScoredRow>>* best) const override;
+  void Score(const float* query, absl::Span<ScoredRow> rows) const override {
+    ScoreRows(rows_, bias_, query, rows);
+  }
   void Extend(Row rows) override;
 
  private:
@@ -192,7 +199,6 @@ class MatrixScanner final : public Scanner {
   // score.
   std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
                                  std::vector<ScoredRow> nominees) const;
-  void ScoreExactly(const float* query, absl::Span<ScoredRow> rows) const;
 
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
                 PackedMatrix::Precision precision, PackedMatrix matrix);

@@ -97,6 +97,21 @@ absl::Status LoadGmf(const std::string& model, const ItemTables& tables,
                      scoring);
 }
 
+absl::Status LoadNeighbours(const std::string& model, const ItemTables& tables,
+                            const Tensors& tensors, Scoring* scoring) {
+  ASSIGN_OR_RETURN(const ItemTable* decoder,
+                   Table(tables, model + ".item.decoder", -1));
+  const auto n = static_cast<int64_t>(decoder->base_rows());
+  ASSIGN_OR_RETURN(const Tensor* rows,
+                   tensors.Get(model + ".neighbours.rows", {n, -1}));
+  ASSIGN_OR_RETURN(const Tensor* weights,
+                   tensors.Get(model + ".neighbours.weights", {n, -1}));
+  ASSIGN_OR_RETURN(Neighbours neighbours, Neighbours::Create(*rows, *weights));
+  scoring->neighbours =
+      std::make_unique<const Neighbours>(std::move(neighbours));
+  return absl::OkStatus();
+}
+
 // Models of a neural part, a linear one, or both side by side.
 absl::Status LoadHistoryEncoder(const std::string& model,
                                 const ItemTables& tables,
@@ -115,6 +130,9 @@ absl::Status LoadHistoryEncoder(const std::string& model,
   }
   scoring->encoder =
       std::make_unique<HistoryEncoder>(std::move(neural), linear);
+  if (tensors.Has(model + ".neighbours.rows")) {
+    RETURN_IF_ERROR(LoadNeighbours(model, tables, tensors, scoring));
+  }
   return LoadScanner(tables, model + ".item.decoder", model + ".item.bias",
                      scoring);
 }

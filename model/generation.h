@@ -17,15 +17,18 @@
 #include "model/bundle.h"
 #include "model/item_features.h"
 #include "model/item_table.h"
+#include "model/neighbours.h"
 #include "model/query_cache.h"
 #include "model/scoring.h"
 
 namespace nearline::model {
 
-// The slots of a loaded model; ranker may be null.
+// The slots of a loaded model; neighbours, which add to what the scanner says,
+// and ranker may be null.
 struct Scoring {
   std::unique_ptr<Encoder> encoder;
   std::unique_ptr<Scanner> scanner;
+  std::unique_ptr<const Neighbours> neighbours;
   std::unique_ptr<Ranker> ranker;
 };
 
@@ -85,6 +88,7 @@ class Generation {
   const std::string& id() const { return manifest_.id; }
   const Encoder& encoder() const { return *scoring_.encoder; }
   const Scanner& scanner() const { return *scoring_.scanner; }
+  const Neighbours* neighbours() const { return scoring_.neighbours.get(); }
   const Ranker* ranker() const { return scoring_.ranker.get(); }
 
   // Keeps query vectors, in `bytes` of memory, from now on. Before sharing.

@@ -86,6 +86,42 @@ std::vector<ParameterSpec> Linear(int rank) {
   };
 }
 
+ParameterSpec NeighbourWidth(int width) {
+  return {"neighbour_width",
+          static_cast<double>(width),
+          0,
+          10000,
+          true,
+          "neighbours that an item keeps of what the truncation leaves out",
+          {10, 300, true}};
+}
+
+std::vector<ParameterSpec> Paths() {
+  return {
+      {"item_exponent",
+       0.3,
+       0,
+       1,
+       false,
+       "of an item's events, by which a path at each end is divided",
+       {0.1, 0.6}},
+      {"user_exponent",
+       0.5,
+       0,
+       2,
+       false,
+       "of the user's events, by which a path through a user is divided",
+       {0.2, 1}},
+      {"saturation",
+       0.5,
+       1e-3,
+       1e6,
+       false,
+       "where leading eigenvalues are bent down, in the first one",
+       {0.05, 4, true}},
+  };
+}
+
 std::vector<ParameterSpec> Factorization(int factors, int negatives,
                                          double rate, double regularization) {
   return {
@@ -203,7 +239,19 @@ const std::vector<Model>& Models() {
       {"ease",
        "linear autoencoder in closed form (Steck, WWW 2019), truncated to a "
        "low rank",
-       Linear(256)},
+       Join(Linear(256), {NeighbourWidth(0)})},
+      {"paths",
+       "paths between items through users, for large catalogues (after "
+       "LinkProp, WWW 2022, and GF-CF, CIKM 2021; docs/decisions/0013)",
+       Join({{"rank",
+              256,
+              1,
+              8192,
+              true,
+              "of the part that is scanned",
+              {64, 512, true}},
+             NeighbourWidth(100)},
+            Paths())},
       {"item-knn",
        "nearest neighbours of items by the cosine of their users (Sarwar et "
        "al., WWW 2001)",
@@ -322,17 +370,20 @@ const std::vector<Model>& Models() {
        "al., UAI 2009)",
        Factorization(128, 3, 0.05, 0.01)},
       {"joint",
-       "mult-dae and ease side by side, added in the logits "
-       "(docs/decisions/0008)",
-       Join(Denoising(),
-            Join(Linear(512), {{"linear_weight",
-                                -1,
-                                -1,
-                                1000,
-                                false,
-                                "of ease's logits; below 0: the best on "
-                                "validation data, 10 without any",
-                                {1, 50, true}}}))},
+       "mult-dae and ease side by side, or paths in a large catalogue, added "
+       "in "
+       "the logits (docs/decisions/0008, 0013)",
+       Join(Join(Denoising(), Linear(512)),
+            Join(Paths(),
+                 {NeighbourWidth(100),
+                  {"ease_items", kEaseItems, 0, 1e9, true,
+                   "in catalogues of more items paths replace ease"},
+                  {"linear_weight", -1, -1, 1e6, false,
+                   "of the linear path's logits; below 0: the best on "
+                   "validation data"},
+                  {"neighbour_share", -1, -1, 10, false,
+                   "of what the truncation leaves out, beside its 1; below 0: "
+                   "likewise"}}))},
       {"gmf",
        "generalized matrix factorization over a user built from the history "
        "(after He et al., WWW 2017; docs/decisions/0003)",

@@ -1,6 +1,7 @@
 #include "model/recommender.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/time/clock.h"
 
@@ -57,6 +58,50 @@ absl::Status Encode(const Generation& generation,
   return absl::OkStatus();
 }
 
+// The scan where neighbours reach rows: these are scored one by one, the scan
+// finds the best of the rest.
+absl::Status ScanWithNeighbours(const Generation& generation,
+                                absl::Span<const Query> queries,
+                                const std::vector<float>& vectors,
+                                absl::Span<const int> ks,
+                                std::vector<std::vector<ScoredRow>>* answers) {
+  const size_t m = queries.size();
+  const Scanner& scanner = generation.scanner();
+  const auto d = static_cast<size_t>(generation.encoder().dim());
+  std::vector<std::vector<ScoredRow>> reached(m);
+  std::vector<RowMask> rest(m);
+  std::vector<const RowMask*> masks;
+  std::vector<ScoredRow> sums;
+  for (size_t i = 0; i < m; ++i) {
+    const RowMask& mask = *queries[i].mask;
+    rest[i] = mask;
+    masks.push_back(&rest[i]);
+    generation.neighbours()->Gather(*queries[i].history, &sums);
+    std::erase_if(sums, [&](const ScoredRow& sum) {
+      return sum.row >= mask.rows() || !mask[sum.row];
+    });
+    reached[i] = sums;
+    scanner.Score(vectors.data() + i * d, absl::MakeSpan(reached[i]));
+    for (size_t at = 0; at < sums.size(); ++at) {
+      rest[i].Clear(sums[at].row);
+      reached[i][at].score += sums[at].score;
+    }
+  }
+  RETURN_IF_ERROR(scanner.Scan(vectors, masks, ks, answers));
+  for (size_t i = 0; i < m; ++i) {
+    std::vector<ScoredRow>& list = (*answers)[i];
+    std::erase_if(reached[i],
+                  [](const ScoredRow& r) { return !std::isfinite(r.score); });
+    list.insert(list.end(), reached[i].begin(), reached[i].end());
+    const size_t k = std::min(list.size(), static_cast<size_t>(ks[i]));
+    std::partial_sort(list.begin(),
+                      list.begin() + static_cast<std::ptrdiff_t>(k),
+                      list.end());
+    list.resize(k);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Recommend(const Generation& generation,
@@ -76,7 +121,10 @@ absl::Status Recommend(const Generation& generation,
   thread_local std::vector<float> vectors;
   RETURN_IF_ERROR(Encode(generation, queries, &vectors));
   const absl::Time encoded = absl::Now();
-  RETURN_IF_ERROR(generation.scanner().Scan(vectors, masks, ks, answers));
+  RETURN_IF_ERROR(
+      generation.neighbours() == nullptr
+          ? generation.scanner().Scan(vectors, masks, ks, answers)
+          : ScanWithNeighbours(generation, queries, vectors, ks, answers));
   const absl::Time scanned = absl::Now();
   for (size_t i = 0; i < queries.size(); ++i) {
     std::vector<ScoredRow>& list = (*answers)[i];

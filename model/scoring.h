@@ -36,6 +36,9 @@ class Scanner {
       absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
       absl::Span<const int> ks,
       std::vector<std::vector<ScoredRow>>* best) const = 0;
+  // The scores of these rows, exact in float32; -infinity for what is not a
+  // number. query is [dim].
+  virtual void Score(const float* query, absl::Span<ScoredRow> rows) const = 0;
   // Rows below `rows` are there for good; a scanner may lay them out for speed.
   // Called by one thread at a time, beside scans.
   virtual void Extend(Row /*rows*/) {}

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "model/cpu_scoring.h"
 #include "model/kernels.h"
 #include "model/torch_guard.h"
 
@@ -154,6 +155,11 @@ class DeviceScanner final : public Scanner {
       }
       return absl::OkStatus();
     });
+  }
+
+  // On the host: they are few.
+  void Score(const float* query, absl::Span<ScoredRow> rows) const override {
+    ScoreRows(rows_, bias_, query, rows);
   }
 
  private:

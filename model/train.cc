@@ -24,6 +24,7 @@ const std::map<absl::string_view, Entry>& Trainers() {
       {"user-knn", {TrainLinear, false}},
       {"content", {TrainContent, false}},
       {"hybrid", {TrainHybrid, false}},
+      {"paths", {TrainPaths, false}},
       {"elsa", {TrainElsa}},
       {"ials", {TrainIals}},
       {"mf", {TrainMf}},

@@ -1,62 +1,52 @@
-// A denoising autoencoder with a linear path of low rank beside it (truncated
-// EASE), added in the logits: two encoders, and one scan over rows that hold
-// both decoders side by side. The paths are trained one after the other; the
-// linear one's weight is chosen on validation data.
+// A denoising autoencoder with a linear path beside it, added in the logits:
+// truncated EASE, or in a large catalogue paths through users. Two encoders,
+// and one scan over rows that hold both decoders side by side; what the
+// truncation leaves out is served by neighbours where that helps. The paths are
+// trained one after the other; their weights are chosen on validation data,
+// which are set apart from the training data when none are given.
 #include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
 
+#include "absl/strings/str_format.h"
+#include "model/neighbours.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
 
+using features::Interactions;
+
+// Neural and linear part, and what the linear one's truncation leaves out.
 class Joint {
  public:
-  Joint(const TrainingSet& set, const Tensors& neural, const Tensors& linear)
-      : set_(set),
-        encoder_(Get(neural, "joint.item.encoder")),
+  struct Weights {
+    double linear = 0;
+    double neighbours = 0;  // beside 1 for the truncated part
+    double ndcg = 0;        // @100 of both on validation data
+  };
+
+  Joint(const Tensors& neural, const Tensors& linear)
+      : encoder_(Get(neural, "joint.item.encoder")),
         encoder_bias_(Get(neural, "joint.encoder.bias")),
         decoder_(Get(neural, "joint.item.decoder")),
         bias_(Get(neural, "joint.item.bias")),
-        left_(Get(linear, "ease.item.linear")),
-        right_(Get(linear, "ease.item.decoder")) {}
-
-  // The best on validation data, or `fallback` without any.
-  double ChooseWeight(double fallback) const {
-    if (set_.validation_target.users() == 0) return fallback;
-    double best = fallback, best_ndcg = -1;
-    for (const double weight : {0, 1, 2, 4, 7, 10, 15, 25, 50, 100}) {
-      const double ndcg =
-          ValidationNdcg(set_, 500, torch::kCPU, [&](const Bags& bags) {
-            return Neural(bags) + weight * Linear(bags);
-          });
-      if (ndcg <= best_ndcg) continue;
-      best = weight;
-      best_ndcg = ndcg;
-    }
-    return best;
+        left_(Get(linear, "joint.item.linear")),
+        right_(Get(linear, "joint.item.decoder")) {
+    const auto rows = linear.Get(kRows, {-1, -1});
+    const auto weights = linear.Get(kWeights, {-1, -1});
+    if (!rows.ok() || !weights.ok()) return;
+    neighbour_rows_ = **rows;
+    neighbour_weights_ = **weights;
+    auto neighbours = Neighbours::Create(neighbour_rows_, neighbour_weights_);
+    if (neighbours.ok()) neighbours_.emplace(*std::move(neighbours));
   }
 
-  // Both halves of a row alike in length, so that rounding takes from them
-  // alike.
-  Tensors Export(double weight) const {
-    const double balance = decoder_.norm().item<double>() /
-                           std::max(1e-12, right_.norm().item<double>());
-    Tensors out;
-    AddTensor(&out, "joint.item.encoder", encoder_);
-    AddTensor(&out, "joint.encoder.bias", encoder_bias_);
-    AddTensor(&out, "joint.item.linear", left_ * (weight / balance));
-    AddTensor(&out, "joint.item.decoder",
-              torch::cat({decoder_, right_ * balance}, 1));
-    AddTensor(&out, "joint.item.bias", bias_);
-    return out;
-  }
+  bool HasNeighbours() const { return neighbours_.has_value(); }
 
- private:
-  static torch::Tensor Get(const Tensors& tensors, const std::string& name) {
-    return FromPlain(tensors.all().at(name));
-  }
-
+  // Logits [users, items] of histories, part by part.
   torch::Tensor Neural(const Bags& bags) const {
     return torch::linear(HiddenOf(bags, encoder_, encoder_bias_), decoder_,
                          bias_.squeeze(1));
@@ -64,9 +54,136 @@ class Joint {
   torch::Tensor Linear(const Bags& bags) const {
     return SumOf(bags, left_).matmul(right_.t());
   }
+  torch::Tensor Rest(const Interactions& histories) const {
+    torch::Tensor out = torch::zeros({histories.users(), decoder_.size(0)});
+    std::vector<ScoredRow> sums;
+    for (int64_t u = 0; u < histories.users() && HasNeighbours(); ++u) {
+      const auto items = histories.ItemsOf(u);
+      const auto weights = histories.WeightsOf(u);
+      neighbours_->Gather(
+          {{items.begin(), items.end()}, {weights.begin(), weights.end()}},
+          &sums);
+      float* const row = out[u].data_ptr<float>();
+      for (const ScoredRow& sum : sums) row[sum.row] = sum.score;
+    }
+    return out;
+  }
 
-  const TrainingSet& set_;
+  // Both halves of a row alike in length, so that rounding takes from them
+  // alike.
+  Tensors Export(const Weights& weights) const {
+    const double balance = decoder_.norm().item<double>() /
+                           std::max(1e-12, right_.norm().item<double>());
+    Tensors out;
+    AddTensor(&out, "joint.item.encoder", encoder_);
+    AddTensor(&out, "joint.encoder.bias", encoder_bias_);
+    AddTensor(&out, "joint.item.linear", left_ * (weights.linear / balance));
+    AddTensor(&out, "joint.item.decoder",
+              torch::cat({decoder_, right_ * balance}, 1));
+    AddTensor(&out, "joint.item.bias", bias_);
+    const auto scale = static_cast<float>(weights.linear * weights.neighbours);
+    if (!HasNeighbours() || scale == 0) return out;
+    Tensor scaled = neighbour_weights_;
+    for (float& weight : scaled.values) weight *= scale;
+    out.Add(kRows, neighbour_rows_.shape, neighbour_rows_.values);
+    out.Add(kWeights, scaled.shape, std::move(scaled.values));
+    return out;
+  }
+
+ private:
+  static constexpr char kRows[] = "joint.neighbours.rows";
+  static constexpr char kWeights[] = "joint.neighbours.weights";
+
+  static torch::Tensor Get(const Tensors& tensors, const std::string& name) {
+    return FromPlain(tensors.all().at(name));
+  }
+
   const torch::Tensor encoder_, encoder_bias_, decoder_, bias_, left_, right_;
+  Tensor neighbour_rows_, neighbour_weights_;
+  std::optional<Neighbours> neighbours_;
+};
+
+// The first `users`.
+Interactions FirstOf(const Interactions& all, int64_t users) {
+  Interactions out;
+  const auto end = all.offsets.begin() + users + 1;
+  out.offsets.assign(all.offsets.begin(), end);
+  out.items.assign(all.items.begin(), all.items.begin() + out.offsets.back());
+  out.weights.assign(all.weights.begin(),
+                     all.weights.begin() + out.offsets.back());
+  return out;
+}
+
+// The weights that are not given (below 0), by NDCG@100 on validation data, or
+// without any by the spread of the logits of some training users.
+class WeightSearch {
+ public:
+  WeightSearch(const Joint& joint, const TrainingSet& set)
+      : has_validation_(set.validation_target.users() > 0),
+        has_neighbours_(joint.HasNeighbours()) {
+    const Interactions& from =
+        has_validation_ ? set.validation_input : set.train;
+    const int64_t users = std::clamp<int64_t>(
+        kMostLogits / set.items, 1, std::min<int64_t>(1000, from.users()));
+    some_.items = set.items;
+    some_.validation_input = FirstOf(from, users);
+    if (has_validation_) {
+      some_.validation_target = FirstOf(set.validation_target, users);
+    }
+    std::vector<int64_t> all(static_cast<size_t>(users));
+    std::iota(all.begin(), all.end(), 0);
+    const Bags bags =
+        MakeBags(some_.validation_input, all, {}, nullptr, torch::kCPU);
+    neural_ = joint.Neural(bags);
+    linear_ = joint.Linear(bags);
+    rest_ = joint.Rest(some_.validation_input);
+    unit_ = neural_.std().item<double>() /
+            std::max(1e-12, linear_.std().item<double>());
+  }
+
+  Joint::Weights Choose(double linear, double neighbours) const {
+    if (!has_validation_) {
+      return {linear >= 0 ? linear : kUsual * unit_, std::max(0.0, neighbours)};
+    }
+    std::vector<double> shares = {std::max(0.0, neighbours)};
+    if (neighbours < 0 && has_neighbours_) shares = {0, 0.5, 1};
+    std::vector<double> weights = {linear};
+    if (linear < 0) {
+      weights = {0};
+      for (int half = -10; half <= 6; ++half) {
+        weights.push_back(unit_ * std::exp2(half / 2.0));
+      }
+    }
+    Joint::Weights best{weights[0], shares[0], -1};
+    for (const double share : shares) {
+      // Neighbours cost time in each answer.
+      const double least = best.ndcg * (share > 0 ? 1 + kWorth : 1);
+      for (const double weight : weights) {
+        const double ndcg = Ndcg(weight, share);
+        if (ndcg > std::max(least, best.ndcg)) best = {weight, share, ndcg};
+      }
+    }
+    return best;
+  }
+
+ private:
+  static constexpr int64_t kMostLogits = 25'000'000;
+  static constexpr double kUsual = 0.35;  // of logits alike in spread
+  static constexpr double kWorth = 0.005;
+
+  double Ndcg(double linear, double neighbours) const {
+    return ValidationNdcg(some_, some_.validation_input.users(), torch::kCPU,
+                          [&](const Bags&) {
+                            torch::Tensor sum = neural_ + linear * linear_;
+                            if (neighbours == 0) return sum;
+                            return sum.add_(rest_, linear * neighbours);
+                          });
+  }
+
+  const bool has_validation_, has_neighbours_;
+  TrainingSet some_;
+  torch::Tensor neural_, linear_, rest_;  // logits [users, items]
+  double unit_ = 1;
 };
 
 // Of an earlier joint model, what the autoencoder may start from: nothing when
@@ -79,30 +196,87 @@ absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden) {
   return out;
 }
 
+absl::StatusOr<Tensors> TrainLinearPart(const TrainingSet& set,
+                                        const Parameters& parameters,
+                                        const TrainOptions& options) {
+  return set.items > parameters["ease_items"]
+             ? TrainPaths("joint", set, parameters, options)
+             : TrainLinear("joint", set, parameters, options);
+}
+
+// The set with a fifth of the items of some users to be found, and the rest of
+// theirs both in training and as input; as it is when it is small or has
+// validation data.
+TrainingSet WithValidation(const TrainingSet& set) {
+  constexpr int64_t kMostUsers = 500;
+  constexpr int64_t kFewUsers = 100;
+  constexpr size_t kFifth = 5;
+  TrainingSet out = set;
+  const int64_t users = set.train.users();
+  if (set.validation_target.users() > 0 || users < kFewUsers) return out;
+  out.train = {};
+  const int64_t stride = std::max<int64_t>(2, users / kMostUsers);
+  for (int64_t u = 0; u < users; ++u) {
+    const auto items = set.train.ItemsOf(u);
+    const auto weights = set.train.WeightsOf(u);
+    const bool asked = u % stride == 0 && items.size() >= kFifth;
+    for (size_t i = 0; i < items.size(); ++i) {
+      const bool target =
+          asked && (i + static_cast<size_t>(u / stride)) % kFifth == 0;
+      Interactions& to = target ? out.validation_target : out.train;
+      to.items.push_back(items[i]);
+      to.weights.push_back(weights[i]);
+      if (!asked || target) continue;
+      out.validation_input.items.push_back(items[i]);
+      out.validation_input.weights.push_back(weights[i]);
+    }
+    out.train.EndUser();
+    if (!asked) continue;
+    out.validation_input.EndUser();
+    out.validation_target.EndUser();
+  }
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
-                                   const TrainingSet& set,
+                                   const TrainingSet& given,
                                    const Parameters& parameters,
                                    const TrainOptions& options) {
+  const TrainingSet set = WithValidation(given);
   TrainOptions part = options;
   part.on_epoch = PartOf(options.on_epoch, 0, 0.1);
-  ASSIGN_OR_RETURN(const Tensors linear,
-                   TrainLinear("ease", set, parameters, part));
+  ASSIGN_OR_RETURN(Tensors linear, TrainLinearPart(set, parameters, part));
   Tensors warm;
   if (options.warm_start != nullptr) {
     ASSIGN_OR_RETURN(warm,
                      NeuralPart(*options.warm_start, parameters.Int("hidden")));
     part.warm_start = warm.all().empty() ? nullptr : &warm;
   }
-  part.on_epoch = PartOf(options.on_epoch, 0.1, 1);
+  part.on_epoch = PartOf(options.on_epoch, 0.1, 0.95);
   ASSIGN_OR_RETURN(const Tensors neural,
                    TrainAutoencoder("joint", set, parameters, part));
   const torch::NoGradGuard no_grad;
-  const Joint joint(set, neural, linear);
-  double weight = parameters["linear_weight"];
-  if (weight < 0) weight = joint.ChooseWeight(10);
-  return joint.Export(weight);
+  const Joint::Weights weights =
+      WeightSearch(Joint(neural, linear), set)
+          .Choose(parameters["linear_weight"], parameters["neighbour_share"]);
+  if (options.on_epoch) {
+    options.on_epoch(
+        {.phase = "joint weights",
+         .epoch = 1,
+         .epochs = 1,
+         .metric = weights.ndcg,
+         .share = 0.95,
+         .note = absl::StrFormat("linear_weight %.4g, neighbour_share %.2g",
+                                 weights.linear, weights.neighbours)});
+  }
+  if (set.train.size() < given.train.size()) {
+    // A closed form takes in what was set apart.
+    part.on_epoch = PartOf(options.on_epoch, 0.95, 1);
+    ASSIGN_OR_RETURN(linear, TrainLinearPart(given, parameters, part));
+  }
+  return Joint(neural, linear).Export(weights);
 }
 
 }  // namespace nearline::model

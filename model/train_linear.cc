@@ -7,14 +7,16 @@
 // - user-kNN over all users: sum_v cos(x, v) v, which is X^T D X with D the
 //   users' inverse lengths; the length of x changes no order.
 // Of B + shift I the leading singular vectors are kept (Halko et al. 2011), so
-// that it serves as encode and scan; EASE also scores better than with all of
-// B.
+// that it serves as encode and scan; on dense data EASE also scores better than
+// with all of B. Of what they leave out each item may keep its nearest
+// neighbours (neighbour_width), which sparse data want.
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_format.h"
+#include "model/neighbours.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
 
@@ -118,6 +120,33 @@ void Truncate(const torch::Tensor& m, int64_t rank, torch::Generator* generator,
   *right = v.narrow(0, 0, rank).t() * root;
 }
 
+// What left right^T leaves out of `b` beside the diagonal.
+NeighbourTable Rest(const torch::Tensor& b, const torch::Tensor& left,
+                    const torch::Tensor& right, int64_t width) {
+  constexpr int64_t kBlock = 256;
+  const int64_t n = b.size(0);
+  NeighbourTable table(n, width);
+  for (int64_t first = 0; first < n; first += kBlock) {
+    const int64_t rows = std::min(kBlock, n - first);
+    torch::Tensor rest = b.narrow(0, first, rows) -
+                         left.narrow(0, first, rows).matmul(right.t());
+    rest.diagonal(first).zero_();
+    const torch::Tensor nearest =
+        std::get<1>(rest.abs().topk(std::min(width, n), 1)).contiguous();
+    const torch::Tensor kept = rest.gather(1, nearest).contiguous();
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t* const row = nearest[r].data_ptr<int64_t>();
+      const float* const score = kept[r].data_ptr<float>();
+      std::vector<ScoredRow> entries;
+      for (int64_t k = 0; k < nearest.size(1); ++k) {
+        entries.push_back({score[k], static_cast<Row>(row[k])});
+      }
+      table.Set(first + r, std::move(entries));
+    }
+  }
+  return table;
+}
+
 // Two matrices of all pairs at the peak; at full rank, both sides and their
 // copies.
 absl::Status CheckMemory(int64_t items, bool truncated) {
@@ -152,10 +181,10 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
           {.phase = model, .epoch = step, .epochs = 2, .share = step / 2.0});
     }
   };
-  torch::Tensor b = model == "ease" ? Ease(set, parameters, options.device)
-                    : model == "item-knn"
-                        ? ItemKnn(set, parameters)
-                        : Gram(set, true, parameters["shrinkage"]);
+  torch::Tensor b = model == "item-knn" ? ItemKnn(set, parameters)
+                    : model == "user-knn"
+                        ? Gram(set, true, parameters["shrinkage"])
+                        : Ease(set, parameters, options.device);
   b = b.to(torch::kCPU);
   if (!std::isfinite(b.sum().item<double>())) return Diverged(model);
   b.fill_diagonal_(0);
@@ -167,8 +196,14 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
     if (parameters.Has("shift")) b.diagonal().fill_(parameters["shift"]);
     Truncate(b, rank, &generator, &left, &right);
   }
-  report(2);
   Tensors out;
+  if (const int neighbours = parameters.Has("neighbour_width")
+                                 ? parameters.Int("neighbour_width")
+                                 : 0;
+      truncated && neighbours > 0) {
+    Rest(b, left, right, neighbours).Export(model, 1, &out);
+  }
+  report(2);
   AddTensor(&out, model + ".item.linear", left);
   AddTensor(&out, model + ".item.decoder", right);
   AddTensor(&out, model + ".item.bias", torch::zeros({n, 1}));

@@ -15,6 +15,7 @@ using Trainer = absl::StatusOr<Tensors>(const std::string& model,
                                         const Parameters& parameters,
                                         const TrainOptions& options);
 
+Trainer TrainPaths;
 Trainer TrainPopularity;
 // Mult-VAE, or Mult-DAE when the parameters have no "latent".
 Trainer TrainAutoencoder;
@@ -23,7 +24,7 @@ Trainer TrainElsa;
 Trainer TrainHybrid;
 Trainer TrainIals;
 Trainer TrainJoint;
-Trainer TrainLinear;  // "ease", "item-knn" or "user-knn"
+Trainer TrainLinear;  // "item-knn", "user-knn", or EASE
 Trainer TrainMf;      // "mf" or "bpr-mf"
 Trainer TrainNeuMf;   // "neumf", or "gmf" or "mlp", one of its branches
 

@@ -45,7 +45,7 @@ struct Config {
   } serving;
 
   struct Training {
-    std::string first = "ease";  // empty: none
+    std::string first = "auto";  // ease or paths; empty: none
     std::string retriever = "joint";
     std::string ranker;  // empty: none
     std::map<std::string, std::map<std::string, double>> parameters;

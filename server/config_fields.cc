@@ -184,6 +184,11 @@ std::vector<std::string> OrNone(std::vector<std::string> choices) {
   return choices;
 }
 
+std::vector<std::string> AutoOr(std::vector<std::string> choices) {
+  choices.insert(choices.begin(), "auto");
+  return choices;
+}
+
 std::vector<ConfigField> FieldsOf(Config* c) {
   features::StoreOptions& s = c->store;
   Config::Training& t = c->training;
@@ -247,9 +252,10 @@ std::vector<ConfigField> FieldsOf(Config* c) {
                absl::Hours(24), "how long a list can be continued"),
       Duration("serving.drain", &c->serving.drain, absl::ZeroDuration(),
                absl::Hours(1), "for calls under way after SIGTERM"),
-      Choice("training.first", &t.first, OrNone(model::ModelNames()),
+      Choice("training.first", &t.first, AutoOr(OrNone(model::ModelNames())),
              "where nothing serves yet, this model is trained and published "
-             "by itself before the others; empty: none"),
+             "by itself before the others; auto: ease, or paths in a catalogue "
+             "of more than 15000 items; empty: none"),
       Choice("training.retriever", &t.retriever, model::ModelNames(),
              "the model that shortlists"),
       Choice("training.ranker", &t.ranker, {"neumf", "mlp", ""},

@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/text.h"
 #include "model/learn_job.h"
+#include "model/parameters.h"
 #include "server/child.h"
 
 namespace nearline::server {
@@ -200,7 +201,12 @@ void Retrainer::Execute(const Order& order) {
   if (slot_.Snapshot() == nullptr && !t.first.empty() &&
       (t.first != t.retriever || !t.ranker.empty())) {
     main.begin = 0.1;
-    PublishFirst(order, {t.first, "", 0, main.begin});
+    std::string first = t.first;
+    if (first == "auto") {
+      first =
+          store_.ReadCatalogue()->size() > model::kEaseItems ? "paths" : "ease";
+    }
+    PublishFirst(order, {first, "", 0, main.begin});
   }
   const absl::StatusOr<model::Manifest> manifest = Train(order, main);
   absl::Status published;

@@ -112,6 +112,108 @@ TEST(Generation, ShortlistScoresEqualTheObviousNetwork) {
   EXPECT_TRUE(std::is_sorted(lists[0].begin(), lists[0].end()));
 }
 
+// A linear model of rank 6 with 5 neighbours a row, random.
+Bundle LinearBundle(int items) {
+  Bundle bundle;
+  bundle.manifest.id = "g-linear";
+  bundle.manifest.retriever = "ease";
+  Random random(5);
+  for (int i = 0; i < items; ++i) {
+    bundle.items.push_back(absl::StrFormat("i%03d", i));
+  }
+  const auto add = [&](const char* name, int64_t width) {
+    std::vector<float> values;
+    for (int64_t i = 0; i < items * width; ++i) {
+      values.push_back(static_cast<float>(random.Normal()));
+    }
+    bundle.tensors.Add(name, {items, width}, std::move(values));
+  };
+  add("ease.item.linear", 6);
+  add("ease.item.decoder", 6);
+  add("ease.item.bias", 1);
+  add("ease.neighbours.weights", 5);
+  std::vector<float> rows;
+  for (int64_t i = 0; i < items * 5; ++i) {
+    rows.push_back(
+        static_cast<float>(random.Below(static_cast<uint64_t>(items))));
+  }
+  bundle.tensors.Add("ease.neighbours.rows", {items, 5}, std::move(rows));
+  bundle.manifest.parameters["item_features"] = ItemFeatureMap::Fit(
+      std::vector<const Attributes*>(static_cast<size_t>(items), nullptr), {},
+      &bundle.tensors);
+  return bundle;
+}
+
+TEST(Generation, NeighboursAddToTheScan) {
+  const Bundle bundle = LinearBundle(200);
+  const auto generation = Generation::Create(bundle);
+  ASSERT_THAT(generation, IsOk());
+  Catalogue catalogue(0);
+  catalogue.Put(0, {.id = "later", .listed = true});
+  (*generation)->BindAll(catalogue);
+  const History history = MakeHistory();
+  RowMask mask(201, true);
+  mask.Clear(200);
+  for (const Row row : history.rows) mask.Clear(row);
+  const auto at = [&](const char* name, size_t i) {
+    return static_cast<double>(bundle.tensors.all().at(name).values[i]);
+  };
+  std::vector<ScoredRow> expected;
+  for (Row row = 0; row < 200; ++row) {
+    if (!mask[row]) continue;
+    double score = at("ease.item.bias", row);
+    for (size_t h = 0; h < 4; ++h) {
+      const double weight = history.weights[h];
+      for (size_t d = 0; d < 6; ++d) {
+        score += weight * at("ease.item.linear", history.rows[h] * 6 + d) *
+                 at("ease.item.decoder", row * 6 + d);
+      }
+      for (size_t k = 0; k < 5; ++k) {
+        const size_t i = history.rows[h] * 5 + k;
+        if (at("ease.neighbours.rows", i) != row) continue;
+        score += weight * at("ease.neighbours.weights", i);
+      }
+    }
+    expected.push_back({static_cast<float>(score), row});
+  }
+  std::sort(expected.begin(), expected.end());
+  for (const int k : {1, 10, 201}) {
+    const Query query{&history, &mask, k};
+    std::vector<std::vector<ScoredRow>> lists;
+    ASSERT_THAT(Recommend(**generation, {&query, 1}, {}, &lists), IsOk());
+    const size_t found = std::min<size_t>(lists[0].size(), 100);
+    ASSERT_EQ(lists[0].size(), k == 201 ? 196u : static_cast<size_t>(k));
+    for (size_t i = 0; i < found; ++i) {
+      EXPECT_EQ(lists[0][i].row, expected[i].row);
+      EXPECT_NEAR(lists[0][i].score, expected[i].score, 1e-4);
+    }
+  }
+}
+
+TEST(Generation, RefusesNeighboursThatAreNone) {
+  const float nan = std::nanf("");
+  for (const auto& [name, value] :
+       std::vector<std::pair<const char*, float>>{{"rows", 200},
+                                                  {"rows", -1},
+                                                  {"rows", 0.5f},
+                                                  {"rows", nan},
+                                                  {"weights", nan}}) {
+    Bundle bundle = LinearBundle(200);
+    const std::string tensor = absl::StrCat("ease.neighbours.", name);
+    std::vector<float> values = bundle.tensors.all().at(tensor).values;
+    values[7] = value;
+    bundle.tensors.Add(tensor, {200, 5}, std::move(values));
+    EXPECT_THAT(Generation::Create(std::move(bundle)),
+                IsError(absl::StatusCode::kInvalidArgument,
+                        "whole number in [0, 200)"));
+  }
+  Bundle bundle = LinearBundle(200);
+  bundle.tensors.Add("ease.neighbours.weights", {200, 1},
+                     std::vector<float>(200, 1));
+  EXPECT_THAT(Generation::Create(std::move(bundle)),
+              IsError(absl::StatusCode::kInvalidArgument, "one shape"));
+}
+
 TEST(Generation, RankedScoresEqualTheObviousNetwork) {
   const Bundle bundle = TinyBundle(300);
   const auto generation = Generation::Create(bundle);

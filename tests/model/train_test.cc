@@ -137,9 +137,9 @@ std::string NameOf(const testing::TestParamInfo<const char*>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, TrainTest,
                          testing::Values("mult-vae", "mult-dae", "ease",
-                                         "item-knn", "user-knn", "content",
-                                         "hybrid", "elsa", "ials", "mf",
-                                         "bpr-mf", "joint", "gmf", "mlp",
+                                         "paths", "item-knn", "user-knn",
+                                         "content", "hybrid", "elsa", "ials",
+                                         "mf", "bpr-mf", "joint", "gmf", "mlp",
                                          "neumf"),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
@@ -304,6 +304,135 @@ TEST(Ease, IsTheClosedFormAndItsTruncation) {
   EXPECT_LT(before, 0.01);
 }
 
+// What neighbours add, [n, n].
+std::vector<double> NeighboursOf(const Tensors& tensors, int64_t n,
+                                 const std::string& model) {
+  const Tensor& rows = tensors.all().at(model + ".neighbours.rows");
+  const Tensor& weights = tensors.all().at(model + ".neighbours.weights");
+  std::vector<double> out(static_cast<size_t>(n * n), 0.0);
+  for (size_t at = 0; at < rows.values.size(); ++at) {
+    const size_t row = at / static_cast<size_t>(rows.shape[1]);
+    out[row * static_cast<size_t>(n) + static_cast<size_t>(rows.values[at])] +=
+        weights.values[at];
+  }
+  return out;
+}
+
+TEST(Ease, NeighboursAreTheLargestOfWhatTheTruncationLeavesOut) {
+  const TrainingSet set = TwoTastes();
+  const auto n = static_cast<size_t>(set.items);
+  const std::vector<double> expected = SlowEase(set, 10);
+  Parameters p = *ParametersOf("ease");
+  ASSERT_THAT(p.Set("lambda", 10), IsOk());
+  ASSERT_THAT(p.Set("rank", 8), IsOk());
+  for (const size_t width : {5, 60}) {
+    ASSERT_THAT(p.Set("neighbour_width", static_cast<double>(width)), IsOk());
+    const auto tensors = Train("ease", set, p, {});
+    ASSERT_THAT(tensors, IsOk());
+    const std::vector<double> product = Product(*tensors, set.items);
+    const std::vector<double> rest = NeighboursOf(*tensors, set.items, "ease");
+    for (size_t i = 0; i < n; ++i) {
+      std::vector<double> lost;
+      size_t kept = 0;
+      double least_kept = 1e9;
+      for (size_t j = 0; j < n; ++j) {
+        const size_t at = i * n + j;
+        if (i == j) continue;
+        if (rest[at] == 0) {
+          lost.push_back(std::abs(expected[at] - product[at]));
+          continue;
+        }
+        ++kept;
+        EXPECT_NEAR(product[at] + rest[at], expected[at], 1e-5);
+        least_kept = std::min(least_kept, std::abs(rest[at]));
+      }
+      EXPECT_EQ(kept, std::min(width, n - 1));
+      for (const double value : lost) EXPECT_LE(value, least_kept + 1e-6);
+    }
+  }
+}
+
+// Z^T Z [n, n], pair by pair.
+std::vector<double> SlowPaths(const TrainingSet& set, double item_exponent,
+                              double user_exponent) {
+  const auto n = static_cast<size_t>(set.items);
+  std::vector<double> degree(n, 0.0), out(n * n, 0.0);
+  for (size_t i = 0; i < set.train.items.size(); ++i) {
+    degree[set.train.items[i]] += set.train.weights[i];
+  }
+  for (int64_t u = 0; u < set.train.users(); ++u) {
+    const auto items = set.train.ItemsOf(u);
+    const double of_user =
+        std::pow(static_cast<double>(items.size()), -user_exponent);
+    for (const uint32_t a : items) {
+      for (const uint32_t b : items) {
+        out[a * n + b] += of_user * std::pow(degree[a], -item_exponent) *
+                          std::pow(degree[b], -item_exponent);
+      }
+    }
+  }
+  return out;
+}
+
+TEST(Paths, AreTheSlowOnes) {
+  const TrainingSet set = TwoTastes();
+  const auto n = static_cast<size_t>(set.items);
+  const std::vector<double> expected = SlowPaths(set, 0.4, 0.8);
+  Parameters p = *ParametersOf("paths");
+  ASSERT_THAT(p.Set("item_exponent", 0.4), IsOk());
+  ASSERT_THAT(p.Set("user_exponent", 0.8), IsOk());
+  ASSERT_THAT(p.Set("saturation", 1e6), IsOk());
+  ASSERT_THAT(p.Set("rank", 8), IsOk());
+  const auto tensors = Train("paths", set, p, {});
+  ASSERT_THAT(tensors, IsOk());
+  const std::vector<double> product = Product(*tensors, set.items, "paths");
+  const std::vector<double> rest = NeighboursOf(*tensors, set.items, "paths");
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j < n; ++j) {
+      // No path leads from the even items to the odd ones.
+      if (i == j || (i + j) % 2 == 1) continue;
+      ASSERT_NEAR(product[i * n + j] + rest[i * n + j], expected[i * n + j],
+                  1e-4);
+    }
+  }
+}
+
+// With all of the spectrum: M = B (I + B / t)^-1, so M + M B / t = B.
+TEST(Paths, SaturationBendsTheSpectrum) {
+  const TrainingSet set = TwoTastes();
+  const auto n = static_cast<size_t>(set.items);
+  const std::vector<double> b = SlowPaths(set, 0.3, 0.5);
+  Parameters p = *ParametersOf("paths");
+  ASSERT_THAT(p.Set("rank", 60), IsOk());
+  ASSERT_THAT(p.Set("saturation", 1e6), IsOk());
+  const auto unbent = Train("paths", set, p, {});
+  ASSERT_THAT(p.Set("saturation", 0.5), IsOk());
+  const auto bent = Train("paths", set, p, {});
+  ASSERT_THAT(unbent, IsOk());
+  ASSERT_THAT(bent, IsOk());
+  // The first column holds the largest eigenvalue's root.
+  const auto largest = [&](const Tensors& tensors) {
+    const Tensor& left = tensors.all().at("paths.item.linear");
+    double sum = 0;
+    for (size_t i = 0; i < n; ++i) {
+      sum += std::pow(left.values[i * static_cast<size_t>(left.shape[1])], 2);
+    }
+    return sum;
+  };
+  const double first = largest(*unbent), limit = 0.5 * first;
+  EXPECT_NEAR(largest(*bent), first / (1 + first / limit), 1e-4);
+  const std::vector<double> m = Product(*bent, set.items, "paths");
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j < n; ++j) {
+      double sum = m[i * n + j];
+      for (size_t k = 0; k < n; ++k) {
+        sum += m[i * n + k] * b[k * n + j] / limit;
+      }
+      ASSERT_NEAR(sum, b[i * n + j], 1e-3);
+    }
+  }
+}
+
 // By the book: cosines of columns, and a sum over users.
 TEST(Neighbours, AreTheSlowOnes) {
   const TrainingSet set = TwoTastes();
@@ -364,6 +493,49 @@ TEST(Ease, RefusesWhatDoesNotFitInMemory) {
   set.train.EndUser();
   EXPECT_THAT(Train("ease", set, *ParametersOf("ease"), {}),
               IsError(absl::StatusCode::kResourceExhausted, "mult-dae"));
+}
+
+// In a catalogue that is large for it, paths take EASE's place, and without
+// validation data the model sets some apart.
+TEST(Joint, SetsValidationApartAndTakesPathsInLargeCatalogues) {
+  TrainingSet set = TwoTastes();
+  set.validation_input = set.validation_target = {};
+  Parameters p = *ParametersOf("joint");
+  for (const char* setting :
+       {"hidden=16", "epochs=5", "rank=8", "ease_items=10", "neighbour_share=1",
+        "neighbour_width=7"}) {
+    ASSERT_THAT(p.SetText(setting), IsOk());
+  }
+  double metric = 0;
+  const auto tensors =
+      Train("joint", set, p,
+            {.on_epoch = [&](const EpochReport& r) { metric = r.metric; }});
+  ASSERT_THAT(tensors, IsOk());
+  EXPECT_EQ(tensors->all().at("joint.neighbours.rows").shape,
+            (std::vector<int64_t>{60, 7}));
+  // The linear part is that of all events, whichever were set apart.
+  Parameters q = *ParametersOf("paths");
+  ASSERT_THAT(q.Set("rank", 8), IsOk());
+  ASSERT_THAT(q.Set("neighbour_width", 7), IsOk());
+  const auto paths = Train("paths", set, q, {});
+  ASSERT_THAT(paths, IsOk());
+  const std::vector<float>& all =
+      paths->all().at("paths.neighbours.weights").values;
+  const std::vector<float>& scaled =
+      tensors->all().at("joint.neighbours.weights").values;
+  const float weight = scaled[0] / all[0];
+  EXPECT_GT(weight, 0);
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_NEAR(scaled[i], weight * all[i], 1e-4 * weight);
+  }
+  const auto generation = Serve("joint", *tensors, "cpu");
+  ASSERT_THAT(generation, IsOk());
+  const History history{.rows = {1, 3, 5}, .weights = {1, 1, 1}};
+  const RowMask mask(60, true);
+  const Query query{&history, &mask, 15};
+  std::vector<std::vector<ScoredRow>> lists;
+  ASSERT_THAT(Recommend(**generation, {&query, 1}, {}, &lists), IsOk());
+  for (const ScoredRow& s : lists[0]) EXPECT_EQ(s.row % 2, 1u);
 }
 
 TEST(Train, WithoutEventsItSaysSo) {
