@@ -78,12 +78,9 @@ void NeighbourTable::Set(int64_t row, std::vector<ScoredRow> entries) {
   }
 }
 
-void NeighbourTable::Export(const std::string& model, float scale,
-                            Tensors* out) const {
-  std::vector<float> weights = weights_;
-  for (float& weight : weights) weight *= scale;
+void NeighbourTable::Export(const std::string& model, Tensors* out) const {
   out->Add(model + ".neighbours.rows", {rows_, width_}, neighbours_);
-  out->Add(model + ".neighbours.weights", {rows_, width_}, std::move(weights));
+  out->Add(model + ".neighbours.weights", {rows_, width_}, weights_);
 }
 
 }  // namespace nearline::model

@@ -28,21 +28,24 @@ class Neighbours {
  private:
   Neighbours(size_t width, std::vector<Row> rows, std::vector<float> weights)
       : width_(width), rows_(std::move(rows)), weights_(std::move(weights)) {}
-  const size_t width_;  // K
-  const std::vector<Row> rows_;
-  const std::vector<float> weights_;
+  size_t width_;  // K
+  std::vector<Row> rows_;
+  std::vector<float> weights_;
 };
 
 // What Neighbours are made from: of each row the K entries that are largest by
 // magnitude.
 class NeighbourTable {
  public:
+  // Beyond, float32 cannot tell one row's number from the next.
+  static constexpr int64_t kMostRows = 1 << 24;
+
   NeighbourTable(int64_t rows, int64_t width);
   // The entries of a row, each of another row. Different rows may be set at the
   // same time.
   void Set(int64_t row, std::vector<ScoredRow> entries);
-  // As "<model>.neighbours.rows" and ".weights", times `scale`.
-  void Export(const std::string& model, float scale, Tensors* out) const;
+  // As "<model>.neighbours.rows" and ".weights".
+  void Export(const std::string& model, Tensors* out) const;
 
  private:
   const int64_t rows_, width_;

@@ -370,9 +370,8 @@ const std::vector<Model>& Models() {
        "al., UAI 2009)",
        Factorization(128, 3, 0.05, 0.01)},
       {"joint",
-       "mult-dae and ease side by side, or paths in a large catalogue, added "
-       "in "
-       "the logits (docs/decisions/0008, 0013)",
+       "mult-dae and ease, or paths in a large catalogue, side by side, added "
+       "in the logits (docs/decisions/0008, 0013)",
        Join(Join(Denoising(), Linear(512)),
             Join(Paths(),
                  {NeighbourWidth(100),

@@ -205,16 +205,13 @@ absl::StatusOr<Tensors> TrainLinearPart(const TrainingSet& set,
 }
 
 // The set with a fifth of the items of some users to be found, and the rest of
-// theirs both in training and as input; as it is when it is small or has
-// validation data.
-TrainingSet WithValidation(const TrainingSet& set) {
+// theirs both in training and as input.
+TrainingSet SetApart(const TrainingSet& set) {
   constexpr int64_t kMostUsers = 500;
-  constexpr int64_t kFewUsers = 100;
   constexpr size_t kFifth = 5;
-  TrainingSet out = set;
+  TrainingSet out;
+  out.items = set.items;
   const int64_t users = set.train.users();
-  if (set.validation_target.users() > 0 || users < kFewUsers) return out;
-  out.train = {};
   const int64_t stride = std::max<int64_t>(2, users / kMostUsers);
   for (int64_t u = 0; u < users; ++u) {
     const auto items = set.train.ItemsOf(u);
@@ -244,7 +241,13 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
                                    const TrainingSet& given,
                                    const Parameters& parameters,
                                    const TrainOptions& options) {
-  const TrainingSet set = WithValidation(given);
+  constexpr int64_t kFewUsers = 100;
+  std::optional<TrainingSet> apart;
+  if (given.validation_target.users() == 0 &&
+      given.train.users() >= kFewUsers) {
+    apart = SetApart(given);
+  }
+  const TrainingSet& set = apart.has_value() ? *apart : given;
   TrainOptions part = options;
   part.on_epoch = PartOf(options.on_epoch, 0, 0.1);
   ASSIGN_OR_RETURN(Tensors linear, TrainLinearPart(set, parameters, part));
@@ -271,7 +274,7 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
          .note = absl::StrFormat("linear_weight %.4g, neighbour_share %.2g",
                                  weights.linear, weights.neighbours)});
   }
-  if (set.train.size() < given.train.size()) {
+  if (apart.has_value()) {
     // A closed form takes in what was set apart.
     part.on_epoch = PartOf(options.on_epoch, 0.95, 1);
     ASSIGN_OR_RETURN(linear, TrainLinearPart(given, parameters, part));

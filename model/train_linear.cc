@@ -201,7 +201,7 @@ absl::StatusOr<Tensors> TrainLinear(const std::string& model,
                                  ? parameters.Int("neighbour_width")
                                  : 0;
       truncated && neighbours > 0) {
-    Rest(b, left, right, neighbours).Export(model, 1, &out);
+    Rest(b, left, right, neighbours).Export(model, &out);
   }
   report(2);
   AddTensor(&out, model + ".item.linear", left);

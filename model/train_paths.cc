@@ -1,14 +1,13 @@
 // Paths of two steps between items through users: B = Z^T Z with
-//   Z_ui = x_ui / (d_u^(g/2) d_i^a),  d the sums of a user's and of an item's
-//   x,
+//   Z_ui = x_ui / (d_u^(g/2) d_i^a), d_u and d_i the sums of x,
 // as LinkProp (Fu et al., WWW 2022) and GF-CF (Shen et al., CIKM 2021) weigh
-// them, and for catalogues that are too large for EASE. The leading singular
-// values s^2 of B are what everybody has in common; they are kept down to
-// s^2 / (1 + s^2 / t), as EASE does to all of them (saturation). That part is
-// of low rank, and is scanned; of the rest each item keeps its nearest
-// neighbours.
+// them, for catalogues that are too large for EASE. The leading eigenvalues s
+// of B are what everybody has in common; they are bent down to s / (1 + s / t),
+// as EASE does to all of them. That part is of low rank, and is scanned; of the
+// rest each item keeps its nearest neighbours.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "model/kernels.h"
 #include "model/neighbours.h"
@@ -117,6 +116,26 @@ void Eigen(const SparseRows& z, const SparseRows& by_item, int64_t rank,
   *vectors = q.matmul(turn.flip(1).narrow(1, 0, rank)).contiguous();
 }
 
+// The entries of row j of B, by the paths that lead there. `sums` [n] is 0
+// before and after.
+void PathsFrom(size_t j, const SparseRows& z, const SparseRows& by_item,
+               std::vector<float>* sums, std::vector<ScoredRow>* entries) {
+  entries->clear();
+  for (size_t i = by_item.offsets[j]; i < by_item.offsets[j + 1]; ++i) {
+    const size_t u = by_item.columns[i];
+    for (size_t k = z.offsets[u]; k < z.offsets[u + 1]; ++k) {
+      const float path = by_item.values[i] * z.values[k];
+      if (path == 0) continue;  // too small; all others are > 0
+      float& sum = (*sums)[z.columns[k]];
+      if (sum == 0) entries->push_back({0, z.columns[k]});
+      sum += path;
+    }
+  }
+  for (ScoredRow& entry : *entries) {
+    entry.score = std::exchange((*sums)[entry.row], 0.0f);
+  }
+}
+
 // Of each row of B the largest entries beside the diagonal, less what the
 // eigenvectors say of them, among those that a path reaches.
 NeighbourTable Rest(const SparseRows& z, const SparseRows& by_item,
@@ -131,25 +150,14 @@ NeighbourTable Rest(const SparseRows& z, const SparseRows& by_item,
   at::parallel_for(0, n, 16, [&](int64_t begin, int64_t end) {
     std::vector<float> sums(static_cast<size_t>(n), 0.0f);
     std::vector<ScoredRow> entries;
-    for (int64_t j = begin; j < end; ++j) {
-      entries.clear();
-      const auto row = static_cast<size_t>(j);
-      for (size_t i = by_item.offsets[row]; i < by_item.offsets[row + 1]; ++i) {
-        const size_t u = by_item.columns[i];
-        for (size_t k = z.offsets[u]; k < z.offsets[u + 1]; ++k) {
-          const float path = by_item.values[i] * z.values[k];
-          if (path == 0) continue;  // too small; all others are > 0
-          float& sum = sums[z.columns[k]];
-          if (sum == 0) entries.push_back({0, z.columns[k]});
-          sum += path;
-        }
-      }
+    for (auto j = static_cast<size_t>(begin); j < static_cast<size_t>(end);
+         ++j) {
+      PathsFrom(j, z, by_item, &sums, &entries);
+      std::erase_if(entries, [&](const ScoredRow& e) { return e.row == j; });
       for (ScoredRow& entry : entries) {
-        entry.score = std::exchange(sums[entry.row], 0.0f) -
-                      Dot(left + row * rank, right + entry.row * rank, rank);
+        entry.score -= Dot(left + j * rank, right + entry.row * rank, rank);
       }
-      std::erase_if(entries, [&](const ScoredRow& e) { return e.row == row; });
-      table.Set(j, entries);
+      table.Set(static_cast<int64_t>(j), entries);
     }
   });
   return table;
@@ -179,8 +187,8 @@ absl::StatusOr<Tensors> TrainPaths(const std::string& model,
   report(1);
   Tensors out;
   if (const int neighbours = parameters.Int("neighbour_width");
-      neighbours > 0) {
-    Rest(z, by_item, values, vectors, neighbours).Export(model, 1, &out);
+      neighbours > 0 && set.items <= NeighbourTable::kMostRows) {
+    Rest(z, by_item, values, vectors, neighbours).Export(model, &out);
   }
   const torch::Tensor limit =
       (parameters["saturation"] * values[0]).clamp_min(1e-30);
