@@ -9,7 +9,9 @@
 #include "absl/time/clock.h"
 #include "base/file.h"
 #include "model/bundle.h"
+#include "model/epochs.h"
 #include "model/score_meter.h"
+#include "model/tower.h"
 #include "model/tuner.h"
 
 namespace nearline::model {
@@ -72,11 +74,12 @@ class Laboratory {
     Bundle bundle;
     bundle.items.assign(data.items.begin(),
                         data.items.begin() + data.set.items);
-    ASSIGN_OR_RETURN(bundle.tensors, Train(e_.model, data.set, parameters,
-                                           {.seed = seed,
-                                            .threads = e_.threads,
-                                            .device = e_.device,
-                                            .on_epoch = std::move(on_epoch)}));
+    TrainOptions options{.seed = seed,
+                         .threads = e_.threads,
+                         .device = e_.device,
+                         .on_epoch = PartOf(on_epoch, 0, 0.95)};
+    ASSIGN_OR_RETURN(bundle.tensors,
+                     Train(e_.model, data.set, parameters, options));
     Manifest& m = bundle.manifest;
     m.created_micros = absl::ToUnixMicros(absl::Now());
     m.id = NewGenerationId(m.created_micros);
@@ -91,6 +94,8 @@ class Laboratory {
     attributes.resize(bundle.items.size(), nullptr);
     m.parameters["item_features"] =
         ItemFeatureMap::Fit(attributes, {}, &bundle.tensors);
+    options.on_epoch = PartOf(on_epoch, 0.95, 1);
+    RETURN_IF_ERROR(FitTower(data.set, options, &bundle));
     return bundle;
   }
 

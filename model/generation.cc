@@ -4,7 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "model/cpu_scoring.h"
 #include "model/fold_in.h"
 #include "model/kernels.h"
@@ -21,6 +20,16 @@ RetrieverKind KindOf(const std::string& retriever) {
     return RetrieverKind::kFoldIn;
   }
   return RetrieverKind::kHistory;
+}
+
+std::string ScannedTable(const std::string& retriever) {
+  if (KindOf(retriever) == RetrieverKind::kGmf) return retriever + ".item.gmf";
+  if (retriever == "popularity") return "popularity.item.zero";
+  return retriever + ".item.decoder";
+}
+
+std::string BiasTable(const std::string& retriever) {
+  return retriever + ".item.bias";
 }
 
 namespace {
@@ -165,13 +174,6 @@ absl::Status LoadFoldIn(const std::string& model, const ItemTables& tables,
                      scoring);
 }
 
-// Where a retriever keeps what it knows of items.
-std::string ItemVectors(const std::string& retriever) {
-  if (KindOf(retriever) == RetrieverKind::kGmf) return retriever + ".item.gmf";
-  if (retriever == "popularity") return "popularity.item.zero";
-  return retriever + ".item.decoder";
-}
-
 // NeuMF, or its MLP branch alone.
 absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
                                                    const ItemTables& tables,
@@ -269,10 +271,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
 
   std::vector<std::string> names;
   for (const auto& [name, tensor] : bundle.tensors.all()) {
-    if (absl::StrContains(name, ".item.") &&
-        !absl::StartsWith(name, "item_features.")) {
-      names.push_back(name);
-    }
+    if (ItemFeatureMap::IsTable(name)) names.push_back(name);
   }
   std::map<std::string, int64_t> widths;
   for (const std::string& name : names) {
@@ -289,7 +288,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
   g->features_ = std::make_unique<const ItemFeatureMap>(std::move(features));
   ASSIGN_OR_RETURN(g->scoring_,
                    factory(g->manifest_, g->tables_, &bundle.tensors));
-  g->vectors_ = g->tables_.at(ItemVectors(g->manifest_.retriever)).get();
+  g->vectors_ = g->tables_.at(ScannedTable(g->manifest_.retriever)).get();
   for (Row row = 0; row < g->base_rows_; ++row) {
     g->row_of_id_.emplace(g->items_[row], row);
   }

@@ -52,6 +52,11 @@ enum class RetrieverKind {
 };
 RetrieverKind KindOf(const std::string& retriever);
 
+// The tensors that a retriever's scan reads: what it knows of items [N, D], and
+// a bias [N, 1].
+std::string ScannedTable(const std::string& retriever);
+std::string BiasTable(const std::string& retriever);
+
 // A growing map from a small number to another, read without a lock.
 class NumberMap {
  public:

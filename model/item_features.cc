@@ -13,6 +13,7 @@ namespace {
 
 using features::Attributes;
 
+constexpr char kPrefix[] = "item_features.";
 constexpr char kMapPrefix[] = "item_features.map.";
 constexpr char kFallbackPrefix[] = "item_features.fallback.";
 
@@ -48,6 +49,52 @@ void SolveRidge(std::vector<double>* a, size_t n, double ridge,
     }
     for (size_t c = 0; c < m; ++c) B[i * m + c] /= A[i * n + i];
   }
+}
+
+// F^T F [n, n] of features F by item.
+std::vector<double> Gram(const SparseRows& f, size_t n) {
+  std::vector<double> gram(n * n, 0.0);
+  for (size_t i = 0; i + 1 < f.offsets.size(); ++i) {
+    for (size_t a = f.offsets[i]; a < f.offsets[i + 1]; ++a) {
+      for (size_t b = f.offsets[i]; b < f.offsets[i + 1]; ++b) {
+        gram[f.columns[a] * n + f.columns[b]] +=
+            static_cast<double>(f.values[a]) * f.values[b];
+      }
+    }
+  }
+  return gram;
+}
+
+// F^T T [n, dim] of a table T [items, dim].
+std::vector<double> Project(const SparseRows& f, size_t n,
+                            const std::vector<float>& table, size_t dim) {
+  std::vector<double> out(n * dim, 0.0);
+  for (size_t i = 0; i + 1 < f.offsets.size(); ++i) {
+    const float* const row = table.data() + i * dim;
+    for (size_t a = f.offsets[i]; a < f.offsets[i + 1]; ++a) {
+      double* const sum = out.data() + f.columns[a] * dim;
+      for (size_t c = 0; c < dim; ++c) {
+        sum[c] += static_cast<double>(f.values[a]) * row[c];
+      }
+    }
+  }
+  return out;
+}
+
+// The row of an item of which nothing is known: the mean one; of a bias, low.
+std::vector<float> Fallback(const std::vector<float>& table, size_t dim) {
+  if (dim == 1) {
+    std::vector<float> sorted = table;
+    const auto tenth = static_cast<std::ptrdiff_t>(sorted.size() / 10);
+    std::nth_element(sorted.begin(), sorted.begin() + tenth, sorted.end());
+    return {sorted[static_cast<size_t>(tenth)]};
+  }
+  const size_t items = table.size() / dim;
+  std::vector<float> mean(dim, 0.0f);
+  for (size_t i = 0; i < table.size(); ++i) {
+    mean[i % dim] += table[i] / static_cast<float>(items);
+  }
+  return mean;
 }
 
 }  // namespace
@@ -165,21 +212,27 @@ ItemFeatureMap ItemFeatureMap::Chosen(
   return map;
 }
 
-std::vector<std::vector<std::pair<int, float>>> ItemFeatureMap::ExtractAll(
+SparseRows ItemFeatureMap::ExtractAll(
     const std::vector<const Attributes*>& items) const {
-  std::vector<std::vector<std::pair<int, float>>> rows(items.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (items[i] != nullptr) rows[i] = Extract(*items[i]);
-    rows[i].emplace_back(static_cast<int>(features_.size()), 1.0f);
+  SparseRows rows;
+  const auto add = [&](int feature, float value) {
+    rows.columns.push_back(static_cast<uint32_t>(feature));
+    rows.values.push_back(value);
+  };
+  for (const Attributes* const attributes : items) {
+    if (attributes != nullptr) {
+      for (const auto& [f, x] : Extract(*attributes)) add(f, x);
+    }
+    add(static_cast<int>(features_.size()), 1);
+    rows.EndRow();
   }
   return rows;
 }
 
-std::vector<std::vector<std::pair<int, float>>> ItemFeatureMap::Features(
-    const std::vector<const Attributes*>& items, const Options& options,
-    size_t* width) {
+SparseRows ItemFeatureMap::Features(const std::vector<const Attributes*>& items,
+                                    const Options& options, int64_t* width) {
   const ItemFeatureMap map = Chosen(items, options);
-  *width = map.features_.size() + 1;
+  *width = static_cast<int64_t>(map.features_.size()) + 1;
   return map.ExtractAll(items);
 }
 
@@ -187,50 +240,33 @@ Json ItemFeatureMap::Fit(const std::vector<const Attributes*>& items,
                          const Options& options, Tensors* tensors) {
   const ItemFeatureMap map = Chosen(items, options);
   const size_t n = map.features_.size() + 1;
-  const auto rows = map.ExtractAll(items);
-  std::vector<double> gram(n * n, 0.0);
-  for (const auto& row : rows) {
-    for (const auto& [f, x] : row) {
-      for (const auto& [g, y] : row) {
-        gram[static_cast<size_t>(f) * n + static_cast<size_t>(g)] +=
-            static_cast<double>(x) * y;
-      }
-    }
-  }
+  const SparseRows rows = map.ExtractAll(items);
+  const std::vector<double> gram = Gram(rows, n);
   std::vector<std::pair<std::string, Tensor>> tables;
   for (const auto& [name, tensor] : tensors->all()) {
-    if (absl::StrContains(name, ".item.")) tables.emplace_back(name, tensor);
+    if (IsTable(name)) tables.emplace_back(name, tensor);
   }
-  for (const auto& [name, tensor] : tables) {
-    const size_t dim = static_cast<size_t>(tensor.size()) / items.size();
-    std::vector<double> target(n * dim, 0.0);
-    std::vector<float> fallback(dim, 0.0f);
-    for (size_t i = 0; i < items.size(); ++i) {
-      const float* row = tensor.values.data() + i * dim;
-      for (const auto& [f, x] : rows[i]) {
-        double* sum = target.data() + static_cast<size_t>(f) * dim;
-        for (size_t c = 0; c < dim; ++c)
-          sum[c] += static_cast<double>(x) * row[c];
-      }
-      for (size_t c = 0; c < dim; ++c) {
-        fallback[c] += row[c] / static_cast<float>(items.size());
-      }
-    }
-    if (dim == 1) {  // a bias: low, not average
-      std::vector<float> sorted = tensor.values;
-      const auto tenth = static_cast<std::ptrdiff_t>(sorted.size() / 10);
-      std::nth_element(sorted.begin(), sorted.begin() + tenth, sorted.end());
-      fallback[0] = sorted[static_cast<size_t>(tenth)];
-    }
+  for (const auto& [name, table] : tables) {
+    const size_t dim = static_cast<size_t>(table.size()) / items.size();
+    std::vector<double> weights = Project(rows, n, table.values, dim);
     std::vector<double> a = gram;
-    SolveRidge(&a, n, options.ridge, &target, dim);
-    tensors->Add(kMapPrefix + name,
+    SolveRidge(&a, n, options.ridge, &weights, dim);
+    tensors->Add(MapOf(name),
                  {static_cast<int64_t>(n), static_cast<int64_t>(dim)},
-                 std::vector<float>(target.begin(), target.end()));
+                 std::vector<float>(weights.begin(), weights.end()));
     tensors->Add(kFallbackPrefix + name, {static_cast<int64_t>(dim)},
-                 std::move(fallback));
+                 Fallback(table.values, dim));
   }
   return map.Describe();
+}
+
+std::string ItemFeatureMap::MapOf(absl::string_view table) {
+  return absl::StrCat(kMapPrefix, table);
+}
+
+bool ItemFeatureMap::IsTable(absl::string_view tensor) {
+  return absl::StrContains(tensor, ".item.") &&
+         !absl::StartsWith(tensor, kPrefix);
 }
 
 absl::string_view ItemFeatureMap::TableOf(absl::string_view tensor) {

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "base/text.h"
 #include "features/types.h"
+#include "model/sparse_rows.h"
 #include "model/tensors.h"
 
 namespace nearline::model {
@@ -29,11 +30,11 @@ class ItemFeatureMap {
   static Json Fit(const std::vector<const features::Attributes*>& items,
                   const Options& options, Tensors* tensors);
 
-  // Features of items as the map sees them, by item, with the constant last;
-  // `width` gets how many there are.
-  static std::vector<std::vector<std::pair<int, float>>> Features(
+  // Features of items as the map sees them, with the constant last; `width`
+  // gets how many there are.
+  static SparseRows Features(
       const std::vector<const features::Attributes*>& items,
-      const Options& options, size_t* width);
+      const Options& options, int64_t* width);
 
   // Takes the weights out of the bundle's tensors; `widths` are the tables' by
   // name. Errors: INVALID_ARGUMENT or NOT_FOUND naming what is wrong.
@@ -43,6 +44,10 @@ class ItemFeatureMap {
 
   // The table that a tensor of a map is about; any other name as it is.
   static absl::string_view TableOf(absl::string_view tensor);
+  // The tensor [features, width] that maps features to the rows of a table.
+  static std::string MapOf(absl::string_view table);
+  // Whether a tensor is a table of items, of which rows are made.
+  static bool IsTable(absl::string_view tensor);
 
   // The row of an item in `table`. Without any known attribute: the mean row,
   // and for a bias the tenth percentile, so that nothing unknown is pushed.
@@ -69,7 +74,7 @@ class ItemFeatureMap {
   static ItemFeatureMap Chosen(
       const std::vector<const features::Attributes*>& items,
       const Options& options);
-  std::vector<std::vector<std::pair<int, float>>> ExtractAll(
+  SparseRows ExtractAll(
       const std::vector<const features::Attributes*>& items) const;
   void Choose(const std::vector<const features::Attributes*>& items,
               const Options& options);

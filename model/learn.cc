@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/hash.h"
+#include "model/tower.h"
 #include "model/train.h"
 
 namespace nearline::model {
@@ -84,8 +85,7 @@ TrainingSet MakeTrainingSet(const Interactions& train, const Vocabulary& v,
 absl::StatusOr<Tensors> MapRows(const Bundle& incumbent, const Vocabulary& v) {
   std::map<std::string, int64_t> widths;
   for (const auto& [name, tensor] : incumbent.tensors.all()) {
-    if (absl::StrContains(name, ".item.") &&
-        !absl::StartsWith(name, "item_features.") && tensor.shape.size() == 2) {
+    if (ItemFeatureMap::IsTable(name) && tensor.shape.size() == 2) {
       widths[name] = tensor.shape[1];
     }
   }
@@ -185,6 +185,22 @@ class Run {
            m.parameters.value("split", Json()) == Json(KindOfSplit());
   }
 
+  // Of a training between two shares of the run.
+  TrainOptions Options(double from, double to) const {
+    return {.seed = job_.seed,
+            .threads = job_.threads,
+            .device = job_.device,
+            .on_epoch = [=, this](const EpochReport& report) {
+              if (!on_progress_) return;
+              on_progress_({.phase = "train " + report.phase,
+                            .epoch = report.epoch,
+                            .epochs = report.epochs,
+                            .loss = report.loss,
+                            .share_done = from + (to - from) * report.share,
+                            .note = report.note});
+            }};
+  }
+
   // Trains one slot's model between two shares of the run.
   absl::Status TrainOne(const std::string& name, double from, double to) {
     ASSIGN_OR_RETURN(Parameters parameters, ParametersOf(name));
@@ -202,19 +218,8 @@ class Run {
       ASSIGN_OR_RETURN(start, MapRows(*incumbent_, vocabulary_));
       bundle_.manifest.parent = incumbent_->manifest.id;
     }
-    TrainOptions options{.seed = job_.seed,
-                         .threads = job_.threads,
-                         .device = job_.device,
-                         .warm_start = warm ? &*start : nullptr};
-    options.on_epoch = [&](const EpochReport& report) {
-      if (!on_progress_) return;
-      on_progress_({.phase = "train " + report.phase,
-                    .epoch = report.epoch,
-                    .epochs = report.epochs,
-                    .loss = report.loss,
-                    .share_done = from + (to - from) * report.share,
-                    .note = report.note});
-    };
+    TrainOptions options = Options(from, to);
+    options.warm_start = warm ? &*start : nullptr;
     Report("train " + name, from);
     ASSIGN_OR_RETURN(const Tensors tensors,
                      Train(name, set_, parameters, options));
@@ -245,11 +250,11 @@ class Run {
     m.parameters["split"] = KindOfSplit();
     bundle_.items = vocabulary_.ids;
     const bool two = !job_.ranker.empty() && job_.ranker != job_.retriever;
-    RETURN_IF_ERROR(TrainOne(job_.retriever, 0.03, two ? 0.5 : 0.9));
-    if (two) RETURN_IF_ERROR(TrainOne(job_.ranker, 0.5, 0.9));
+    RETURN_IF_ERROR(TrainOne(job_.retriever, 0.03, two ? 0.5 : 0.85));
+    if (two) RETURN_IF_ERROR(TrainOne(job_.ranker, 0.5, 0.85));
     m.parameters["item_features"] =
         ItemFeatureMap::Fit(vocabulary_.attributes, {}, &bundle_.tensors);
-    return absl::OkStatus();
+    return FitTower(set_, Options(0.85, 0.9), &bundle_);
   }
 
   // The holdout's metrics as the generation would serve it.

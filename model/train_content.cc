@@ -14,13 +14,14 @@ namespace nearline::model {
 namespace {
 
 torch::Tensor FeatureMatrix(const TrainingSet& set) {
-  size_t width = 0;
-  const auto rows = ItemFeatureMap::Features(set.attributes, {}, &width);
-  torch::Tensor out = torch::zeros({set.items, static_cast<int64_t>(width)});
-  for (size_t row = 0; row < rows.size(); ++row) {
+  int64_t width = 0;
+  const SparseRows rows = ItemFeatureMap::Features(set.attributes, {}, &width);
+  torch::Tensor out = torch::zeros({set.items, width});
+  for (int64_t row = 0; row < rows.rows(); ++row) {
     float* const to = out.data_ptr<float>() + row * width;
-    for (const auto& [feature, value] : rows[row]) {
-      to[static_cast<size_t>(feature)] = value;
+    for (size_t i = rows.offsets[static_cast<size_t>(row)];
+         i < rows.offsets[static_cast<size_t>(row) + 1]; ++i) {
+      to[rows.columns[i]] = rows.values[i];
     }
   }
   return out;

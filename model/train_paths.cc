@@ -11,62 +11,34 @@
 
 #include "model/kernels.h"
 #include "model/neighbours.h"
+#include "model/sparse_rows.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
 
 namespace nearline::model {
 namespace {
 
-// A sparse matrix by rows.
-struct SparseRows {
-  std::vector<size_t> offsets = {0};
-  std::vector<uint32_t> columns;
-  std::vector<float> values;
-
-  int64_t rows() const { return static_cast<int64_t>(offsets.size()) - 1; }
-
-  // This x dense: [rows, dense.size(1)].
-  torch::Tensor Times(const torch::Tensor& dense) const {
-    const auto width = static_cast<size_t>(dense.size(1));
-    torch::Tensor out = torch::empty({rows(), dense.size(1)});
-    const float* const in = dense.data_ptr<float>();
-    float* const sums = out.data_ptr<float>();
-    at::parallel_for(0, rows(), 64, [&](int64_t begin, int64_t end) {
-      std::vector<const float*> some;
-      for (int64_t r = begin; r < end; ++r) {
-        const size_t first = offsets[static_cast<size_t>(r)];
-        const size_t last = offsets[static_cast<size_t>(r) + 1];
-        some.clear();
-        for (size_t i = first; i < last; ++i) {
-          some.push_back(in + columns[i] * width);
-        }
-        SumScaled(some.data(), values.data() + first, some.size(), width,
-                  sums + static_cast<size_t>(r) * width);
+// m `dense`: [m.rows(), dense.size(1)].
+torch::Tensor Times(const SparseRows& m, const torch::Tensor& dense) {
+  const auto width = static_cast<size_t>(dense.size(1));
+  torch::Tensor out = torch::empty({m.rows(), dense.size(1)});
+  const float* const in = dense.data_ptr<float>();
+  float* const sums = out.data_ptr<float>();
+  at::parallel_for(0, m.rows(), 64, [&](int64_t begin, int64_t end) {
+    std::vector<const float*> some;
+    for (int64_t r = begin; r < end; ++r) {
+      const size_t first = m.offsets[static_cast<size_t>(r)];
+      const size_t last = m.offsets[static_cast<size_t>(r) + 1];
+      some.clear();
+      for (size_t i = first; i < last; ++i) {
+        some.push_back(in + m.columns[i] * width);
       }
-    });
-    return out;
-  }
-
-  SparseRows Transposed(int64_t n) const {
-    SparseRows out;
-    out.offsets.assign(static_cast<size_t>(n) + 1, 0);
-    for (const uint32_t column : columns) ++out.offsets[column + 1];
-    for (size_t i = 1; i < out.offsets.size(); ++i) {
-      out.offsets[i] += out.offsets[i - 1];
+      SumScaled(some.data(), m.values.data() + first, some.size(), width,
+                sums + static_cast<size_t>(r) * width);
     }
-    out.columns.resize(columns.size());
-    out.values.resize(columns.size());
-    std::vector<size_t> next(out.offsets.begin(), out.offsets.end() - 1);
-    for (size_t r = 0; r + 1 < offsets.size(); ++r) {
-      for (size_t i = offsets[r]; i < offsets[r + 1]; ++i) {
-        const size_t at = next[columns[i]]++;
-        out.columns[at] = static_cast<uint32_t>(r);
-        out.values[at] = values[i];
-      }
-    }
-    return out;
-  }
-};
+  });
+  return out;
+}
 
 // Z. Of very long histories, which would cost the square of their length and
 // say little, the latest items.
@@ -93,7 +65,7 @@ SparseRows Normalized(const TrainingSet& set, double item_exponent,
       z.values.push_back(static_cast<float>(
           weights[i] * of_user * std::pow(degrees[items[i]], -item_exponent)));
     }
-    z.offsets.push_back(z.columns.size());
+    z.EndRow();
   }
   return z;
 }
@@ -108,9 +80,9 @@ void Eigen(const SparseRows& z, const SparseRows& by_item, int64_t rank,
   const int64_t width = std::min(n, rank + 32);
   torch::Tensor q = torch::randn({n, width}, *generator);
   for (int round = 0; round < kRounds; ++round) {
-    q = std::get<0>(torch::linalg_qr(by_item.Times(z.Times(q)))).contiguous();
+    q = std::get<0>(torch::linalg_qr(Times(by_item, Times(z, q)))).contiguous();
   }
-  const torch::Tensor image = z.Times(q);
+  const torch::Tensor image = Times(z, q);
   const auto [ascending, turn] = torch::linalg_eigh(image.t().matmul(image));
   *values = ascending.flip(0).narrow(0, 0, rank).clamp_min(0);
   *vectors = q.matmul(turn.flip(1).narrow(1, 0, rank)).contiguous();

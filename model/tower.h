@@ -1,0 +1,28 @@
+// The content side of the item tower: rows for items that nobody has touched.
+#ifndef NEARLINE_MODEL_TOWER_H_
+#define NEARLINE_MODEL_TOWER_H_
+
+#include "base/status.h"
+#include "model/bundle.h"
+#include "model/train.h"
+
+namespace nearline::model {
+
+// Learns the map from attributes to the rows and biases that the bundle's
+// retriever scans, on from the ridge regression of ItemFeatureMap::Fit, whose
+// features and tensors it keeps. Ridge regression copies what rows of trained
+// items are like on average, which says little of where a new one would stand
+// among them. So here, while all else is held still, in each step a share of
+// the items has its map alone and is missing from the histories, and the map
+// follows the gradient of - sum_i y_i log softmax(e^s scores)_i over what some
+// users did not show; s, a scale, is learned too, for scores that are no
+// logits. Does nothing where items share no attribute.
+//
+// `set` is what the retriever was trained on. Errors: as Generation::Create and
+// the encoder have them.
+absl::Status FitTower(const TrainingSet& set, const TrainOptions& options,
+                      Bundle* bundle);
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_TOWER_H_
