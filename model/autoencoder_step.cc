@@ -16,6 +16,24 @@ int64_t Pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 size_t Size(int64_t a, int64_t b = 1) { return static_cast<size_t>(a * b); }
 
+// x of length `length`, in place of what it was, which is returned; 0 stays.
+float Stretch(double length, size_t n, float* x) {
+  const float was = std::sqrt(Dot(x, x, n));
+  const double factor = was > 0 ? length / was : 0;
+  for (size_t i = 0; i < n; ++i) x[i] *= static_cast<float>(factor);
+  return was;
+}
+
+// From the gradient by y, a vector of this length, to that by the vector that
+// was `was` long before Stretch made y of it.
+void StretchGradient(const float* y, double length, float was, size_t n,
+                     float* dy) {
+  const double factor = was > 0 ? length / was : 0;
+  const double along = Dot(y, dy, n) / (length * length);
+  Blend(static_cast<float>(factor), static_cast<float>(-factor * along), y, n,
+        dy);
+}
+
 // Of a matrix whose rows follow each other.
 MatrixView<Bfloat16> Rounded(const MatrixView<float>& x,
                              std::vector<Bfloat16>* to) {
@@ -34,7 +52,7 @@ AutoencoderTrainer::AutoencoderTrainer(const AutoencoderWeights& weights,
       latent_(weights.latent),
       bfloat16_(bfloat16),
       encoder_(w_.encoder, items_ * width_),
-      encoder_bias_(w_.encoder_bias, width_),
+      encoder_bias_(w_.encoder_bias, cosine() ? 0 : width_),
       mean_(w_.mean, latent_ * width_),
       mean_bias_(w_.mean_bias, latent_),
       log_variance_(w_.log_variance, latent_ * width_),
@@ -44,9 +62,25 @@ AutoencoderTrainer::AutoencoderTrainer(const AutoencoderWeights& weights,
       decoder_(w_.decoder, items_ * width_),
       decoder_bias_(w_.decoder_bias, items_),
       workers_(threads) {
-  if (!bfloat16_) return;
-  decoder_half_.resize(Size(items_, width_));
-  ToBfloat16(w_.decoder, decoder_half_.size(), decoder_half_.data());
+  if (cosine()) {
+    unit_decoder_.resize(Size(items_, width_));
+    decoder_lengths_.resize(Size(items_));
+  }
+  if (bfloat16_) decoder_half_.resize(Size(items_, width_));
+  Unify(0, items_);
+}
+
+// Makes of some rows of the decoder what logits are made with.
+void AutoencoderTrainer::Unify(int64_t begin, int64_t end) {
+  const size_t at = Size(begin, width_), size = Size(end - begin, width_);
+  if (cosine()) {
+    std::copy_n(w_.decoder + at, size, unit_decoder_.data() + at);
+    for (int64_t i = begin; i < end; ++i) {
+      decoder_lengths_[Size(i)] =
+          Stretch(1, Size(width_), unit_decoder_.data() + i * width_);
+    }
+  }
+  if (bfloat16_) ToBfloat16(decoder() + at, size, decoder_half_.data() + at);
 }
 
 double AutoencoderTrainer::Step(const AutoencoderBatch& batch,
@@ -85,6 +119,7 @@ void AutoencoderTrainer::Resize(int64_t users) {
   for (auto* const rows : {&encoded_, &d_encoded_}) {
     rows->resize(Size(users, width_));
   }
+  if (cosine()) encoded_lengths_.resize(Size(users));
   if (latent_ > 0) {
     for (auto* const rows : {&z_, &log_var_, &sample_, &d_z_, &d_log_var_}) {
       rows->resize(Size(users, latent_));
@@ -164,13 +199,33 @@ void AutoencoderTrainer::Decode(const AutoencoderBatch& batch, int64_t begin,
             d_last);
   } else {
     float* const logits = logits_.data() + begin * items_;
-    Product({last, n, width_}, {w_.decoder, items_, width_, true}, logits);
+    Product({last, n, width_}, {decoder(), items_, width_, true}, logits);
     for (int64_t i = 0; i < n; ++i) {
       Score(batch, begin + i, logits + i * items_);
     }
-    Product({logits, n, items_}, {w_.decoder, items_, width_}, d_last);
+    Product({logits, n, items_}, {decoder(), items_, width_}, d_last);
   }
-  TanhGradient(last, Size(n, width_), d_last);
+  if (deep) {
+    TanhGradient(last, Size(n, width_), d_last);
+  } else {
+    EncoderGradient(begin, end);
+  }
+}
+
+// From the gradient by what is encoded to that by the encoder's sums.
+void AutoencoderTrainer::EncoderGradient(int64_t begin, int64_t end) {
+  const size_t width = Size(width_);
+  const float* const encoded = encoded_.data() + begin * width_;
+  float* const d_encoded = d_encoded_.data() + begin * width_;
+  if (!cosine()) {
+    TanhGradient(encoded, Size(end - begin, width_), d_encoded);
+    return;
+  }
+  for (size_t i = 0; i < Size(end - begin); ++i) {
+    StretchGradient(encoded + i * width, 1 / w_.temperature,
+                    encoded_lengths_[Size(begin) + i], width,
+                    d_encoded + i * width);
+  }
 }
 
 void AutoencoderTrainer::Encode(const AutoencoderBatch& batch, int64_t user) {
@@ -186,7 +241,12 @@ void AutoencoderTrainer::Encode(const AutoencoderBatch& batch, int64_t user) {
   }
   float* const out = encoded_.data() + user * width_;
   SumScaled(rows.data(), weights.data(), rows.size(), Size(width_), out);
-  AddBiasTanh(w_.encoder_bias, Size(width_), out);
+  if (cosine()) {
+    encoded_lengths_[Size(user)] =
+        Stretch(1 / w_.temperature, Size(width_), out);
+  } else {
+    AddBiasTanh(w_.encoder_bias, Size(width_), out);
+  }
 }
 
 // From the encoded to the decoded; adds the KL term to the losses.
@@ -264,7 +324,7 @@ void AutoencoderTrainer::LatentGradient(const AutoencoderBatch& batch,
   Product({d_z, n, latent_}, {w_.mean, latent_, width_}, d_encoded);
   Product({d_v, n, latent_}, {w_.log_variance, latent_, width_}, d_encoded,
           /*add=*/true);
-  TanhGradient(encoded_.data() + begin * width_, Size(n, width_), d_encoded);
+  EncoderGradient(begin, end);
 }
 
 // Moves what belongs to some items: rows of encoder and decoder, and biases.
@@ -291,11 +351,13 @@ void AutoencoderTrainer::LearnItems(const AdamRates& rates, int64_t users,
             {(latent_ > 0 ? decoded_ : encoded_).data(), users, width_},
             gradient.data());
   }
-  Move(rates, gradient, begin * width_, &decoder_);
-  if (bfloat16_) {
-    ToBfloat16(w_.decoder + begin * width_, gradient.size(),
-               decoder_half_.data() + begin * width_);
+  for (int64_t i = begin; i < end && cosine(); ++i) {
+    StretchGradient(unit_decoder_.data() + i * width_, 1,
+                    decoder_lengths_[Size(i)], Size(width_),
+                    gradient.data() + (i - begin) * width_);
   }
+  Move(rates, gradient, begin * width_, &decoder_);
+  Unify(begin, end);
   gradient.resize(Size(width_));
   for (int64_t i = begin; i < end; ++i) {
     const size_t first = Size(item_begin_[Size(i)]);
@@ -324,6 +386,7 @@ void AutoencoderTrainer::LearnLayer(const AdamRates& rates, int64_t users,
        &log_variance_bias_},
       {d_decoded_, width_, sample_, latent_, &hidden_, &hidden_bias_}};
   const Layer& it = layers[layer];
+  if (layer == 0 && cosine()) return;
   std::vector<float> gradient(Size(it.out), 0);
   for (int64_t u = 0; u < users; ++u) {
     AddScaled(it.d_out.data() + u * it.out, 1, Size(it.out), gradient.data());

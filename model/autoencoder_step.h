@@ -20,12 +20,15 @@ namespace nearline::model {
 //   with a latent layer: z = mean h + mean_bias, v = log_variance h + ..._bias,
 //     h = tanh(hidden (z + noise e^(v / 2)) + hidden_bias)
 //   logits = decoder h + decoder_bias
+// or with a temperature t, and then without a latent layer,
+//   h = x encoder, logits = cos(decoder, h) / t + decoder_bias.
 struct AutoencoderWeights {
   int64_t items = 0;
   int64_t width = 0;
   int64_t latent = 0;             // 0: no latent layer
+  double temperature = 0;         // 0: none
   float* encoder = nullptr;       // [items, width]
-  float* encoder_bias = nullptr;  // [width]
+  float* encoder_bias = nullptr;  // [width]; unused with a temperature
   float* mean = nullptr;          // [latent, width]
   float* mean_bias = nullptr;     // [latent]
   float* log_variance = nullptr;  // [latent, width]
@@ -83,6 +86,7 @@ class AutoencoderTrainer {
   void Users(const AutoencoderBatch& batch, const AutoencoderRates& rates,
              int64_t begin, int64_t end);
   void Encode(const AutoencoderBatch& batch, int64_t user);
+  void EncoderGradient(int64_t begin, int64_t end);
   void Sample(const AutoencoderBatch& batch, double beta, int64_t begin,
               int64_t end);
   void Decode(const AutoencoderBatch& batch, int64_t begin, int64_t end);
@@ -92,6 +96,12 @@ class AutoencoderTrainer {
   void LearnItems(const AdamRates& rates, int64_t users, int64_t begin,
                   int64_t end);
   void LearnLayer(const AdamRates& rates, int64_t users, int layer);
+  void Unify(int64_t begin, int64_t end);
+  // The decoder that logits are made with.
+  const float* decoder() const {
+    return cosine() ? unit_decoder_.data() : w_.decoder;
+  }
+  bool cosine() const { return w_.temperature > 0; }
   void Move(const AdamRates& rates, const std::vector<float>& gradient,
             int64_t begin, Learned* what);
   // As Multiply of product.h; a failure ends the step. With bfloat16_, what is
@@ -106,12 +116,15 @@ class AutoencoderTrainer {
   const bool bfloat16_;
   Learned encoder_, encoder_bias_, mean_, mean_bias_, log_variance_,
       log_variance_bias_, hidden_, hidden_bias_, decoder_, decoder_bias_;
+  // With a temperature, the decoder's rows over their lengths.
+  std::vector<float> unit_decoder_, decoder_lengths_;
   int64_t steps_ = 0;
   Workers workers_;
   std::atomic<bool> out_of_memory_{false};
 
   // Of the step under way; d_ begins a gradient of the loss. A row a user.
-  std::vector<float> encoded_, d_encoded_;                     // [width]
+  std::vector<float> encoded_, d_encoded_;  // [width]
+  std::vector<float> encoded_lengths_;      // with a temperature, before it
   std::vector<float> z_, log_var_, sample_, d_z_, d_log_var_;  // [latent]
   std::vector<float> decoded_, d_decoded_;  // [width]; with a latent layer
   std::vector<float> logits_;               // [items]; then their gradient

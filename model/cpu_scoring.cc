@@ -33,7 +33,13 @@ void HistoryLayer::Apply(const History& history, float* out) const {
   const auto scale =
       static_cast<float>(squares > 0 ? 1.0 / std::sqrt(squares) : 0.0);
   GatherSum(table_, history, scale, out);
-  AddBiasTanh(bias_.data(), bias_.size(), out);
+  if (!bias_.empty()) {
+    AddBiasTanh(bias_.data(), bias_.size(), out);
+    return;
+  }
+  const float was = std::sqrt(Dot(out, out, table_.dim()));
+  const float factor = was > 0 ? length_ / was : 0;
+  for (size_t i = 0; i < table_.dim(); ++i) out[i] *= factor;
 }
 
 absl::StatusOr<DenseLayer> DenseLayer::Create(const std::vector<float>& weight,

@@ -29,19 +29,24 @@ class ConstantEncoder final : public Encoder {
 void GatherSum(const ItemTable& table, const History& history, float scale,
                float* out);
 
-// x -> tanh(sum_i x_i E_i + b), x the L2-normalized weights. The first layer of
-// an autoencoder over a history, as a gather of rows.
+// x -> h = tanh(sum_i x_i E_i + b), x the L2-normalized weights, the first
+// layer of an autoencoder over a history, as a gather of rows; or the sum's
+// direction alone.
 class HistoryLayer {
  public:
   // `table` [N, D] outlives this; bias is [D].
   HistoryLayer(const ItemTable* table, std::vector<float> bias)
       : table_(*table), bias_(std::move(bias)) {}
-  int dim() const { return static_cast<int>(bias_.size()); }
+  // |h| = length, or 0 where the sum is.
+  HistoryLayer(const ItemTable* table, float length)
+      : table_(*table), length_(length) {}
+  int dim() const { return static_cast<int>(table_.dim()); }
   void Apply(const History& history, float* out) const;  // out: [D]
 
  private:
   const ItemTable& table_;
-  const std::vector<float> bias_;
+  const std::vector<float> bias_;  // empty: a direction
+  const float length_ = 0;
 };
 
 // y = x W^T + b, W [out, in].
@@ -84,7 +89,8 @@ class MultVaeEncoder final : public Encoder {
 
 // A neural part h = tanh(sum_i x_i E_i + b) over the normalized history, a
 // linear part sum_i x_i L_i over the history as it is, or both side by side:
-// - Mult-DAE, which is the first alone;
+// - Mult-DAE, which is the first alone; with a temperature t, a direction of
+//   length 1 / t;
 // - NeuMF's user side (docs/decisions/0003), likewise: its GMF branch is the
 //   dot product of h * w with an item's row, and w is folded into the rows;
 // - EASE, ELSA and nearest neighbours, which are the second alone;

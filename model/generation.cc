@@ -61,6 +61,24 @@ absl::StatusOr<HistoryLayer> LoadHistory(const ItemTables& tables,
   return HistoryLayer(rows, b->values);
 }
 
+// The encoder of `model`, of either kind.
+absl::StatusOr<HistoryLayer> LoadEncoder(const std::string& model,
+                                         const ItemTables& tables,
+                                         const Tensors& tensors) {
+  const std::string rows = model + ".item.encoder";
+  const std::string length = model + ".encoder.length";
+  if (!tensors.Has(length)) {
+    return LoadHistory(tables, tensors, rows, model + ".encoder.bias");
+  }
+  ASSIGN_OR_RETURN(const ItemTable* table, Table(tables, rows, -1));
+  ASSIGN_OR_RETURN(const Tensor* value, tensors.Get(length, {1}));
+  if (!(value->values[0] > 0)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", Quoted(length), " is ", value->values[0], ", no length"));
+  }
+  return HistoryLayer(table, value->values[0]);
+}
+
 absl::StatusOr<DenseLayer> LoadDense(const Tensors& tensors,
                                      const std::string& name, int in) {
   ASSIGN_OR_RETURN(const Tensor* weight,
@@ -128,9 +146,7 @@ absl::Status LoadHistoryEncoder(const std::string& model,
   std::optional<HistoryLayer> neural;
   const ItemTable* linear = nullptr;
   if (tables.contains(model + ".item.encoder")) {
-    ASSIGN_OR_RETURN(HistoryLayer layer,
-                     LoadHistory(tables, tensors, model + ".item.encoder",
-                                 model + ".encoder.bias"));
+    ASSIGN_OR_RETURN(HistoryLayer layer, LoadEncoder(model, tables, tensors));
     neural.emplace(std::move(layer));
   }
   // A model with neither part lacks the linear one, says the error.

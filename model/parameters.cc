@@ -51,6 +51,9 @@ std::vector<ParameterSpec> Denoising() {
       ColdShare(),
       {"learning_rate", 4e-3, 1e-6, 1, false,
        "of Adam at the start; falls linearly to a fiftieth", kRate},
+      {"temperature", 0, 0, 10, false,
+       "above 0: logits are cosines over it, for sparse data "
+       "(docs/decisions/0015)"},
       {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
       {"batch", 256, 1, 100000, true, "users a step"},
       {"epochs", 40, 1, 10000, true, "at most", kEpochs},

@@ -22,13 +22,14 @@ torch::Tensor TableOn(const ItemTable& table, torch::Device device) {
 }
 
 // tanh(sum_i x_i E_i + b) over the normalized history, or without a bias
-// sum_i x_i E_i over the history as it is, on the device; rows of the tail are
-// added from the host.
+// sum_i x_i E_i over the history as it is, brought to `length` if that is above
+// 0, on the device; rows of the tail are added from the host.
 class DeviceHistory {
  public:
-  DeviceHistory(const ItemTable& table, const Tensor* bias,
+  DeviceHistory(const ItemTable& table, const Tensor* bias, float length,
                 torch::Device device)
       : table_(table),
+        length_(length),
         rows_(TableOn(table, device)),
         bias_(bias == nullptr ? torch::Tensor() : FromPlain(*bias).to(device)),
         device_(device) {}
@@ -64,12 +65,14 @@ class DeviceHistory {
         torch::tensor(weights, torch::kFloat32).to(device_)));
     const torch::Tensor extra =
         torch::from_blob(tail.data(), sum.sizes(), torch::kFloat32).to(device_);
-    if (!bias_.defined()) return sum + extra;
-    return torch::tanh(sum + extra + bias_);
+    if (bias_.defined()) return torch::tanh(sum + extra + bias_);
+    if (length_ == 0) return sum + extra;
+    return torch::nn::functional::normalize(sum + extra) * length_;
   }
 
  private:
   const ItemTable& table_;
+  const float length_;
   const torch::Tensor rows_, bias_;
   const torch::Device device_;
 };
@@ -319,15 +322,22 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
     const std::string neural =
         model + (gmf ? ".item.history" : ".item.encoder");
     if (tables.contains(neural)) {
+      const std::string length = model + ".encoder.length";
       const ItemTable* first = load.Table(neural);
-      const Tensor* first_bias =
-          load.Plain(model + (gmf ? ".history.bias" : ".encoder.bias"));
-      RETURN_IF_ERROR(load.status());
-      parts.emplace_back(*first, first_bias, device);
+      if (load.Has(length)) {
+        parts.emplace_back(*first, nullptr, load.Plain(length)->values[0],
+                           device);
+      } else {
+        const Tensor* first_bias =
+            load.Plain(model + (gmf ? ".history.bias" : ".encoder.bias"));
+        RETURN_IF_ERROR(load.status());
+        parts.emplace_back(*first, first_bias, 0.0f, device);
+      }
     }
     if (kind == RetrieverKind::kHistory &&
         tables.contains(model + ".item.linear")) {
-      parts.emplace_back(*load.Table(model + ".item.linear"), nullptr, device);
+      parts.emplace_back(*load.Table(model + ".item.linear"), nullptr, 0.0f,
+                         device);
     }
     std::vector<torch::Tensor> dense;
     if (kind == RetrieverKind::kMultVae) {
@@ -361,9 +371,9 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   }
   dense.push_back(load.Weight(ranker + ".mlp.last"));
   RETURN_IF_ERROR(load.status());
-  scoring.ranker =
-      std::make_unique<DeviceRanker>(DeviceHistory(*first, first_bias, device),
-                                     ranked, std::move(dense), device);
+  scoring.ranker = std::make_unique<DeviceRanker>(
+      DeviceHistory(*first, first_bias, 0.0f, device), ranked, std::move(dense),
+      device);
   return scoring;
 }
 

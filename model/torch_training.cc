@@ -43,6 +43,13 @@ uint64_t SeedFrom(torch::Generator* generator) {
           .item<int64_t>());
 }
 
+torch::Tensor KeptSum(const Bags& bags, const torch::Tensor& rows) {
+  return std::get<0>(torch::embedding_bag(rows, bags.items, bags.offsets,
+                                          /*scale_grad_by_freq=*/false,
+                                          /*mode=*/0, /*sparse=*/false,
+                                          bags.weights));
+}
+
 }  // namespace
 
 Histories MakeHistories(const features::Interactions& data,
@@ -91,11 +98,16 @@ Bags MakeBags(const features::Interactions& data,
 
 torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,
                        const torch::Tensor& bias) {
-  return torch::tanh(
-      std::get<0>(torch::embedding_bag(rows, bags.items, bags.offsets,
-                                       /*scale_grad_by_freq=*/false, /*mode=*/0,
-                                       /*sparse=*/false, bags.weights)) +
-      bias);
+  return torch::tanh(KeptSum(bags, rows) + bias);
+}
+
+torch::Tensor DirectionOf(const Bags& bags, const torch::Tensor& rows,
+                          double length) {
+  return UnitRows(KeptSum(bags, rows)) * length;
+}
+
+torch::Tensor UnitRows(const torch::Tensor& rows) {
+  return rows / rows.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);
 }
 
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows) {

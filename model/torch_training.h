@@ -47,6 +47,13 @@ Bags MakeBags(const features::Interactions& data,
 torch::Tensor HiddenOf(const Bags& bags, const torch::Tensor& rows,
                        const torch::Tensor& bias);
 
+// The same sum without bias, stretched or shrunk to `length`; 0 stays.
+torch::Tensor DirectionOf(const Bags& bags, const torch::Tensor& rows,
+                          double length);
+
+// Rows over their lengths; 0 stays.
+torch::Tensor UnitRows(const torch::Tensor& rows);
+
 // sum_i x_i rows_i over whole histories, weights as they are: [users, dim]. Of
 // bags without corruption.
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows);

@@ -2,7 +2,8 @@
 // dropout, tanh, multinomial likelihood; the variational one has a latent layer
 // whose KL term is annealed linearly to beta. The first layer is a weighted sum
 // of embedding rows, so it costs what the histories hold and not what the
-// catalogue does.
+// catalogue does. With a temperature, Mult-DAE's logits are cosines over it
+// instead (docs/decisions/0015): two towers under one softmax.
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -15,15 +16,23 @@ namespace nearline::model {
 namespace {
 
 // encoder -> tanh -> [mean + noise -> hidden -> tanh] -> decoder; the middle is
-// there when `latent` > 0. Tensors are named "<name>.mean.weight" and so on.
+// there when `latent` > 0. Or, when `temperature` > 0, encoder -> unit vector /
+// temperature -> decoder of unit rows. Tensors are named "<name>.mean.weight"
+// and so on.
 struct Autoencoder : torch::nn::Module {
   Autoencoder(std::string model, int64_t items, int64_t width, int64_t latent,
-              const Tensors* warm, torch::Generator* generator)
-      : name(std::move(model)), variational(latent > 0) {
-    // Xavier for weights, a thousandth for biases, as the authors' code.
+              double temperature_or_0, const Tensors* warm,
+              torch::Generator* generator)
+      : name(std::move(model)),
+        variational(latent > 0),
+        temperature(temperature_or_0) {
+    // Xavier for weights, a thousandth for biases, as the authors' code; of
+    // unit vectors a length that Adam turns in some tens of steps.
     const auto xavier = [&](int64_t out, int64_t in) {
-      return torch::randn({out, in}, *generator) *
-             std::sqrt(2.0 / static_cast<double>(in + out));
+      const double spread =
+          temperature > 0 ? 0.1
+                          : std::sqrt(2.0 / static_cast<double>(in + out));
+      return torch::randn({out, in}, *generator) * spread;
     };
     const auto small = [&](int64_t n) {
       return torch::randn({n}, *generator) * 1e-3;
@@ -34,7 +43,9 @@ struct Autoencoder : torch::nn::Module {
           member, WarmOr(warm, name + "." + tensor, std::move(fresh)));
     };
     encoder = add("encoder", "item.encoder", xavier(items, width));
-    encoder_bias = add("encoder_bias", "encoder.bias", small(width));
+    if (temperature == 0) {
+      encoder_bias = add("encoder_bias", "encoder.bias", small(width));
+    }
     if (variational) {
       mean = add("mean", "mean.weight", xavier(latent, width));
       mean_bias = add("mean_bias", "mean.bias", small(latent));
@@ -56,6 +67,10 @@ struct Autoencoder : torch::nn::Module {
   // Logits [users, items]; `kl` [users] is set in training.
   torch::Tensor Forward(const Bags& bags, torch::Generator* generator,
                         torch::Tensor* kl) {
+    if (temperature > 0) {
+      return torch::linear(DirectionOf(bags, encoder, 1 / temperature),
+                           UnitRows(decoder), decoder_bias);
+    }
     torch::Tensor h = HiddenOf(bags, encoder, encoder_bias);
     if (variational) {
       torch::Tensor z = torch::linear(h, mean, mean_bias);
@@ -78,7 +93,11 @@ struct Autoencoder : torch::nn::Module {
       AddTensor(&out, name + "." + tensor, value);
     };
     add("item.encoder", encoder);
-    add("encoder.bias", encoder_bias);
+    if (temperature > 0) {
+      add("encoder.length", torch::full({1}, 1 / temperature));
+    } else {
+      add("encoder.bias", encoder_bias);
+    }
     if (variational) {
       add("mean.weight", mean);
       add("mean.bias", mean_bias);
@@ -87,7 +106,7 @@ struct Autoencoder : torch::nn::Module {
       add("hidden.weight", hidden);
       add("hidden.bias", hidden_bias);
     }
-    add("item.decoder", decoder);
+    add("item.decoder", temperature > 0 ? UnitRows(decoder) : decoder);
     add("item.bias", decoder_bias.unsqueeze(1));
     return out;
   }
@@ -100,6 +119,7 @@ struct Autoencoder : torch::nn::Module {
     return {.items = encoder.size(0),
             .width = encoder.size(1),
             .latent = variational ? mean.size(0) : 0,
+            .temperature = temperature,
             .encoder = at(encoder),
             .encoder_bias = at(encoder_bias),
             .mean = at(mean),
@@ -114,6 +134,7 @@ struct Autoencoder : torch::nn::Module {
 
   const std::string name;
   const bool variational;
+  const double temperature;
   torch::Tensor encoder, encoder_bias, mean, mean_bias, log_variance,
       log_variance_bias, hidden, hidden_bias, decoder, decoder_bias;
 };
@@ -129,7 +150,8 @@ class Autoencoding {
         generator_(at::detail::createCPUGenerator(options.seed)),
         corruption_{.dropout = p["dropout"], .cold_share = p["cold_share"]},
         model_(name, set.items, p.Int("hidden"),
-               p.Has("latent") ? p.Int("latent") : 0, options.warm_start,
+               p.Has("latent") ? p.Int("latent") : 0,
+               p.Has("temperature") ? p["temperature"] : 0, options.warm_start,
                &generator_) {
     model_.to(device_);
     if (device_.is_cpu() && options.by_hand) {

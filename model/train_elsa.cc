@@ -10,10 +10,6 @@
 namespace nearline::model {
 namespace {
 
-torch::Tensor Unit(const torch::Tensor& rows) {
-  return rows / rows.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);
-}
-
 class Elsa {
  public:
   Elsa(const TrainingSet& set, const Parameters& p, const TrainOptions& options)
@@ -44,7 +40,7 @@ class Elsa {
              },
          .validate = Validation(set_, options_,
                                 [&](const Bags& bags) {
-                                  const torch::Tensor a = Unit(rows_);
+                                  const torch::Tensor a = UnitRows(rows_);
                                   return Dense(bags).matmul(a).matmul(a.t());
                                 }),
          .save = [&] { return Export(); }},
@@ -66,10 +62,11 @@ class Elsa {
          ShuffledBatches(set_.train.users(), p_.Int("batch"), &generator_)) {
       const torch::Tensor x =
           Dense(MakeBags(set_.train, users, {}, &generator_, device_));
-      const torch::Tensor a = Unit(rows_);
+      const torch::Tensor a = UnitRows(rows_);
       const torch::Tensor rebuilt = torch::relu(x.matmul(a).matmul(a.t()) - x);
-      const torch::Tensor loss = (Unit(rebuilt) - Unit(x)).pow(2).sum() /
-                                 static_cast<double>(users.size());
+      const torch::Tensor loss =
+          (UnitRows(rebuilt) - UnitRows(x)).pow(2).sum() /
+          static_cast<double>(users.size());
       adam->zero_grad();
       loss.backward();
       adam->step();
@@ -81,8 +78,8 @@ class Elsa {
   Tensors Export() const {
     const torch::NoGradGuard no_grad;
     Tensors out;
-    AddTensor(&out, "elsa.item.linear", Unit(rows_));
-    AddTensor(&out, "elsa.item.decoder", Unit(rows_));
+    AddTensor(&out, "elsa.item.linear", UnitRows(rows_));
+    AddTensor(&out, "elsa.item.decoder", UnitRows(rows_));
     AddTensor(&out, "elsa.item.bias", torch::zeros({set_.items, 1}));
     return out;
   }

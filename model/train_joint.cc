@@ -30,7 +30,8 @@ class Joint {
 
   Joint(const Tensors& neural, const Tensors& linear)
       : encoder_(Get(neural, "joint.item.encoder")),
-        encoder_bias_(Get(neural, "joint.encoder.bias")),
+        cosine_(neural.Has(kLength)),
+        encoder_end_(Get(neural, cosine_ ? kLength : kBias)),
         decoder_(Get(neural, "joint.item.decoder")),
         bias_(Get(neural, "joint.item.bias")),
         left_(Get(linear, "joint.item.linear")),
@@ -48,8 +49,10 @@ class Joint {
 
   // Logits [users, items] of histories, part by part.
   torch::Tensor Neural(const Bags& bags) const {
-    return torch::linear(HiddenOf(bags, encoder_, encoder_bias_), decoder_,
-                         bias_.squeeze(1));
+    return torch::linear(
+        cosine_ ? DirectionOf(bags, encoder_, encoder_end_.item<double>())
+                : HiddenOf(bags, encoder_, encoder_end_),
+        decoder_, bias_.squeeze(1));
   }
   torch::Tensor Linear(const Bags& bags) const {
     return SumOf(bags, left_).matmul(right_.t());
@@ -76,7 +79,7 @@ class Joint {
                            std::max(1e-12, right_.norm().item<double>());
     Tensors out;
     AddTensor(&out, "joint.item.encoder", encoder_);
-    AddTensor(&out, "joint.encoder.bias", encoder_bias_);
+    AddTensor(&out, cosine_ ? kLength : kBias, encoder_end_);
     AddTensor(&out, "joint.item.linear", left_ * (weights.linear / balance));
     AddTensor(&out, "joint.item.decoder",
               torch::cat({decoder_, right_ * balance}, 1));
@@ -91,6 +94,8 @@ class Joint {
   }
 
  private:
+  static constexpr char kBias[] = "joint.encoder.bias";
+  static constexpr char kLength[] = "joint.encoder.length";
   static constexpr char kRows[] = "joint.neighbours.rows";
   static constexpr char kWeights[] = "joint.neighbours.weights";
 
@@ -98,7 +103,10 @@ class Joint {
     return FromPlain(tensors.all().at(name));
   }
 
-  const torch::Tensor encoder_, encoder_bias_, decoder_, bias_, left_, right_;
+  const torch::Tensor encoder_;
+  const bool cosine_;
+  const torch::Tensor encoder_end_;  // its bias; or its length
+  const torch::Tensor decoder_, bias_, left_, right_;
   Tensor neighbour_rows_, neighbour_weights_;
   std::optional<Neighbours> neighbours_;
 };
@@ -187,10 +195,14 @@ class WeightSearch {
 };
 
 // Of an earlier joint model, what the autoencoder may start from: nothing when
-// it was of another width.
-absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden) {
+// it was of another width or kind.
+absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden,
+                                   bool cosine) {
   Tensors out = joint;
-  if (!out.Get("joint.encoder.bias", {hidden}).ok()) return Tensors();
+  if (!out.Get("joint.item.encoder", {-1, hidden}).ok() ||
+      out.Has("joint.encoder.length") != cosine) {
+    return Tensors();
+  }
   ASSIGN_OR_RETURN(const Tensor both, out.Take("joint.item.decoder", {-1, -1}));
   AddTensor(&out, "joint.item.decoder", FromPlain(both).narrow(1, 0, hidden));
   return out;
@@ -254,7 +266,8 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
   Tensors warm;
   if (options.warm_start != nullptr) {
     ASSIGN_OR_RETURN(warm,
-                     NeuralPart(*options.warm_start, parameters.Int("hidden")));
+                     NeuralPart(*options.warm_start, parameters.Int("hidden"),
+                                parameters["temperature"] > 0));
     part.warm_start = warm.all().empty() ? nullptr : &warm;
   }
   part.on_epoch = PartOf(options.on_epoch, 0.1, 0.95);

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "model/devices.h"
 #include "model/epochs.h"
 #include "model/product.h"
@@ -35,16 +37,28 @@ absl::StatusOr<std::shared_ptr<Generation>> Serve(const std::string& model,
   return Generation::Create(std::move(bundle), opened->scoring);
 }
 
+constexpr char kCosineDae[] = "mult-dae temperature=0.2";
+constexpr char kCosineJoint[] = "joint temperature=0.2";
+
+// Of a model and settings of it, spaces between.
 class TrainTest : public testing::TestWithParam<const char*> {
  protected:
-  Parameters Small() {
-    Parameters p = *ParametersOf(GetParam());
+  static std::vector<std::string> Words() {
+    return absl::StrSplit(GetParam(), ' ');
+  }
+  static std::string Model() { return Words()[0]; }
+  static Parameters Small() {
+    Parameters p = *ParametersOf(Model());
     for (const char* setting :
          {"hidden=32", "latent=8", "factors=16", "layer1=16", "layer2=8",
           "batch=32", "epochs=12", "gmf_epochs=12", "mlp_epochs=6",
           "mlp_items=40", "joint_items=40", "rank=16", "lambda=10",
           "regularization=0.05"}) {
       (void)p.SetText(setting);  // each model takes what it has
+    }
+    const std::vector<std::string> words = Words();
+    for (size_t i = 1; i < words.size(); ++i) {
+      EXPECT_THAT(p.SetText(words[i]), IsOk());
     }
     return p;
   }
@@ -55,12 +69,12 @@ TEST_P(TrainTest, LearnsTheTwoTastesAndServesThem) {
   double metric = 0;
   TrainOptions options{
       .on_epoch = [&](const EpochReport& r) { metric = r.metric; }};
-  const auto tensors = Train(GetParam(), set, Small(), options);
+  const auto tensors = Train(Model(), set, Small(), options);
   ASSERT_THAT(tensors, IsOk());
-  if (StartsWarm(GetParam())) {
+  if (StartsWarm(Model())) {
     EXPECT_GT(metric, 0.35);
   }
-  const auto generation = Serve(GetParam(), *tensors, "cpu");
+  const auto generation = Serve(Model(), *tensors, "cpu");
   ASSERT_THAT(generation, IsOk());
   const History history{.rows = {1, 3, 5}, .weights = {1, 1, 1}};
   const RowMask mask(60, true);
@@ -72,8 +86,8 @@ TEST_P(TrainTest, LearnsTheTwoTastesAndServesThem) {
 
 TEST_P(TrainTest, TheSameSeedGivesTheSameWeights) {
   const TrainingSet set = TwoTastes();
-  const auto a = Train(GetParam(), set, Small(), {.seed = 7});
-  const auto b = Train(GetParam(), set, Small(), {.seed = 7});
+  const auto a = Train(Model(), set, Small(), {.seed = 7});
+  const auto b = Train(Model(), set, Small(), {.seed = 7});
   ASSERT_THAT(a, IsOk());
   ASSERT_THAT(b, IsOk());
   for (const auto& [name, tensor] : a->all()) {
@@ -89,7 +103,7 @@ TEST_P(WarmStartTest, BeginsWhereTheOldWeightsWere) {
     double metric = 0, loss = 0;
   };
   const auto train = [&](const Tensors* warm, First* first) {
-    return Train(GetParam(), set, Small(),
+    return Train(Model(), set, Small(),
                  {.on_epoch =
                       [=](const EpochReport& r) {
                         if (first->metric <= 0) first->metric = r.metric;
@@ -107,10 +121,10 @@ TEST_P(WarmStartTest, BeginsWhereTheOldWeightsWere) {
 
 // The device path, on LibTorch's CPU device.
 TEST_P(TrainTest, DevicesAgree) {
-  const auto tensors = Train(GetParam(), TwoTastes(), Small(), {});
+  const auto tensors = Train(Model(), TwoTastes(), Small(), {});
   ASSERT_THAT(tensors, IsOk());
-  const auto plain = Serve(GetParam(), *tensors, "cpu");
-  const auto torch = Serve(GetParam(), *tensors, "torch:cpu");
+  const auto plain = Serve(Model(), *tensors, "cpu");
+  const auto torch = Serve(Model(), *tensors, "torch:cpu");
   ASSERT_THAT(plain, IsOk());
   ASSERT_THAT(torch, IsOk());
   features::Catalogue catalogue(0);
@@ -133,7 +147,7 @@ TEST_P(TrainTest, DevicesAgree) {
 
 std::string NameOf(const testing::TestParamInfo<const char*>& info) {
   std::string name = info.param;
-  std::erase(name, '-');
+  std::erase_if(name, [](char c) { return !absl::ascii_isalnum(c); });
   return name;
 }
 INSTANTIATE_TEST_SUITE_P(Models, TrainTest,
@@ -141,12 +155,12 @@ INSTANTIATE_TEST_SUITE_P(Models, TrainTest,
                                          "paths", "item-knn", "user-knn",
                                          "content", "hybrid", "elsa", "ials",
                                          "mf", "bpr-mf", "joint", "gmf", "mlp",
-                                         "neumf"),
+                                         "neumf", kCosineDae, kCosineJoint),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
                          testing::Values("mult-vae", "mult-dae", "elsa", "ials",
                                          "mf", "bpr-mf", "joint", "gmf", "mlp",
-                                         "neumf"),
+                                         "neumf", kCosineDae, kCosineJoint),
                          NameOf);
 
 class ByHandTest : public TrainTest {};
@@ -160,11 +174,11 @@ TEST_P(ByHandTest, TakesTheStepsThatLibTorchTakes) {
        {"epochs=3", "gmf_epochs=3", "batch=150", "weight_decay=0.01"}) {
     (void)p.SetText(setting);
   }
-  const auto slow = Train(GetParam(), set, p, {.by_hand = false});
+  const auto slow = Train(Model(), set, p, {.by_hand = false});
   ASSERT_THAT(slow, IsOk());
   for (const int threads : {1, 3}) {
     const auto fast =
-        Train(GetParam(), set, p, {.threads = threads, .bfloat16 = false});
+        Train(Model(), set, p, {.threads = threads, .bfloat16 = false});
     ASSERT_THAT(fast, IsOk());
     for (const auto& [name, tensor] : fast->all()) {
       const Tensor& expected = slow->all().at(name);
@@ -184,11 +198,11 @@ TEST_P(ByHandTest, InBfloat16LeadsToAlmostTheSameWeights) {
   for (const char* setting : {"epochs=3", "gmf_epochs=3", "batch=150"}) {
     (void)p.SetText(setting);
   }
-  const auto exact = Train(GetParam(), set, p, {.bfloat16 = false});
+  const auto exact = Train(Model(), set, p, {.bfloat16 = false});
   ASSERT_THAT(exact, IsOk());
   std::vector<Tensors> rounded;
   for (const int threads : {1, 3}) {
-    auto tensors = Train(GetParam(), set, p, {.threads = threads});
+    auto tensors = Train(Model(), set, p, {.threads = threads});
     ASSERT_THAT(tensors, IsOk());
     rounded.push_back(*std::move(tensors));
   }
@@ -230,9 +244,9 @@ class TowerTest : public TrainTest {
       }
       set->train.EndUser();
     }
-    ASSIGN_OR_RETURN(bundle.tensors, Train(GetParam(), *set, Small(), {}));
+    ASSIGN_OR_RETURN(bundle.tensors, Train(Model(), *set, Small(), {}));
     bundle.manifest.id = "test";
-    bundle.manifest.retriever = GetParam();
+    bundle.manifest.retriever = Model();
     bundle.manifest.parameters["item_features"] =
         ItemFeatureMap::Fit(set->attributes, {}, &bundle.tensors);
     return bundle;
@@ -293,11 +307,12 @@ TEST_P(TowerTest, WithoutAttributesNothingChanges) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, TowerTest,
                          testing::Values("mult-vae", "mult-dae", "ease", "ials",
-                                         "gmf", "joint"),
+                                         "gmf", "joint", kCosineJoint),
                          NameOf);
 
 INSTANTIATE_TEST_SUITE_P(Models, ByHandTest,
-                         testing::Values("mult-vae", "mult-dae", "gmf"),
+                         testing::Values("mult-vae", "mult-dae", kCosineDae,
+                                         "gmf"),
                          NameOf);
 
 TEST(WarmStart, OfAnotherWidthIsCold) {
@@ -693,7 +708,7 @@ TEST(Epochs, OneThatDivergesIsSaidAndTheGoodOneBeforeKept) {
 TEST_P(WarmStartTest, NothingThatIsNotFiniteComesOut) {
   TrainingSet set = TwoTastes();
   for (float& weight : set.train.weights) weight = 3e38f;
-  const auto tensors = Train(GetParam(), set, Small(), {});
+  const auto tensors = Train(Model(), set, Small(), {});
   if (tensors.ok()) {
     EXPECT_TRUE(AllFinite(*tensors));
   } else {
