@@ -28,7 +28,7 @@ float Stretch(double length, size_t n, float* x) {
 // was `was` long before Stretch made y of it.
 void StretchGradient(const float* y, double length, float was, size_t n,
                      float* dy) {
-  const double factor = was > 0 ? length / was : 0;
+  const double factor = was > 0 ? length / was : 1;  // any, to leave 0
   const double along = Dot(y, dy, n) / (length * length);
   Blend(static_cast<float>(factor), static_cast<float>(-factor * along), y, n,
         dy);

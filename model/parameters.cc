@@ -51,9 +51,9 @@ std::vector<ParameterSpec> Denoising() {
       ColdShare(),
       {"learning_rate", 4e-3, 1e-6, 1, false,
        "of Adam at the start; falls linearly to a fiftieth", kRate},
-      {"temperature", 0, 0, 10, false,
-       "above 0: logits are cosines over it, for sparse data "
-       "(docs/decisions/0015)"},
+      {"temperature", -1, -1, 10, false,
+       "above 0: logits are cosines over it; below 0: 0.1 where an item has "
+       "fewer than 40 events, else 0 (docs/decisions/0015)"},
       {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
       {"batch", 256, 1, 100000, true, "users a step"},
       {"epochs", 40, 1, 10000, true, "at most", kEpochs},
@@ -378,8 +378,9 @@ const std::vector<Model>& Models() {
        Join(Join(Denoising(), Linear(512)),
             Join(Paths(),
                  {NeighbourWidth(100),
-                  {"ease_items", kEaseItems, 0, 1e9, true,
-                   "in catalogues of more items paths replace ease"},
+                  {"ease_items", -1, -1, 1e9, true,
+                   "in catalogues of more items paths replace ease; below 0: "
+                   "5000 where an item has fewer than 40 events, else 25000"},
                   {"linear_weight", -1, -1, 1e6, false,
                    "of the linear path's logits; below 0: the best on "
                    "validation data"},

@@ -56,10 +56,6 @@ class Parameters {
   std::map<std::string, double> values_;
 };
 
-// Of so many items ease, whose time grows with their cube, still takes a minute
-// or so; beyond, paths take its place by default.
-inline constexpr int kEaseItems = 15000;
-
 // What `nearline-train` can train, with its parameters. Errors:
 // INVALID_ARGUMENT listing the models there are.
 absl::StatusOr<Parameters> ParametersOf(absl::string_view model);

@@ -117,6 +117,11 @@ torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows) {
                                           bags.target_weights));
 }
 
+bool IsSparse(const TrainingSet& set) {
+  constexpr size_t kFew = 40;
+  return set.train.items.size() < kFew * static_cast<size_t>(set.items);
+}
+
 std::vector<std::vector<int64_t>> ShuffledBatches(int64_t n, int64_t size,
                                                   torch::Generator* generator) {
   const torch::Tensor order = torch::randperm(n, *generator, torch::kInt64);

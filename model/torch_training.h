@@ -58,6 +58,9 @@ torch::Tensor UnitRows(const torch::Tensor& rows);
 // bags without corruption.
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows);
 
+// Fewer than 40 events an item.
+bool IsSparse(const TrainingSet& set);
+
 // A permutation of 0 .. n - 1 in pieces of `size`, the last one shorter.
 std::vector<std::vector<int64_t>> ShuffledBatches(int64_t n, int64_t size,
                                                   torch::Generator* generator);

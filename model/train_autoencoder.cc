@@ -30,7 +30,7 @@ struct Autoencoder : torch::nn::Module {
     // unit vectors a length that Adam turns in some tens of steps.
     const auto xavier = [&](int64_t out, int64_t in) {
       const double spread =
-          temperature > 0 ? 0.1
+          temperature > 0 ? 0.04
                           : std::sqrt(2.0 / static_cast<double>(in + out));
       return torch::randn({out, in}, *generator) * spread;
     };
@@ -139,20 +139,37 @@ struct Autoencoder : torch::nn::Module {
       log_variance_bias, hidden, hidden_bias, decoder, decoder_bias;
 };
 
+double TemperatureFor(const Parameters& p, const TrainingSet& set) {
+  constexpr double kUsual = 0.1;
+  if (!p.Has("temperature")) return 0;
+  if (p["temperature"] >= 0) return p["temperature"];
+  return IsSparse(set) ? kUsual : 0;
+}
+
+// Without a warm start that has learned other logits.
+TrainOptions Suited(TrainOptions options, const std::string& model,
+                    double temperature) {
+  if (options.warm_start != nullptr &&
+      options.warm_start->Has(model + ".encoder.length") != (temperature > 0)) {
+    options.warm_start = nullptr;
+  }
+  return options;
+}
+
 class Autoencoding {
  public:
   Autoencoding(const std::string& name, const TrainingSet& set,
-               const Parameters& p, const TrainOptions& options)
+               const Parameters& p, double temperature,
+               const TrainOptions& options)
       : set_(set),
         p_(p),
-        options_(options),
+        options_(Suited(options, name, temperature)),
         device_(options.device),
         generator_(at::detail::createCPUGenerator(options.seed)),
         corruption_{.dropout = p["dropout"], .cold_share = p["cold_share"]},
         model_(name, set.items, p.Int("hidden"),
-               p.Has("latent") ? p.Int("latent") : 0,
-               p.Has("temperature") ? p["temperature"] : 0, options.warm_start,
-               &generator_) {
+               p.Has("latent") ? p.Int("latent") : 0, temperature,
+               options_.warm_start, &generator_) {
     model_.to(device_);
     if (device_.is_cpu() && options.by_hand) {
       by_hand_.emplace(model_.Weights(), options.threads,
@@ -245,7 +262,7 @@ class Autoencoding {
 
   const TrainingSet& set_;
   const Parameters& p_;
-  const TrainOptions& options_;
+  const TrainOptions options_;
   const torch::Device device_;
   torch::Generator generator_;
   const Corruption corruption_;
@@ -262,7 +279,9 @@ absl::StatusOr<Tensors> TrainAutoencoder(const std::string& model,
                                          const TrainingSet& set,
                                          const Parameters& parameters,
                                          const TrainOptions& options) {
-  return Autoencoding(model, set, parameters, options).Run();
+  return Autoencoding(model, set, parameters, TemperatureFor(parameters, set),
+                      options)
+      .Run();
 }
 
 }  // namespace nearline::model

@@ -195,25 +195,20 @@ class WeightSearch {
 };
 
 // Of an earlier joint model, what the autoencoder may start from: nothing when
-// it was of another width or kind.
-absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden,
-                                   bool cosine) {
+// it was of another width.
+absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden) {
   Tensors out = joint;
-  if (!out.Get("joint.item.encoder", {-1, hidden}).ok() ||
-      out.Has("joint.encoder.length") != cosine) {
-    return Tensors();
-  }
+  if (!out.Get("joint.item.encoder", {-1, hidden}).ok()) return Tensors();
   ASSIGN_OR_RETURN(const Tensor both, out.Take("joint.item.decoder", {-1, -1}));
   AddTensor(&out, "joint.item.decoder", FromPlain(both).narrow(1, 0, hidden));
   return out;
 }
 
-absl::StatusOr<Tensors> TrainLinearPart(const TrainingSet& set,
-                                        const Parameters& parameters,
-                                        const TrainOptions& options) {
-  return set.items > parameters["ease_items"]
-             ? TrainPaths("joint", set, parameters, options)
-             : TrainLinear("joint", set, parameters, options);
+// EASE is better where it is not too slow; on sparse data not by much.
+Trainer* LinearTrainer(const Parameters& parameters, const TrainingSet& set) {
+  double most = parameters["ease_items"];
+  if (most < 0) most = IsSparse(set) ? 5000 : 25000;
+  return set.items > most ? TrainPaths : TrainLinear;
 }
 
 // The set with a fifth of the items of some users to be found, and the rest of
@@ -262,12 +257,13 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
   const TrainingSet& set = apart.has_value() ? *apart : given;
   TrainOptions part = options;
   part.on_epoch = PartOf(options.on_epoch, 0, 0.1);
-  ASSIGN_OR_RETURN(Tensors linear, TrainLinearPart(set, parameters, part));
+  Trainer* const train_linear = LinearTrainer(parameters, given);
+  ASSIGN_OR_RETURN(Tensors linear,
+                   train_linear("joint", set, parameters, part));
   Tensors warm;
   if (options.warm_start != nullptr) {
     ASSIGN_OR_RETURN(warm,
-                     NeuralPart(*options.warm_start, parameters.Int("hidden"),
-                                parameters["temperature"] > 0));
+                     NeuralPart(*options.warm_start, parameters.Int("hidden")));
     part.warm_start = warm.all().empty() ? nullptr : &warm;
   }
   part.on_epoch = PartOf(options.on_epoch, 0.1, 0.95);
@@ -290,7 +286,7 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
   if (apart.has_value()) {
     // A closed form takes in what was set apart.
     part.on_epoch = PartOf(options.on_epoch, 0.95, 1);
-    ASSIGN_OR_RETURN(linear, TrainLinearPart(given, parameters, part));
+    ASSIGN_OR_RETURN(linear, train_linear("joint", given, parameters, part));
   }
   return Joint(neural, linear).Export(weights);
 }

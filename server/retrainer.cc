@@ -203,8 +203,10 @@ void Retrainer::Execute(const Order& order) {
     main.begin = 0.1;
     std::string first = t.first;
     if (first == "auto") {
-      first =
-          store_.ReadCatalogue()->size() > model::kEaseItems ? "paths" : "ease";
+      // Of so many items ease, whose time grows with their cube, still takes a
+      // minute or so.
+      constexpr size_t kEaseItems = 15000;
+      first = store_.ReadCatalogue()->size() > kEaseItems ? "paths" : "ease";
     }
     PublishFirst(order, {first, "", 0, main.begin});
   }
