@@ -110,6 +110,10 @@ torch::Tensor UnitRows(const torch::Tensor& rows) {
   return rows / rows.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);
 }
 
+torch::Tensor Rotation(int64_t n, torch::Generator* generator) {
+  return std::get<0>(torch::linalg_qr(torch::randn({n, n}, *generator)));
+}
+
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows) {
   return std::get<0>(torch::embedding_bag(rows, bags.target_items, bags.offsets,
                                           /*scale_grad_by_freq=*/false,

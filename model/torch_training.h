@@ -54,6 +54,10 @@ torch::Tensor DirectionOf(const Bags& bags, const torch::Tensor& rows,
 // Rows over their lengths; 0 stays.
 torch::Tensor UnitRows(const torch::Tensor& rows);
 
+// A random rotation [n, n]. Two factors of low rank that both are turned by it
+// have the same product, and values alike in size, which round to int8 well.
+torch::Tensor Rotation(int64_t n, torch::Generator* generator);
+
 // sum_i x_i rows_i over whole histories, weights as they are: [users, dim]. Of
 // bags without corruption.
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows);

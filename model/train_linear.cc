@@ -115,9 +115,10 @@ void Truncate(const torch::Tensor& m, int64_t rank, torch::Generator* generator,
     q = Orthonormal(m.matmul(Orthonormal(m.t().matmul(q))));
   }
   const auto [u, s, v] = torch::linalg_svd(q.t().matmul(m), false);
-  const torch::Tensor root = s.narrow(0, 0, rank).sqrt();
-  *left = q.matmul(u.narrow(1, 0, rank)) * root;
-  *right = v.narrow(0, 0, rank).t() * root;
+  const torch::Tensor root =
+      s.narrow(0, 0, rank).sqrt().unsqueeze(1) * Rotation(rank, generator);
+  *left = q.matmul(u.narrow(1, 0, rank)).matmul(root);
+  *right = v.narrow(0, 0, rank).t().matmul(root);
 }
 
 // What left right^T leaves out of `b` beside the diagonal.

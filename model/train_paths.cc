@@ -164,9 +164,10 @@ absl::StatusOr<Tensors> TrainPaths(const std::string& model,
   }
   const torch::Tensor limit =
       (parameters["saturation"] * values[0]).clamp_min(1e-30);
-  const torch::Tensor root = (values / (1 + values / limit)).sqrt();
-  AddTensor(&out, model + ".item.linear", vectors * root);
-  AddTensor(&out, model + ".item.decoder", vectors * root);
+  const torch::Tensor rows = (vectors * (values / (1 + values / limit)).sqrt())
+                                 .matmul(Rotation(rank, &generator));
+  AddTensor(&out, model + ".item.linear", rows);
+  AddTensor(&out, model + ".item.decoder", rows);
   AddTensor(&out, model + ".item.bias", torch::zeros({set.items, 1}));
   report(2);
   return out;
