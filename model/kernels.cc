@@ -1,6 +1,7 @@
 #include "model/kernels.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -381,23 +382,48 @@ void StridedMaximaImpl(const float* scores, const float* bias,
   }
 }
 
+// Numbers in the order of floats.
+uint32_t KeyOf(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+float FloatOf(uint32_t key) {
+  return std::bit_cast<float>((key >> 31) != 0 ? key & 0x7fffffffu : ~key);
+}
+
+// By bisection between the least and the largest.
 float KthLargestImpl(const float* x, size_t n, size_t k) {
   const D d;
   const size_t lanes = hn::Lanes(d);
-  const auto one = hn::Set(d, 1.0f);
-  const auto most = hn::Set(d, static_cast<float>(k));
-  const auto infinity = hn::Set(d, std::numeric_limits<float>::infinity());
-  auto least = infinity;
-  for (size_t i = 0; i < n; i += lanes) {
-    const auto v = hn::LoadU(d, x + i);
-    auto larger = hn::Zero(d);  // how many are
-    for (size_t j = 0; j < n; ++j) {
-      larger =
-          hn::Add(larger, hn::IfThenElseZero(hn::Gt(hn::Set(d, x[j]), v), one));
-    }
-    least = hn::Min(least, hn::IfThenElse(hn::Lt(larger, most), v, infinity));
+  auto least = hn::LoadU(d, x), largest = least;
+  for (size_t i = lanes; i < n; i += lanes) {
+    least = hn::Min(least, hn::LoadU(d, x + i));
+    largest = hn::Max(largest, hn::LoadU(d, x + i));
   }
-  return hn::GetLane(hn::MinOfLanes(d, least));
+  uint32_t low = KeyOf(hn::GetLane(hn::MinOfLanes(d, least)));
+  uint32_t high = KeyOf(hn::GetLane(hn::MaxOfLanes(d, largest)));
+  while (low < high) {
+    const uint32_t middle = high - (high - low) / 2;
+    const auto limit = hn::Set(d, FloatOf(middle));
+    size_t count = 0;  // of what reaches it
+    for (size_t i = 0; i < n; i += lanes) {
+      count += hn::CountTrue(d, hn::Ge(hn::LoadU(d, x + i), limit));
+    }
+    if (count == k) {  // the least of these
+      auto kth = hn::Set(d, std::numeric_limits<float>::infinity());
+      for (size_t i = 0; i < n; i += lanes) {
+        const auto v = hn::LoadU(d, x + i);
+        kth = hn::Min(kth, hn::IfThenElse(hn::Ge(v, limit), v, kth));
+      }
+      return hn::GetLane(hn::MinOfLanes(d, kth));
+    }
+    if (count > k) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return FloatOf(low);
 }
 
 float QuantizeInt8Impl(const float* x, size_t n, int8_t* out, float* scale) {

@@ -73,8 +73,7 @@ size_t IndicesAbove(const float* scores, const float* bias, size_t n,
 void StridedMaxima(const float* scores, const float* bias,
                    const uint64_t* eligible, size_t n, float* maxima);
 
-// The k-th largest of x, 0 < k <= n; no NaN, and n is a multiple of 64. By
-// counting, O(n^2): for a few hundred at most.
+// The k-th largest of x, 0 < k <= n; no NaN, and n is a multiple of 64.
 float KthLargest(const float* x, size_t n, size_t k);
 
 // Rounds x to out[i] * scale, |out[i]| <= 127, with the smallest scale that

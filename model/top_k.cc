@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 #include "model/kernels.h"
@@ -11,18 +10,11 @@ namespace nearline::model {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-// Beyond, KthLargest costs more than a partial sort.
-constexpr size_t kFew = 256;
 
-// The k-th largest of x, 0 < k <= x.size(), which is put into disorder.
+// The k-th largest of x, 0 < k <= x.size(), which is filled up.
 float KthOf(std::vector<float>* x, size_t k) {
-  if (x->size() <= kFew) {
-    x->resize((x->size() + 63) / 64 * 64, kNone);
-    return KthLargest(x->data(), x->size(), k);
-  }
-  const auto kth = x->begin() + static_cast<std::ptrdiff_t>(k) - 1;
-  std::nth_element(x->begin(), kth, x->end(), std::greater<>());
-  return *kth;
+  x->resize((x->size() + 63) / 64 * 64, kNone);
+  return KthLargest(x->data(), x->size(), k);
 }
 
 }  // namespace

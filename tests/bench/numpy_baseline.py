@@ -77,12 +77,8 @@ def made_up_events(np, items):
 
 
 def every_fifth_to_be_found(lines, out, most=5000):
-    """Writes train, known and wanted, and returns the options that name them."""
-    users = set()
-    for line in lines:
-        users.add(line.split()[0])
-        if len(users) == most:
-            break
+    """Writes train, known and wanted, of so many users, and returns the options that name them."""
+    users = set(list(dict.fromkeys(line.split()[0] for line in lines))[:most])
     (out / "train").write_text("".join(lines))
     for name, found in (("known", False), ("wanted", True)):
         (out / name).write_text("".join(
@@ -139,6 +135,8 @@ def compare(np, options, title, lines):
     items = len({line.split()[1] for line in lines})
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
+        (folder / "one").mkdir()
+        one = every_fifth_to_be_found(lines, folder / "one", most=1)
         files = every_fifth_to_be_found(lines, folder)
         nearline(options, ["rank=256"], files, ("--save", folder))
         [generation] = folder.glob("g-*")
@@ -152,7 +150,7 @@ def compare(np, options, title, lines):
                   f"{means[0]:.4f}, Recall@20 {values[1]:.4f} {means[1]:.4f}", flush=True)
             bare = bare_inverse(np, items)
             [train] = truncated["seconds"]["train"]
-            [full] = nearline(options, ["rank=0"], files)["seconds"]["train"]
+            [full] = nearline(options, ["rank=0"], one)["seconds"]["train"]
             print(f"{title}, EASE of {items} items: the bare inverse {bare:.1f} s; all of it "
                   f"{full:.1f} s, {full / bare:.2f} times that; truncated {train:.1f} s, "
                   f"{train / bare:.2f} times", flush=True)
