@@ -72,9 +72,10 @@ absl::StatusOr<HistoryLayer> LoadEncoder(const std::string& model,
   }
   ASSIGN_OR_RETURN(const ItemTable* table, Table(tables, rows, -1));
   ASSIGN_OR_RETURN(const Tensor* value, tensors.Get(length, {1}));
-  if (!(value->values[0] > 0)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor ", Quoted(length), " is ", value->values[0], ", no length"));
+  if (!(value->values[0] > 0 && std::isfinite(value->values[0]))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", Quoted(length), " is ", value->values[0],
+                     "; expected a finite number above 0"));
   }
   return HistoryLayer(table, value->values[0]);
 }

@@ -316,6 +316,21 @@ INSTANTIATE_TEST_SUITE_P(Models, ByHandTest,
                                          "gmf"),
                          NameOf);
 
+TEST(Bundles, AnEncoderOfNoLengthIsRefused) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float length : {0.0f, -1.0f, infinity, std::nanf("")}) {
+    Tensors tensors;
+    tensors.Add("mult-dae.item.encoder", {60, 2}, std::vector<float>(120, 1));
+    tensors.Add("mult-dae.encoder.length", {1}, {length});
+    tensors.Add("mult-dae.item.decoder", {60, 2}, std::vector<float>(120, 1));
+    tensors.Add("mult-dae.item.bias", {60, 1}, std::vector<float>(60, 0));
+    EXPECT_THAT(
+        Serve("mult-dae", std::move(tensors), "cpu"),
+        IsError(absl::StatusCode::kInvalidArgument, "mult-dae.encoder.length"))
+        << length;
+  }
+}
+
 TEST(WarmStart, OfAnotherWidthIsCold) {
   const TrainingSet set = TwoTastes();
   Parameters p = *ParametersOf("joint");
