@@ -44,6 +44,8 @@ struct Light {
 };
 struct LightUser {
   Ordinal user;
+  uint64_t hash = 0;  // of the id, and the seed
+  std::shared_ptr<const Attributes> attributes;
   std::vector<Light> events;
 };
 
@@ -132,6 +134,7 @@ class Splitter {
                 const std::function<bool(const Light&)>& keep) const {
     Profile::Builder builder(user.user, store_.event_types(),
                              store_.profile_options());
+    builder.SetAttributes(user.attributes);
     for (const Light& e : user.events) {
       if (keep(e)) builder.Add(ToEvent(user.user, e));
     }
@@ -146,6 +149,7 @@ class Splitter {
       split_.train.weights.push_back(std::min(entry.weight_sum, cap));
     }
     split_.train.EndUser();
+    split_.attributes.push_back(profile.attributes());
   }
 
   // What the user wanted among `events`, of what the profile does not know.
@@ -173,14 +177,13 @@ class Splitter {
 
   void AddByUser(const LightUser& user) {
     // By id, so that the incumbent held out the same users.
-    const uint64_t hash = StableHash(store_.UserId(user.user), options_.seed);
     const auto limit = static_cast<uint64_t>(options_.holdout_share * 0x1.0p53);
-    if ((hash >> 11) >= limit) {
+    if ((user.hash >> 11) >= limit) {
       AddTraining(Build(user, [](const Light&) { return true; }));
       return;
     }
     const auto hidden = [&](const Light& e) {
-      return Random(hash ^ e.item).Below(5) == 0;
+      return Random(user.hash ^ e.item).Below(5) == 0;
     };
     std::vector<Ordinal> truth;
     for (const Light& e : user.events) {
@@ -224,6 +227,11 @@ absl::StatusOr<Split> SplitLog(const Store& store,
   if (users.empty()) {
     return absl::FailedPreconditionError(
         "the log holds no event; import or send some feedback first");
+  }
+  for (LightUser& user : users) {
+    ASSIGN_OR_RETURN(User found, store.GetUser(user.user));
+    user.hash = StableHash(found.id, options.seed);
+    user.attributes = Shared(std::move(found.attributes));
   }
   return Splitter(store, options, std::move(users)).Run();
 }

@@ -2,6 +2,7 @@
 #define NEARLINE_FEATURES_DATASET_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,6 +68,8 @@ struct Split {
   bool incumbent_saw_holdout = false;
 
   Interactions train;  // items as ordinals
+  // By user of `train`, null for none.
+  std::vector<std::shared_ptr<const Attributes>> attributes;
   std::vector<HoldoutUser> holdout;
   int64_t events = 0;  // read from the log
   int64_t users = 0;

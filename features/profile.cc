@@ -44,9 +44,32 @@ bool Profile::Apply(const Event& event, const EventTypes& types,
   return true;
 }
 
+std::shared_ptr<const Attributes> Shared(Attributes attributes) {
+  if (attributes.empty()) return nullptr;
+  return std::make_shared<const Attributes>(std::move(attributes));
+}
+
+int64_t BytesOf(const Attributes& attributes) {
+  constexpr size_t kNode = 48;  // of the map, with the allocator's
+  size_t bytes = sizeof(Attributes);
+  for (const auto& [name, value] : attributes) {
+    bytes += kNode + sizeof(std::string) + sizeof(Attribute) + name.size();
+    if (const auto* text = std::get_if<std::string>(&value)) {
+      bytes += text->size();
+    } else if (const auto* texts =
+                   std::get_if<std::vector<std::string>>(&value)) {
+      for (const auto& t : *texts) bytes += sizeof(std::string) + t.size();
+    } else if (const auto* numbers = std::get_if<std::vector<float>>(&value)) {
+      bytes += numbers->size() * sizeof(float);
+    }
+  }
+  return static_cast<int64_t>(bytes);
+}
+
 int64_t Profile::Bytes() const {
   return static_cast<int64_t>(
-      sizeof(Profile) + history_.capacity() * sizeof(HistoryEntry) +
+      sizeof(Profile) + (attributes_ == nullptr ? 0 : BytesOf(*attributes_)) +
+      history_.capacity() * sizeof(HistoryEntry) +
       (seen_.isEmpty() ? 0 : seen_.getSizeInBytes(false)) +
       (disliked_.isEmpty() ? 0 : disliked_.getSizeInBytes(false)));
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "features/bitmap.h"
@@ -55,6 +56,10 @@ class Profile {
   // Of the newest event applied; 0 when there is none.
   Sequence sequence() const { return sequence_; }
   int64_t events() const { return events_; }
+  // The user's, as they were when the profile was read; null for none.
+  const std::shared_ptr<const Attributes>& attributes() const {
+    return attributes_;
+  }
 
   // Builds from all events of the user in order of sequence.
   class Builder;
@@ -69,6 +74,7 @@ class Profile {
   Bitmap disliked_;
   Sequence sequence_ = 0;
   int64_t events_ = 0;
+  std::shared_ptr<const Attributes> attributes_;
   bool truncated_ = false;  // something fell out of the history
 };
 
@@ -77,6 +83,9 @@ class Profile::Builder {
   Builder(Ordinal user, const EventTypes& types, const ProfileOptions& options)
       : types_(types), options_(options), profile_(user) {}
   void Add(const Event& event);
+  void SetAttributes(std::shared_ptr<const Attributes> attributes) {
+    profile_.attributes_ = std::move(attributes);
+  }
   Profile Build() &&;
 
  private:

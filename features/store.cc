@@ -281,11 +281,12 @@ absl::StatusOr<ProfilePtr> Store::LoadProfile(absl::string_view id,
     builder.Add(event);
   }
   RETURN_IF_ERROR(FromRocks(rows->status(), "reading events"));
-  auto profile = std::make_shared<Profile>(std::move(builder).Build());
-  auto record = pin.Get(kUsers, OrdinalKey(user));
+  const auto record = pin.Get(kUsers, OrdinalKey(user));
   if (absl::IsNotFound(record.status())) return ProfilePtr();  // just deleted
   RETURN_IF_ERROR(record.status());
-  return ProfilePtr(std::move(profile));
+  ASSIGN_OR_RETURN(User decoded, DecodeUser(*record));
+  builder.SetAttributes(Shared(std::move(decoded.attributes)));
+  return std::make_shared<const Profile>(std::move(builder).Build());
 }
 
 std::shared_ptr<const PopularRanking> Store::Popular() {
@@ -338,12 +339,17 @@ absl::StatusOr<std::vector<User>> Store::ListUsers(Ordinal from, int count,
   return users;
 }
 
-std::string Store::UserId(Ordinal user) const {
+absl::StatusOr<User> Store::GetUser(Ordinal user) const {
   const Database::Pin pin(database_.get());
   const auto value = pin.Get(kUsers, OrdinalKey(user));
-  if (!value.ok()) return "";
-  const auto decoded = DecodeUser(*value);
-  return decoded.ok() ? decoded->id : "";
+  if (absl::IsNotFound(value.status())) return User();
+  RETURN_IF_ERROR(value.status());
+  return DecodeUser(*value);
+}
+
+std::string Store::UserId(Ordinal user) const {
+  const auto found = GetUser(user);
+  return found.ok() ? found->id : "";
 }
 
 absl::StatusOr<std::vector<Event>> Store::GetHistory(absl::string_view id,

@@ -124,8 +124,8 @@ class Store {
   // The hot path: the user's profile with every acknowledged event, null when
   // there is no such user.
   absl::StatusOr<ProfilePtr> GetProfile(absl::string_view user);
-  // The profile as it was at `sequence`, from the log; null when there was no
-  // such user.
+  // The profile as it was at `sequence`, from the log, but with the attributes
+  // of now; null when there was no such user.
   absl::StatusOr<ProfilePtr> GetProfileAt(absl::string_view user,
                                           Sequence sequence);
 
@@ -175,6 +175,8 @@ class Store {
   // is the end.
   absl::StatusOr<std::vector<Event>> ReadEvents(Ordinal user, Sequence after,
                                                 int count) const;
+  // Without an id when deleted.
+  absl::StatusOr<User> GetUser(Ordinal user) const;
   // The id of a user; empty when deleted.
   std::string UserId(Ordinal user) const;
 

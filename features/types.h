@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -21,6 +22,10 @@ using Sequence = uint64_t;
 using Attribute = std::variant<std::string, std::vector<std::string>, double,
                                std::vector<float>>;
 using Attributes = std::map<std::string, Attribute>;
+// To share; null for none.
+std::shared_ptr<const Attributes> Shared(Attributes attributes);
+// Memory in use, about.
+int64_t BytesOf(const Attributes& attributes);
 
 // An event as a caller names it. Checked at the door: ids are 1 to 256 bytes of
 // UTF-8, value is finite.

@@ -59,9 +59,15 @@ absl::StatusOr<std::vector<RankedCase>> RankCases(
   for (size_t first = 0; first < cases.size(); first += kBatch) {
     const auto batch = cases.subspan(first, kBatch);
     std::vector<Query> queries;
-    for (const Case& c : batch) {
+    std::vector<History> histories(batch.size());
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const Case& c = batch[i];
+      histories[i] = c.history;
+      if (c.attributes != nullptr) {
+        generation.AddTraits(c.attributes, &histories[i]);
+      }
       queries.push_back(
-          {&c.history, &c.mask,
+          {&histories[i], &c.mask,
            depth > 0 ? depth : std::max(1, static_cast<int>(c.mask.Count()))});
     }
     RETURN_IF_ERROR(Recommend(generation, queries, options, &lists));

@@ -21,6 +21,9 @@ namespace nearline::model {
 // One question to a model whose answer is known.
 struct Case {
   History history;
+  // The user's, which RankCases makes traits of, in place of the history's;
+  // null for none.
+  const features::Attributes* attributes = nullptr;
   RowMask mask;              // what may be answered
   std::vector<Row> truth;    // ascending; rows the model lacks are misses
   int positives = 0;         // truth and what the model lacks

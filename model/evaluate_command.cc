@@ -93,12 +93,13 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
                   "items that are not in training are recommended by them")
       ->check(CLI::ExistingFile);
   app->add_option("--users", f.user_attributes,
-                  "likewise of users; read and checked, no model uses them yet")
+                  "likewise of users; they say most of who shows few events")
       ->check(CLI::ExistingFile);
   app->add_option("--min-value", f.min_value, "leave out lines below it");
   app->add_option("--history-limit", f.history_limit,
-                  "test users are known by their last so many items")
-      ->check(CLI::Range(1, 1'000'000));
+                  "test users are known by their last so many items; 0: by "
+                  "their attributes alone")
+      ->check(CLI::Range(0, 1'000'000));
   app->add_option("--metrics", flags->metrics,
                   "ndcg@10,recall@20,plain_recall@20,precision@10,f1@10,hr@10,"
                   "map@10,mrr@10,auc,novelty@10,diversity@10,"

@@ -13,6 +13,7 @@
 #include "model/score_meter.h"
 #include "model/tower.h"
 #include "model/tuner.h"
+#include "model/user_tower.h"
 
 namespace nearline::model {
 namespace {
@@ -94,8 +95,10 @@ class Laboratory {
     attributes.resize(bundle.items.size(), nullptr);
     m.parameters["item_features"] =
         ItemFeatureMap::Fit(attributes, {}, &bundle.tensors);
-    options.on_epoch = PartOf(on_epoch, 0.95, 1);
+    options.on_epoch = PartOf(on_epoch, 0.95, 0.975);
     RETURN_IF_ERROR(FitTower(data.set, options, &bundle));
+    options.on_epoch = PartOf(on_epoch, 0.975, 1);
+    RETURN_IF_ERROR(FitUsers(data.set, options, &bundle));
     return bundle;
   }
 

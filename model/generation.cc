@@ -305,6 +305,15 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(
   g->features_ = std::make_unique<const ItemFeatureMap>(std::move(features));
   ASSIGN_OR_RETURN(g->scoring_,
                    factory(g->manifest_, g->tables_, &bundle.tensors));
+  if (const auto users = parameters.find("user_features");
+      users != parameters.end()) {
+    ASSIGN_OR_RETURN(UserFeatures loaded,
+                     UserFeatures::Load(*users, g->scoring_.encoder->dim(),
+                                        &bundle.tensors));
+    g->users_ = std::make_shared<const UserFeatures>(std::move(loaded));
+    g->scoring_.encoder = std::make_unique<TraitEncoder>(
+        std::move(g->scoring_.encoder), g->users_);
+  }
   g->vectors_ = g->tables_.at(ScannedTable(g->manifest_.retriever)).get();
   for (Row row = 0; row < g->base_rows_; ++row) {
     g->row_of_id_.emplace(g->items_[row], row);
@@ -370,7 +379,14 @@ History Generation::HistoryOf(const features::Profile& profile,
     history.rows.push_back(row);
     history.weights.push_back(std::min(entry.weight_sum, cap));
   }
+  AddTraits(profile.attributes().get(), &history);
   return history;
+}
+
+void Generation::AddTraits(const features::Attributes* attributes,
+                           History* history) const {
+  if (users_ == nullptr || attributes == nullptr) return;
+  history->traits = users_->TraitsOf(*attributes, *history);
 }
 
 std::vector<ScoredRow> Generation::Similar(Row row, const RowMask& mask,

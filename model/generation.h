@@ -20,6 +20,7 @@
 #include "model/neighbours.h"
 #include "model/query_cache.h"
 #include "model/scoring.h"
+#include "model/user_features.h"
 
 namespace nearline::model {
 
@@ -120,8 +121,13 @@ class Generation {
   void Bind(const features::Catalogue& catalogue, features::Ordinal item);
   void BindAll(const features::Catalogue& catalogue);
 
-  // The profile's history in this generation's rows; unknown items fall away.
+  // The profile's history in this generation's rows, with its traits; unknown
+  // items and attributes fall away.
   History HistoryOf(const features::Profile& profile, double max_weight) const;
+
+  // Gives a history the traits of its user; null for none.
+  void AddTraits(const features::Attributes* attributes,
+                 History* history) const;
 
   // Rows whose cosine with the item's vector is greatest, best first, without
   // itself. Row must be < rows(); the mask must not cover more.
@@ -136,6 +142,7 @@ class Generation {
   uint32_t base_rows_ = 0;
   ItemTables tables_;
   Scoring scoring_;
+  std::shared_ptr<const UserFeatures> users_;  // null: attributes say nothing
   std::unique_ptr<QueryCache> queries_;
   const ItemTable* vectors_ = nullptr;  // what Similar compares
   std::atomic<uint32_t> rows_{0};

@@ -8,7 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "base/text.h"
 #include "features/types.h"
-#include "model/sparse_rows.h"
+#include "model/attribute_features.h"
 #include "model/tensors.h"
 
 namespace nearline::model {
@@ -19,8 +19,7 @@ namespace nearline::model {
 class ItemFeatureMap {
  public:
   struct Options {
-    int max_features = 256;  // the most frequent (attribute, value) pairs
-    int min_items = 3;       // of which a pair must be an attribute
+    AttributeFeatures::Options features;
     double ridge = 10.0;
   };
 
@@ -29,12 +28,6 @@ class ItemFeatureMap {
   // none. Returns what the manifest must keep.
   static Json Fit(const std::vector<const features::Attributes*>& items,
                   const Options& options, Tensors* tensors);
-
-  // Features of items as the map sees them, with the constant last; `width`
-  // gets how many there are.
-  static SparseRows Features(
-      const std::vector<const features::Attributes*>& items,
-      const Options& options, int64_t* width);
 
   // Takes the weights out of the bundle's tensors; `widths` are the tables' by
   // name. Errors: INVALID_ARGUMENT or NOT_FOUND naming what is wrong.
@@ -55,34 +48,13 @@ class ItemFeatureMap {
                          const features::Attributes& attributes) const;
 
  private:
-  struct Feature {
-    std::string attribute;
-    std::string value;  // of a text feature
-    int index = -1;     // of a vector's element; -2 for a number; -1 for text
-    float mean = 0;     // of numbers and elements
-    float scale = 1;
-  };
   struct Weights {
     size_t dim = 0;
     std::vector<float> map;       // [features + 1, dim], the constant last
     std::vector<float> fallback;  // [dim]
   };
 
-  // Sparse (feature, value) pairs; without the constant.
-  std::vector<std::pair<int, float>> Extract(
-      const features::Attributes& attributes) const;
-  static ItemFeatureMap Chosen(
-      const std::vector<const features::Attributes*>& items,
-      const Options& options);
-  SparseRows ExtractAll(
-      const std::vector<const features::Attributes*>& items) const;
-  void Choose(const std::vector<const features::Attributes*>& items,
-              const Options& options);
-  Json Describe() const;
-
-  std::vector<Feature> features_;
-  std::map<std::string, std::map<std::string, int>> text_;  // -> feature
-  std::map<std::string, std::vector<int>> numeric_;         // -> features
+  AttributeFeatures features_;
   std::map<std::string, Weights> tables_;
 };
 

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "model/tower.h"
 #include "model/train.h"
+#include "model/user_tower.h"
 
 namespace nearline::model {
 namespace {
@@ -49,8 +50,9 @@ Vocabulary MakeVocabulary(const Interactions& train,
 
 // In rows; and a seeded twentieth of the users, at most 500, set apart for
 // early stopping, every fifth of their items to be found.
-TrainingSet MakeTrainingSet(const Interactions& train, const Vocabulary& v,
+TrainingSet MakeTrainingSet(const features::Split& split, const Vocabulary& v,
                             uint64_t seed) {
+  const Interactions& train = split.train;
   TrainingSet set;
   set.items = static_cast<int64_t>(v.items.size());
   const bool enough = train.users() >= 200;
@@ -75,6 +77,8 @@ TrainingSet MakeTrainingSet(const Interactions& train, const Vocabulary& v,
       set.validation_target.EndUser();
     } else if (set.train.size() > set.train.offsets.back()) {
       set.train.EndUser();
+      set.user_attributes.push_back(
+          split.attributes[static_cast<size_t>(u)].get());
     }
   }
   return set;
@@ -166,7 +170,7 @@ class Run {
     ASSIGN_OR_RETURN(split_, features::SplitLog(*store, split));
     catalogue_.emplace(*store->ReadCatalogue());
     vocabulary_ = MakeVocabulary(split_.train, *catalogue_);
-    set_ = MakeTrainingSet(split_.train, vocabulary_, job_.seed);
+    set_ = MakeTrainingSet(split_, vocabulary_, job_.seed);
     set_.attributes = vocabulary_.attributes;
     return absl::OkStatus();
   }
@@ -254,7 +258,8 @@ class Run {
     if (two) RETURN_IF_ERROR(TrainOne(job_.ranker, 0.5, 0.85));
     m.parameters["item_features"] =
         ItemFeatureMap::Fit(vocabulary_.attributes, {}, &bundle_.tensors);
-    return FitTower(set_, Options(0.85, 0.9), &bundle_);
+    RETURN_IF_ERROR(FitTower(set_, Options(0.85, 0.88), &bundle_));
+    return FitUsers(set_, Options(0.88, 0.9), &bundle_);
   }
 
   // The holdout's metrics as the generation would serve it.

@@ -1,6 +1,7 @@
 #include "model/protocols.h"
 
 #include <algorithm>
+#include <climits>
 #include <functional>
 #include <set>
 #include <utility>
@@ -48,6 +49,7 @@ class Reader {
     for (const UserLines& lines : train.lines) {
       Append(lines, &data_.set.train, &data_.train_ratings);
     }
+    RETURN_IF_ERROR(ReadUsers(train.users));
     if (data_.set.items == 0) {
       return absl::InvalidArgumentError(
           absl::StrCat(files_.train, ": no line is left to learn from"));
@@ -117,13 +119,29 @@ class Reader {
         data_.set.attributes.push_back(&data_.attributes[row]);
       }
     }
-    if (!files_.user_attributes.empty()) {
-      RETURN_IF_ERROR(ReadAttributes(files_.user_attributes, "user").status());
-    }
     for (size_t row = 0; row < data_.items.size(); ++row) {
       row_of_[data_.items[row]] = static_cast<Row>(row);
     }
     return absl::OkStatus();
+  }
+
+  absl::Status ReadUsers(const std::vector<std::string>& trained) {
+    if (files_.user_attributes.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(auto attributes,
+                     ReadAttributes(files_.user_attributes, "user"));
+    data_.user_attributes =
+        std::make_shared<const std::map<std::string, features::Attributes>>(
+            std::move(attributes));
+    for (const std::string& user : trained) {
+      data_.set.user_attributes.push_back(AttributesOf(user));
+    }
+    return absl::OkStatus();
+  }
+  // Null for none.
+  const features::Attributes* AttributesOf(const std::string& user) const {
+    if (data_.user_attributes == nullptr) return nullptr;
+    const auto it = data_.user_attributes->find(user);
+    return it == data_.user_attributes->end() ? nullptr : &it->second;
   }
 
   // Lines of the items that are known.
@@ -158,10 +176,9 @@ class Reader {
   // The newest lines, as many as the limit allows.
   Rows NewestOf(const Rows& known) const {
     const size_t all = known.rows.size();
-    const auto limit = files_.history_limit > 0
-                           ? static_cast<size_t>(files_.history_limit)
-                           : all;
-    const auto rest = static_cast<std::ptrdiff_t>(all - std::min(limit, all));
+    const auto limit = std::min(
+        all, static_cast<size_t>(files_.history_limit.value_or(INT_MAX)));
+    const auto rest = static_cast<std::ptrdiff_t>(all - limit);
     return {{known.rows.begin() + rest, known.rows.end()},
             {known.values.begin() + rest, known.values.end()}};
   }
@@ -238,6 +255,7 @@ class Reader {
     Rows newest = NewestOf(known);
     c.history = {.rows = std::move(newest.rows),
                  .weights = std::vector<float>(newest.values.size(), 1.0f)};
+    c.attributes = AttributesOf(user);
     c.positives = static_cast<int>(target.items.size());
     const Rows wanted = RowsOf(target);
     std::vector<std::pair<Row, float>> truth;
@@ -269,6 +287,7 @@ class Carver {
                       from_.items.begin() + from_.set.items);
     out_.set.items = from_.set.items;
     out_.set.attributes = from_.set.attributes;
+    out_.user_attributes = from_.user_attributes;
     out_.set.validation_input = from_.set.validation_input;
     out_.set.validation_target = from_.set.validation_target;
     const double share = std::min(
@@ -320,7 +339,11 @@ class Carver {
     const bool rated = !from_.train_ratings.empty();
     const auto begin =
         static_cast<size_t>(from_.set.train.offsets[static_cast<size_t>(u)]);
-    Case c;
+    const features::Attributes* const attributes =
+        from_.set.user_attributes.empty()
+            ? nullptr
+            : from_.set.user_attributes[static_cast<size_t>(u)];
+    Case c{.attributes = attributes};
     CaseRatings ratings;
     std::vector<std::pair<Row, float>> truth;
     for (size_t i = 0; i < items.size(); ++i) {
@@ -342,6 +365,9 @@ class Carver {
       train.weights.insert(train.weights.end(), c.history.weights.begin(),
                            c.history.weights.end());
       train.EndUser();
+      if (!from_.set.user_attributes.empty()) {
+        out_.set.user_attributes.push_back(attributes);
+      }
     }
     if (!asked) return;
     c.mask = RowMask(out_.items.size(), from_.protocol != "sampled");

@@ -1,6 +1,9 @@
 #ifndef NEARLINE_MODEL_PROTOCOLS_H_
 #define NEARLINE_MODEL_PROTOCOLS_H_
 
+#include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,9 +31,9 @@ struct ProtocolFiles {
   // nowhere in training are candidates, too, by their attributes alone.
   std::string item_attributes, user_attributes;
   double min_value = -1e300;  // lines below it are left out
-  // Test users are known by their last so many items; what they had before
-  // stays out of their lists. 0: by all.
-  int history_limit = 0;
+  // Test users are known by their last so many items, or by none; what they had
+  // before stays out of their lists.
+  std::optional<int> history_limit;
 };
 
 // What a model is trained on, and asked. Rows are the training file's items in
@@ -40,6 +43,9 @@ struct ProtocolData {
   std::vector<std::string> items;  // by row
   // By row; empty without item attributes. `set` points into them.
   std::vector<features::Attributes> attributes;
+  // By id; what `set` and the cases point into.
+  std::shared_ptr<const std::map<std::string, features::Attributes>>
+      user_attributes;
   TrainingSet set;
   std::vector<std::string> users;  // of the cases
   std::vector<Case> cases;

@@ -7,16 +7,25 @@
 
 namespace nearline::model {
 
+namespace {
+
+size_t HashOf(const History& history) {
+  return absl::HashOf(history.rows, history.weights, history.traits);
+}
+
+}  // namespace
+
 QueryCache::QueryCache(int64_t bytes, int dim)
     : dim_(static_cast<size_t>(dim)),
       shard_budget_(bytes / static_cast<int64_t>(kShards)) {}
 
 int64_t QueryCache::BytesOf(const Entry& entry) {
   constexpr size_t kPlace = 64;  // list node, map slot, allocator
-  return static_cast<int64_t>(kPlace + sizeof(Entry) +
-                              entry.history.rows.size() *
-                                  (sizeof(Row) + sizeof(float)) +
-                              entry.query.size() * sizeof(float));
+  return static_cast<int64_t>(
+      kPlace + sizeof(Entry) +
+      entry.history.rows.size() * (sizeof(Row) + sizeof(float)) +
+      entry.history.traits.size() * sizeof(FeatureValues::value_type) +
+      entry.query.size() * sizeof(float));
 }
 
 void QueryCache::Drop(Shard* shard, std::list<Entry>::iterator entry) {
@@ -26,7 +35,7 @@ void QueryCache::Drop(Shard* shard, std::list<Entry>::iterator entry) {
 }
 
 bool QueryCache::Find(const History& history, float* query) {
-  const size_t hash = absl::HashOf(history.rows, history.weights);
+  const size_t hash = HashOf(history);
   Shard& shard = shards_[hash % kShards];
   MutexLock lock(&shard.mu);
   const auto place = shard.places.find(hash);
@@ -39,7 +48,7 @@ bool QueryCache::Find(const History& history, float* query) {
 }
 
 void QueryCache::Put(const History& history, const float* query) {
-  const size_t hash = absl::HashOf(history.rows, history.weights);
+  const size_t hash = HashOf(history);
   Entry entry{hash, history, {query, query + dim_}};
   if (BytesOf(entry) > shard_budget_) return;  // it would push out all others
   Shard& shard = shards_[hash % kShards];

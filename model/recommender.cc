@@ -128,7 +128,7 @@ absl::Status Recommend(const Generation& generation,
   const absl::Time scanned = absl::Now();
   for (size_t i = 0; i < queries.size(); ++i) {
     std::vector<ScoredRow>& list = (*answers)[i];
-    if (ranker != nullptr) {
+    if (ranker != nullptr && !queries[i].history->rows.empty()) {
       RETURN_IF_ERROR(Rerank(*ranker, *queries[i].history,
                              static_cast<size_t>(options.shortlist), &list));
     }

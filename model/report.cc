@@ -57,8 +57,8 @@ std::string CommandOf(const Experiment& e, const ExperimentResult& result) {
   add("--items", f.item_attributes);
   add("--users", f.user_attributes);
   if (f.min_value > -1e300) add("--min-value", absl::StrCat(f.min_value));
-  if (f.history_limit > 0) {
-    add("--history-limit", absl::StrCat(f.history_limit));
+  if (f.history_limit.has_value()) {
+    add("--history-limit", absl::StrCat(*f.history_limit));
   }
   add("--metrics",
       absl::StrJoin(e.metrics, ",", [](std::string* out, const MetricSpec& m) {

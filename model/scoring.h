@@ -7,14 +7,18 @@
 
 #include "absl/types/span.h"
 #include "base/status.h"
+#include "model/attribute_features.h"
 #include "model/top_k.h"
 
 namespace nearline::model {
 
-// A user as models see one: distinct rows with weights > 0, oldest first.
+// A user as models see one: distinct rows with weights > 0, oldest first, and
+// features of attributes, if the model knows any of them.
 struct History {
   std::vector<Row> rows;
   std::vector<float> weights;
+  FeatureValues traits;
+  bool empty() const { return rows.empty() && traits.empty(); }
   friend bool operator==(const History&, const History&) = default;
 };
 

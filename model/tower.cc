@@ -219,10 +219,9 @@ class TowerTraining {
 
 absl::Status FitTower(const TrainingSet& set, const TrainOptions& options,
                       Bundle* bundle) {
-  int64_t width = 0;
-  const SparseRows features =
-      ItemFeatureMap::Features(set.attributes, {}, &width);
-  if (width == 1) return absl::OkStatus();
+  const AttributeFeatures chosen(set.attributes, {});
+  if (chosen.width() == 1) return absl::OkStatus();
+  const SparseRows features = chosen.Rows(set.attributes);
   return TorchGuard([&]() -> absl::Status {
     torch::set_num_threads(options.threads);
     ASSIGN_OR_RETURN(const auto generation, Generation::Create(*bundle));

@@ -30,6 +30,8 @@ struct TrainingSet {
   features::Interactions train;
   // By row, null for none; empty when no item has any.
   std::vector<const features::Attributes*> attributes;
+  // By user of `train`, null for none; empty when no user has any.
+  std::vector<const features::Attributes*> user_attributes;
   // For early stopping; user i of `input` is user i of `target`. May be empty:
   // then all epochs are run.
   features::Interactions validation_input;

@@ -14,8 +14,9 @@ namespace nearline::model {
 namespace {
 
 torch::Tensor FeatureMatrix(const TrainingSet& set) {
-  int64_t width = 0;
-  const SparseRows rows = ItemFeatureMap::Features(set.attributes, {}, &width);
+  const AttributeFeatures features(set.attributes, {});
+  const SparseRows rows = features.Rows(set.attributes);
+  const int64_t width = features.width();
   torch::Tensor out = torch::zeros({set.items, width});
   for (int64_t row = 0; row < rows.rows(); ++row) {
     float* const to = out.data_ptr<float>() + row * width;

@@ -256,7 +256,9 @@ void Pipeline::Score(std::vector<Work*> works, bool rank,
         work->degraded = "no_generation";
         continue;
       }
-      work->served_by = ranked ? ServedBy::kRanked : ServedBy::kShortlist;
+      work->served_by = ranked && !work->history.rows.empty()
+                            ? ServedBy::kRanked
+                            : ServedBy::kShortlist;
       for (const model::ScoredRow& scored : lists[i]) {
         const Ordinal item = generation->OrdinalOf(scored.row);
         if (item != kNoOrdinal) work->list.emplace_back(item, scored.score);
@@ -348,7 +350,7 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
     const bool continued = !work.job->request.page_token.empty();
     if (work.generation == nullptr) {
       if (current == nullptr) work.degraded = "no_generation";
-    } else if (work.history.rows.empty()) {
+    } else if (work.history.empty()) {
       work.generation = nullptr;
     } else {
       neural.push_back(&work);

@@ -58,6 +58,31 @@ TEST(Split, WithoutTimesHoldsOutTheSameUsersEveryTime) {
   EXPECT_LT(a->train.users(), 300);
 }
 
+TEST(Split, UsersKeepTheirAttributes) {
+  const TempDir dir;
+  auto store = OpenStore(dir.path());
+  Fill(store.get(), 300, 10, [](int, int) { return 42; });
+  std::vector<User> users;
+  for (int u = 0; u < 300; u += 2) {
+    users.push_back({absl::StrCat("u", u), {{"n", static_cast<double>(u)}}});
+  }
+  ASSERT_THAT(Do<Sequence>(store.get(), UpsertUsers{.users = users}), IsOk());
+  const auto split = SplitLog(*store, {});
+  ASSERT_THAT(split, IsOk());
+  ASSERT_EQ(static_cast<int64_t>(split->attributes.size()),
+            split->train.users());
+  int known = 0;
+  for (const auto& attributes : split->attributes)
+    known += attributes != nullptr;
+  for (const HoldoutUser& user : split->holdout) {
+    const auto found = store->GetUser(user.profile.user());
+    ASSERT_THAT(found, IsOk());
+    known += user.profile.attributes() != nullptr;
+    EXPECT_EQ(user.profile.attributes() == nullptr, found->attributes.empty());
+  }
+  EXPECT_GT(known, 140);  // but for those with nothing to be found
+}
+
 TEST(Split, AnEmptyLogSaysWhatToDo) {
   const TempDir dir;
   auto store = OpenStore(dir.path());

@@ -261,6 +261,29 @@ TEST_F(StoreTest, DeleteUserLeavesNothingOnDiskEither) {
               IsError(StatusCode::kNotFound, "secret-ann"));
 }
 
+TEST_F(StoreTest, AProfileHoldsTheAttributesOfNow) {
+  const auto upsert = [&](const char* city) {
+    ASSERT_THAT(Do<Sequence>(store_.get(),
+                             UpsertUsers{.users = {{"ann", {{"city", city}}}}}),
+                IsOk());
+  };
+  const auto city = [&]() -> std::string {
+    const auto profile = store_->GetProfile("ann");
+    EXPECT_THAT(profile, IsOk());
+    return std::get<std::string>((*profile)->attributes()->at("city"));
+  };
+  ASSERT_THAT(AppendAll(store_.get(), {Like("ann", "heat", "1")}), IsOk());
+  const ProfilePtr before = *store_->GetProfile("ann");
+  EXPECT_EQ(before->attributes(), nullptr);
+  upsert("Paris");
+  EXPECT_EQ(city(), "Paris");
+  EXPECT_GT((*store_->GetProfile("ann"))->Bytes(), before->Bytes());
+  ASSERT_THAT(AppendAll(store_.get(), {Like("ann", "ran", "2")}), IsOk());
+  EXPECT_EQ(city(), "Paris");
+  upsert("Rome");
+  EXPECT_EQ(city(), "Rome");
+}
+
 TEST_F(StoreTest, AnErasureThatWasCutShortIsFinishedAtTheNextStart) {
   store_.reset();
   StoreOptions options = TestOptions(dir_.path());

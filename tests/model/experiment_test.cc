@@ -233,6 +233,29 @@ TEST_F(TasteTest, ItemsOutsideTrainingAreFoundByTheirAttributes) {
   }
 }
 
+TEST_F(TasteTest, AttributesTellTheTasteOfUsersWithoutEvents) {
+  std::string lines;
+  for (int u = 0; u < 400; ++u) {
+    absl::StrAppend(&lines, R"({"id": )", u, R"(, "attributes": {"likes": ")",
+                    u % 2 == 0 ? "even" : "odd", "\"}}\n");
+  }
+  e_.metrics = *MetricSpec::ParseList("ndcg@10");
+  e_.files.history_limit = 0;
+  for (const char* model : {"ease", "mult-dae"}) {
+    e_.model = model;
+    e_.files.user_attributes.clear();
+    const auto without = Run();
+    e_.files.user_attributes = Write("users.jsonl", lines.c_str());
+    const auto with = Run();
+    ASSERT_THAT(without, IsOk());
+    ASSERT_THAT(with, IsOk());
+    EXPECT_EQ(with->history_lengths[0], 0);
+    EXPECT_GT(with->seeds[0].means.at("ndcg@10"),
+              without->seeds[0].means.at("ndcg@10") + 0.05)
+        << model;
+  }
+}
+
 TEST_F(TasteTest, BadAttributesAreNamed) {
   const auto with_items = [&](const char* text) {
     e_.files.item_attributes = Write("items.jsonl", text);

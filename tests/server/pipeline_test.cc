@@ -101,6 +101,41 @@ TEST_F(PipelineTest, ANewUserIsPersonalAfterOneEvent) {
   EXPECT_EQ(after->sequence, 1u);
 }
 
+TEST_F(PipelineTest, AttributesMakeAUserPersonalBeforeAnyEvent) {
+  const features::Attributes northern = {{"region", "north"}};
+  model::Bundle bundle = model::TinyBundle(100, 1);
+  // Two features and the constant say nothing; what empty histories have in
+  // common is the row of i007.
+  const std::vector<float>& rows =
+      bundle.tensors.all().at("mult-vae.item.decoder").values;
+  std::vector<float> map(2 * 24, 0.0f);
+  for (size_t i = 0; i < 24; ++i) map.push_back(1000 * rows[7 * 24 + i]);
+  bundle.manifest.parameters["user_features"] =
+      model::UserFeatures(
+          model::AttributeFeatures({&northern}, {.min_count = 1}), 24,
+          std::move(map), {1})
+          .Save(&bundle.tensors);
+  ASSERT_THAT(generations_.Write(bundle), IsOk());
+  ASSERT_THAT(slot_->Publish(bundle.manifest.id), IsOk());
+  const auto upsert = [&](features::Attributes attributes) {
+    ASSERT_THAT(
+        Do<features::Sequence>(
+            store_.get(),
+            features::UpsertUsers{.users = {{"ann", std::move(attributes)}}}),
+        IsOk());
+  };
+  upsert({{"region", "south"}});
+  EXPECT_EQ(Ask({.user = "ann"})->degraded_reason, "no_history");
+  upsert(northern);
+  const auto answer = Ask({.user = "ann", .count = 5});
+  ASSERT_THAT(answer, IsOk());
+  EXPECT_EQ(answer->served_by, ServedBy::kShortlist);
+  EXPECT_EQ(answer->degraded_reason, "");
+  EXPECT_EQ(answer->items[0], "i007");
+  Feed("ann", "i003");
+  EXPECT_EQ(Ask({.user = "ann"})->served_by, ServedBy::kRanked);
+}
+
 TEST_F(PipelineTest, ExactlyAsManyAsAreEligible) {
   Publish(1);
   Feed("ann", "i003");
