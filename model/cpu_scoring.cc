@@ -74,6 +74,20 @@ absl::Status MultVaeEncoder::Encode(absl::Span<const History* const> histories,
   return absl::OkStatus();
 }
 
+void RecentLayer::Apply(const History& history, float* out) const {
+  const size_t d = table_.dim();
+  const size_t n = std::min(history.rows.size(), positions_.size() / d);
+  std::fill(out, out + d, 0.0f);
+  for (size_t l = 0; l < n; ++l) {
+    const float* const row = table_[history.rows[history.rows.size() - 1 - l]];
+    const float* const weights = positions_.data() + l * d;
+    for (size_t c = 0; c < d; ++c) out[c] += weights[c] * row[c];
+  }
+  if (n == 0) return;
+  const float scale = 1 / std::sqrt(static_cast<float>(n));
+  for (size_t c = 0; c < d; ++c) out[c] *= scale;
+}
+
 absl::Status HistoryEncoder::Encode(absl::Span<const History* const> histories,
                                     std::vector<float>* queries) const {
   queries->resize(histories.size() * static_cast<size_t>(dim()));
@@ -86,6 +100,10 @@ absl::Status HistoryEncoder::Encode(absl::Span<const History* const> histories,
     if (linear_ != nullptr) {
       GatherSum(*linear_, *history, 1, out);
       out += linear_->dim();
+    }
+    if (recent_) {
+      recent_->Apply(*history, out);
+      out += recent_->dim();
     }
   }
   return absl::OkStatus();

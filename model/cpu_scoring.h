@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "model/item_table.h"
 #include "model/packed_matrix.h"
 #include "model/scoring.h"
+#include "model/tensors.h"
 
 namespace nearline::model {
 
@@ -87,22 +89,42 @@ class MultVaeEncoder final : public Encoder {
   const DenseLayer hidden_;
 };
 
+// sum_l w_l * e_(l-th newest) / sqrt(n), element by element, over the n newest
+// rows of a history, at most L: what it says of what comes next.
+class RecentLayer {
+ public:
+  // `table` [N, D] outlives this; `positions` w are [L, D].
+  RecentLayer(const ItemTable* table, std::vector<float> positions)
+      : table_(*table), positions_(std::move(positions)) {}
+  int dim() const { return static_cast<int>(table_.dim()); }
+  void Apply(const History& history, float* out) const;  // out: [D]
+
+ private:
+  const ItemTable& table_;
+  const std::vector<float> positions_;
+};
+
 // A neural part h = tanh(sum_i x_i E_i + b) over the normalized history, a
-// linear part sum_i x_i L_i over the history as it is, or both side by side:
+// linear part sum_i x_i L_i over the history as it is, a part of the newest
+// items, or several side by side:
 // - Mult-DAE, which is the first alone; with a temperature t, a direction of
 //   length 1 / t;
 // - NeuMF's user side (docs/decisions/0003), likewise: its GMF branch is the
 //   dot product of h * w with an item's row, and w is folded into the rows;
 // - EASE, ELSA and nearest neighbours, which are the second alone;
-// - the joint model, which is both.
+// - the joint model, which is both, with the third where it helps.
 class HistoryEncoder final : public Encoder {
  public:
   // `linear`, when there is one, outlives this.
-  HistoryEncoder(std::optional<HistoryLayer> neural, const ItemTable* linear)
-      : neural_(std::move(neural)), linear_(linear) {}
+  HistoryEncoder(std::optional<HistoryLayer> neural, const ItemTable* linear,
+                 std::optional<RecentLayer> recent = {})
+      : neural_(std::move(neural)),
+        linear_(linear),
+        recent_(std::move(recent)) {}
   int dim() const override {
     return (neural_ ? neural_->dim() : 0) +
-           (linear_ ? static_cast<int>(linear_->dim()) : 0);
+           (linear_ ? static_cast<int>(linear_->dim()) : 0) +
+           (recent_ ? recent_->dim() : 0);
   }
   absl::Status Encode(absl::Span<const History* const> histories,
                       std::vector<float>* queries) const override;
@@ -110,7 +132,14 @@ class HistoryEncoder final : public Encoder {
  private:
   const std::optional<HistoryLayer> neural_;
   const ItemTable* const linear_;
+  const std::optional<RecentLayer> recent_;
 };
+
+// The layer of the newest items of a model, none when it has no such table.
+// Errors: as Tensors::Get has them.
+absl::StatusOr<std::optional<RecentLayer>> LoadRecent(const std::string& model,
+                                                      const ItemTables& tables,
+                                                      const Tensors& tensors);
 
 // Scanner::Score by rows [N, D] and bias [N, 1].
 void ScoreRows(const ItemTable& table, const ItemTable& bias,

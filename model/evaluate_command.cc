@@ -96,6 +96,8 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
                   "likewise of users; they say most of who shows few events")
       ->check(CLI::ExistingFile);
   app->add_option("--min-value", f.min_value, "leave out lines below it");
+  app->add_flag("--in-order", f.in_order,
+                "lines of a user are in order of time, though they have none");
   app->add_option("--history-limit", f.history_limit,
                   "test users are known by their last so many items; 0: by "
                   "their attributes alone")

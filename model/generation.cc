@@ -140,7 +140,8 @@ absl::Status LoadNeighbours(const std::string& model, const ItemTables& tables,
   return absl::OkStatus();
 }
 
-// Models of a neural part, a linear one, or both side by side.
+// Models of a neural part, a linear one, one of the newest items, or several
+// side by side.
 absl::Status LoadHistoryEncoder(const std::string& model,
                                 const ItemTables& tables,
                                 const Tensors& tensors, Scoring* scoring) {
@@ -150,12 +151,15 @@ absl::Status LoadHistoryEncoder(const std::string& model,
     ASSIGN_OR_RETURN(HistoryLayer layer, LoadEncoder(model, tables, tensors));
     neural.emplace(std::move(layer));
   }
-  // A model with neither part lacks the linear one, says the error.
-  if (!neural.has_value() || tables.contains(model + ".item.linear")) {
+  ASSIGN_OR_RETURN(std::optional<RecentLayer> recent,
+                   LoadRecent(model, tables, tensors));
+  // A model without any part lacks the linear one, says the error.
+  if ((!neural.has_value() && !recent.has_value()) ||
+      tables.contains(model + ".item.linear")) {
     ASSIGN_OR_RETURN(linear, Table(tables, model + ".item.linear", -1));
   }
-  scoring->encoder =
-      std::make_unique<HistoryEncoder>(std::move(neural), linear);
+  scoring->encoder = std::make_unique<HistoryEncoder>(std::move(neural), linear,
+                                                      std::move(recent));
   if (tensors.Has(model + ".neighbours.rows")) {
     RETURN_IF_ERROR(LoadNeighbours(model, tables, tensors, scoring));
   }
@@ -258,6 +262,18 @@ absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
                      " is neither neumf nor mlp nor empty"));
   }
   return scoring;
+}
+
+absl::StatusOr<std::optional<RecentLayer>> LoadRecent(const std::string& model,
+                                                      const ItemTables& tables,
+                                                      const Tensors& tensors) {
+  const auto table = tables.find(model + ".item.recent");
+  if (table == tables.end()) return std::nullopt;
+  ASSIGN_OR_RETURN(
+      const Tensor* positions,
+      tensors.Get(model + ".recent.positions",
+                  {-1, static_cast<int64_t>(table->second->dim())}));
+  return RecentLayer(table->second.get(), positions->values);
 }
 
 void NumberMap::Set(uint32_t key, uint32_t value) {

@@ -33,9 +33,6 @@ struct Scoring {
   std::unique_ptr<Ranker> ranker;
 };
 
-// Item tables by tensor name.
-using ItemTables = std::map<std::string, std::unique_ptr<ItemTable>>;
-
 // Builds the slots that the manifest names from the tables and the remaining
 // tensors. CpuScoring is one; LibTorch devices have another.
 using ScoringFactory = std::function<absl::StatusOr<Scoring>(

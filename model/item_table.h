@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,6 +56,9 @@ class ItemTable {
     new std::atomic<float*>[ kMaxChunks ]()
   };
 };
+
+// By tensor name.
+using ItemTables = std::map<std::string, std::unique_ptr<ItemTable>>;
 
 }  // namespace nearline::model
 

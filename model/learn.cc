@@ -49,12 +49,14 @@ Vocabulary MakeVocabulary(const Interactions& train,
 }
 
 // In rows; and a seeded twentieth of the users, at most 500, set apart for
-// early stopping, every fifth of their items to be found.
+// early stopping, a fifth of their items to be found: the last ones, if there
+// is an order.
 TrainingSet MakeTrainingSet(const features::Split& split, const Vocabulary& v,
                             uint64_t seed) {
   const Interactions& train = split.train;
   TrainingSet set;
   set.items = static_cast<int64_t>(v.items.size());
+  set.in_order = split.kind == features::Split::Kind::kByTime;
   const bool enough = train.users() >= 200;
   for (int64_t u = 0; u < train.users(); ++u) {
     const auto items = train.ItemsOf(u);
@@ -65,10 +67,11 @@ TrainingSet MakeTrainingSet(const features::Split& split, const Vocabulary& v,
     for (size_t i = 0; i < items.size(); ++i) {
       const uint32_t row = v.row_of[items[i]];
       if (row == kNoRow) continue;
-      Interactions& to = !apart ? set.train
-                         : (i + static_cast<size_t>(u)) % 5 == 0
-                             ? set.validation_target
-                             : set.validation_input;
+      Interactions& to =
+          !apart ? set.train
+          : IsToBeFound(set, i, items.size(), static_cast<size_t>(u))
+              ? set.validation_target
+              : set.validation_input;
       to.items.push_back(row);
       to.weights.push_back(weights[i]);
     }

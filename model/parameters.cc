@@ -255,6 +255,34 @@ const std::vector<Model>& Models() {
               {64, 512, true}},
              NeighbourWidth(100)},
             Paths())},
+      {"recent",
+       "what comes next by what came last, in a space of low rank (after "
+       "Rendle et al., WWW 2010)",
+       {
+           {"factors", 64, 2, 2048, true, "width of items", {32, 128, true}},
+           {"length", 20, 1, 1000, true, "newest items that count"},
+           {"learning_rate",
+            2e-3,
+            1e-6,
+            1,
+            false,
+            "of Adam at the start; falls linearly to a twentieth",
+            {5e-4, 0.01, true}},
+           {"dropout",
+            0.3,
+            0,
+            0.99,
+            false,
+            "share of a row's values left out in a step",
+            {0, 0.6}},
+           {"batch", 1024, 1, 100000, true,
+            "places in histories a step, at most"},
+           {"candidates", 2048, 1, 1e6, true,
+            "items that a step compares, of larger catalogues"},
+           {"epochs", 16, 1, 10000, true, "of 100000 places, at most"},
+           {"patience", 3, 1, 10000, true,
+            "epochs without a better validation NDCG@100 before it stops"},
+       }},
       {"item-knn",
        "nearest neighbours of items by the cosine of their users (Sarwar et "
        "al., WWW 2001)",
@@ -373,8 +401,8 @@ const std::vector<Model>& Models() {
        "al., UAI 2009)",
        Factorization(128, 3, 0.05, 0.01)},
       {"joint",
-       "mult-dae and ease, or paths in a large catalogue, side by side, added "
-       "in the logits (docs/decisions/0008, 0013)",
+       "mult-dae, ease or in a large or sparse catalogue paths, and recent, "
+       "side by side, added in the logits (docs/decisions/0008, 0013, 0017)",
        Join(Join(Denoising(), Linear(512)),
             Join(Paths(),
                  {NeighbourWidth(100),
@@ -386,7 +414,10 @@ const std::vector<Model>& Models() {
                    "validation data"},
                   {"neighbour_share", -1, -1, 10, false,
                    "of what the truncation leaves out, beside its 1; below 0: "
-                   "likewise"}}))},
+                   "likewise"},
+                  {"recent_weight", -1, -1, 1000, false,
+                   "of the newest items' logits; below 0: likewise, where "
+                   "events are in order of time"}}))},
       {"gmf",
        "generalized matrix factorization over a user built from the history "
        "(after He et al., WWW 2017; docs/decisions/0003)",

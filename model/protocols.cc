@@ -46,6 +46,7 @@ class Reader {
     ASSIGN_OR_RETURN(const UserItems train, Read(files_.train));
     RETURN_IF_ERROR(NumberItems(train));
     rated_ = train.rated;
+    data_.set.in_order = files_.in_order || train.timed;
     for (const UserLines& lines : train.lines) {
       Append(lines, &data_.set.train, &data_.train_ratings);
     }
@@ -286,6 +287,7 @@ class Carver {
     out_.items.assign(from_.items.begin(),
                       from_.items.begin() + from_.set.items);
     out_.set.items = from_.set.items;
+    out_.set.in_order = from_.set.in_order;
     out_.set.attributes = from_.set.attributes;
     out_.user_attributes = from_.user_attributes;
     out_.set.validation_input = from_.set.validation_input;
@@ -316,14 +318,21 @@ class Carver {
  private:
   static constexpr double kMostUsers = 3000;
 
-  // Chooses what is to be found: the last item, or a share of all; at least one
-  // and never all.
+  // Chooses what is to be found: the last item, or a share of all, which of an
+  // order are the last; at least one and never all.
   void Hide(Random* random, std::vector<bool>* hidden) const {
     if (from_.protocol == "sampled") {
       hidden->back() = true;
       return;
     }
     const double share = from_.protocol == "strong" ? 0.2 : fraction_;
+    if (from_.set.in_order) {  // what came last
+      const auto n = static_cast<double>(hidden->size());
+      const auto last =
+          std::max<std::ptrdiff_t>(1, static_cast<std::ptrdiff_t>(share * n));
+      std::fill(hidden->end() - last, hidden->end(), true);
+      return;
+    }
     size_t count = 0;
     for (size_t i = 0; i < hidden->size(); ++i) {
       (*hidden)[i] = random->Uniform() < share && count + 1 < hidden->size();

@@ -57,6 +57,7 @@ std::string CommandOf(const Experiment& e, const ExperimentResult& result) {
   add("--items", f.item_attributes);
   add("--users", f.user_attributes);
   if (f.min_value > -1e300) add("--min-value", absl::StrCat(f.min_value));
+  if (f.in_order) words.push_back("--in-order");
   if (f.history_limit.has_value()) {
     add("--history-limit", absl::StrCat(*f.history_limit));
   }

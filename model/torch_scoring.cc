@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "model/cpu_scoring.h"
@@ -84,10 +85,15 @@ absl::Status ToHost(const torch::Tensor& t, std::vector<float>* out) {
 
 class DeviceEncoder final : public Encoder {
  public:
-  // Parts side by side, then two dense layers when `dense` holds any.
+  // Parts side by side, then two dense layers when `dense` holds any. A few
+  // newest items are summed on the host.
   DeviceEncoder(std::vector<DeviceHistory> parts,
-                std::vector<torch::Tensor> dense, int dim)
-      : parts_(std::move(parts)), dense_(std::move(dense)), dim_(dim) {}
+                std::vector<torch::Tensor> dense,
+                std::optional<RecentLayer> recent, int dim)
+      : parts_(std::move(parts)),
+        dense_(std::move(dense)),
+        recent_(std::move(recent)),
+        dim_(dim) {}
   int dim() const override { return dim_; }
   absl::Status Encode(absl::Span<const History* const> histories,
                       std::vector<float>* queries) const override {
@@ -96,6 +102,15 @@ class DeviceEncoder final : public Encoder {
       std::vector<torch::Tensor> sums;
       for (const DeviceHistory& part : parts_) {
         sums.push_back(part.Apply(histories));
+      }
+      if (recent_) {
+        const auto n = static_cast<int64_t>(histories.size());
+        torch::Tensor newest = torch::empty({n, recent_->dim()});
+        for (int64_t i = 0; i < n; ++i) {
+          recent_->Apply(*histories[static_cast<size_t>(i)],
+                         newest[i].data_ptr<float>());
+        }
+        sums.push_back(sums.empty() ? newest : newest.to(sums[0].device()));
       }
       torch::Tensor h = torch::cat(sums, 1);
       if (!dense_.empty()) {
@@ -109,6 +124,7 @@ class DeviceEncoder final : public Encoder {
  private:
   const std::vector<DeviceHistory> parts_;
   const std::vector<torch::Tensor> dense_;
+  const std::optional<RecentLayer> recent_;
   const int dim_;
 };
 
@@ -347,8 +363,11 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
       }
     }
     RETURN_IF_ERROR(load.status());
+    ASSIGN_OR_RETURN(std::optional<RecentLayer> recent,
+                     LoadRecent(model, tables, *tensors));
     scoring.encoder = std::make_unique<DeviceEncoder>(
-        std::move(parts), std::move(dense), scoring.encoder->dim());
+        std::move(parts), std::move(dense), std::move(recent),
+        scoring.encoder->dim());
   }
   RETURN_IF_ERROR(load.status());
   if (rows != nullptr) {

@@ -62,6 +62,10 @@ torch::Tensor Rotation(int64_t n, torch::Generator* generator);
 // bags without corruption.
 torch::Tensor SumOf(const Bags& bags, const torch::Tensor& rows);
 
+// The queries [users, dim] of train_recent.cc. Of bags without corruption.
+torch::Tensor RecentOf(const Bags& bags, const torch::Tensor& rows,
+                       const torch::Tensor& positions);
+
 // Fewer than 40 events an item.
 bool IsSparse(const TrainingSet& set);
 

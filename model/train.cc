@@ -25,6 +25,7 @@ const std::map<absl::string_view, Entry>& Trainers() {
       {"content", {TrainContent, false}},
       {"hybrid", {TrainHybrid, false}},
       {"paths", {TrainPaths, false}},
+      {"recent", {TrainRecent, true}},
       {"elsa", {TrainElsa}},
       {"ials", {TrainIals}},
       {"mf", {TrainMf}},

@@ -32,11 +32,22 @@ struct TrainingSet {
   std::vector<const features::Attributes*> attributes;
   // By user of `train`, null for none; empty when no user has any.
   std::vector<const features::Attributes*> user_attributes;
+  // Whether the items of a user came in this order, so that the latest are best
+  // told from those before. Else an order there is says nothing.
+  bool in_order = false;
   // For early stopping; user i of `input` is user i of `target`. May be empty:
   // then all epochs are run.
   features::Interactions validation_input;
   features::Interactions validation_target;
 };
+
+// Whether the i-th of a user's `count` items, at least 5, belongs to the fifth
+// that is to be found: the last ones of an order, else every fifth, from
+// another one in each user.
+inline bool IsToBeFound(const TrainingSet& set, size_t i, size_t count,
+                        size_t user) {
+  return set.in_order ? 5 * (count - i) <= count : (i + user) % 5 == 0;
+}
 
 struct TrainOptions {
   uint64_t seed = 1;

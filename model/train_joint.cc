@@ -1,6 +1,7 @@
 // A denoising autoencoder with a linear path beside it, added in the logits:
-// truncated EASE, or in a large catalogue paths through users. Two encoders,
-// and one scan over rows that hold both decoders side by side; what the
+// truncated EASE, or in a large or sparse catalogue paths through users; and
+// where events have an order, a path from the newest items. One encoder a path,
+// and one scan over rows that hold their decoders side by side; what the
 // truncation leaves out is served by neighbours where that helps. The paths are
 // trained one after the other; their weights are chosen on validation data,
 // which are set apart from the training data when none are given.
@@ -19,16 +20,18 @@ namespace {
 
 using features::Interactions;
 
-// Neural and linear part, and what the linear one's truncation leaves out.
+// Neural and linear part, what the linear one's truncation leaves out, and the
+// part of the newest items, if there is one.
 class Joint {
  public:
   struct Weights {
     double linear = 0;
     double neighbours = 0;  // beside 1 for the truncated part
-    double ndcg = 0;        // @100 of both on validation data
+    double recent = 0;
+    double ndcg = 0;  // @100 of all on validation data
   };
 
-  Joint(const Tensors& neural, const Tensors& linear)
+  Joint(const Tensors& neural, const Tensors& linear, const Tensors& recent)
       : encoder_(Get(neural, "joint.item.encoder")),
         cosine_(neural.Has(kLength)),
         encoder_end_(Get(neural, cosine_ ? kLength : kBias)),
@@ -36,6 +39,11 @@ class Joint {
         bias_(Get(neural, "joint.item.bias")),
         left_(Get(linear, "joint.item.linear")),
         right_(Get(linear, "joint.item.decoder")) {
+    if (recent.Has(kRecent)) {
+      recent_ = Get(recent, kRecent);
+      positions_ = Get(recent, kPositions);
+      next_ = Get(recent, "joint.item.decoder");
+    }
     const auto rows = linear.Get(kRows, {-1, -1});
     const auto weights = linear.Get(kWeights, {-1, -1});
     if (!rows.ok() || !weights.ok()) return;
@@ -46,6 +54,7 @@ class Joint {
   }
 
   bool HasNeighbours() const { return neighbours_.has_value(); }
+  bool HasRecent() const { return recent_.defined(); }
 
   // Logits [users, items] of histories, part by part.
   torch::Tensor Neural(const Bags& bags) const {
@@ -56,6 +65,10 @@ class Joint {
   }
   torch::Tensor Linear(const Bags& bags) const {
     return SumOf(bags, left_).matmul(right_.t());
+  }
+  torch::Tensor Recent(const Bags& bags) const {
+    if (!HasRecent()) return torch::zeros({1, 1});
+    return RecentOf(bags, recent_, positions_).matmul(next_.t());
   }
   torch::Tensor Rest(const Interactions& histories) const {
     torch::Tensor out = torch::zeros({histories.users(), decoder_.size(0)});
@@ -72,17 +85,24 @@ class Joint {
     return out;
   }
 
-  // Both halves of a row alike in length, so that rounding takes from them
-  // alike.
+  // All parts of a row alike in length, so that rounding takes from them alike.
   Tensors Export(const Weights& weights) const {
-    const double balance = decoder_.norm().item<double>() /
-                           std::max(1e-12, right_.norm().item<double>());
+    const double length = decoder_.norm().item<double>();
+    const auto balance = [&](const torch::Tensor& part) {
+      return length / std::max(1e-12, part.norm().item<double>());
+    };
     Tensors out;
     AddTensor(&out, "joint.item.encoder", encoder_);
     AddTensor(&out, cosine_ ? kLength : kBias, encoder_end_);
-    AddTensor(&out, "joint.item.linear", left_ * (weights.linear / balance));
-    AddTensor(&out, "joint.item.decoder",
-              torch::cat({decoder_, right_ * balance}, 1));
+    AddTensor(&out, "joint.item.linear",
+              left_ * (weights.linear / balance(right_)));
+    std::vector<torch::Tensor> parts = {decoder_, right_ * balance(right_)};
+    if (weights.recent > 0) {
+      AddTensor(&out, kRecent, recent_ * (weights.recent / balance(next_)));
+      AddTensor(&out, kPositions, positions_);
+      parts.push_back(next_ * balance(next_));
+    }
+    AddTensor(&out, "joint.item.decoder", torch::cat(parts, 1));
     AddTensor(&out, "joint.item.bias", bias_);
     const auto scale = static_cast<float>(weights.linear * weights.neighbours);
     if (!HasNeighbours() || scale == 0) return out;
@@ -98,6 +118,8 @@ class Joint {
   static constexpr char kLength[] = "joint.encoder.length";
   static constexpr char kRows[] = "joint.neighbours.rows";
   static constexpr char kWeights[] = "joint.neighbours.weights";
+  static constexpr char kRecent[] = "joint.item.recent";
+  static constexpr char kPositions[] = "joint.recent.positions";
 
   static torch::Tensor Get(const Tensors& tensors, const std::string& name) {
     return FromPlain(tensors.all().at(name));
@@ -107,6 +129,7 @@ class Joint {
   const bool cosine_;
   const torch::Tensor encoder_end_;  // its bias; or its length
   const torch::Tensor decoder_, bias_, left_, right_;
+  torch::Tensor recent_, positions_, next_;
   Tensor neighbour_rows_, neighbour_weights_;
   std::optional<Neighbours> neighbours_;
 };
@@ -128,7 +151,8 @@ class WeightSearch {
  public:
   WeightSearch(const Joint& joint, const TrainingSet& set)
       : has_validation_(set.validation_target.users() > 0),
-        has_neighbours_(joint.HasNeighbours()) {
+        has_neighbours_(joint.HasNeighbours()),
+        has_recent_(joint.HasRecent()) {
     const Interactions& from =
         has_validation_ ? set.validation_input : set.train;
     const int64_t users = std::clamp<int64_t>(
@@ -145,31 +169,27 @@ class WeightSearch {
     neural_ = joint.Neural(bags);
     linear_ = joint.Linear(bags);
     rest_ = joint.Rest(some_.validation_input);
+    recent_ = joint.Recent(bags);
     unit_ = neural_.std().item<double>() /
             std::max(1e-12, linear_.std().item<double>());
   }
 
-  Joint::Weights Choose(double linear, double neighbours) const {
+  Joint::Weights Choose(const Joint::Weights& given) const {
     if (!has_validation_) {
-      return {linear >= 0 ? linear : kUsual * unit_, std::max(0.0, neighbours)};
+      return {.linear = given.linear >= 0 ? given.linear : kUsual * unit_,
+              .neighbours = std::max(0.0, given.neighbours),
+              .recent = has_recent_ ? std::max(0.0, given.recent) : 0};
     }
-    std::vector<double> shares = {std::max(0.0, neighbours)};
-    if (neighbours < 0 && has_neighbours_) shares = {0, 0.5, 1};
-    std::vector<double> weights = {linear};
-    if (linear < 0) {
-      weights = {0};
-      for (int half = -10; half <= 6; ++half) {
-        weights.push_back(unit_ * std::exp2(half / 2.0));
-      }
-    }
-    Joint::Weights best{weights[0], shares[0], -1};
-    for (const double share : shares) {
-      // Neighbours cost time in each answer.
-      const double least = best.ndcg * (share > 0 ? 1 + kWorth : 1);
-      for (const double weight : weights) {
-        const double ndcg = Ndcg(weight, share);
-        if (ndcg > std::max(least, best.ndcg)) best = {weight, share, ndcg};
-      }
+    Joint::Weights fixed = given;
+    if (!has_neighbours_) fixed.neighbours = 0;
+    if (!has_recent_) fixed.recent = 0;
+    Joint::Weights best = ChooseLinear(fixed, std::max(0.0, fixed.recent));
+    if (fixed.recent >= 0) return best;
+    // One after the other, and again.
+    best.recent = ChooseRecent(&best);
+    if (best.recent > 0) {
+      best = ChooseLinear(fixed, best.recent);
+      best.recent = ChooseRecent(&best);
     }
     return best;
   }
@@ -179,18 +199,64 @@ class WeightSearch {
   static constexpr double kUsual = 0.35;  // of logits alike in spread
   static constexpr double kWorth = 0.005;
 
-  double Ndcg(double linear, double neighbours) const {
-    return ValidationNdcg(some_, some_.validation_input.users(), torch::kCPU,
-                          [&](const Bags&) {
-                            torch::Tensor sum = neural_ + linear * linear_;
-                            if (neighbours == 0) return sum;
-                            return sum.add_(rest_, linear * neighbours);
-                          });
+  // Linear weight and neighbours beside that weight of the newest items.
+  Joint::Weights ChooseLinear(const Joint::Weights& given,
+                              double recent) const {
+    std::vector<double> shares = {std::max(0.0, given.neighbours)};
+    if (given.neighbours < 0) shares = {0, 0.5, 1};
+    std::vector<double> weights = {given.linear};
+    if (given.linear < 0) {
+      weights = {0};
+      for (int half = -10; half <= 6; ++half) {
+        weights.push_back(unit_ * std::exp2(half / 2.0));
+      }
+    }
+    Joint::Weights best{weights[0], shares[0], recent, -1};
+    for (const double share : shares) {
+      // Neighbours cost time in each answer.
+      const double least = best.ndcg * (share > 0 ? 1 + kWorth : 1);
+      for (const double weight : weights) {
+        const Joint::Weights one{weight, share, recent};
+        const double ndcg = Ndcg(one);
+        if (ndcg > std::max(least, best.ndcg)) {
+          best = one;
+          best.ndcg = ndcg;
+        }
+      }
+    }
+    return best;
   }
 
-  const bool has_validation_, has_neighbours_;
+  // The weight of the newest items beside the others, which also cost time.
+  double ChooseRecent(Joint::Weights* others) const {
+    Joint::Weights one = *others;
+    one.recent = 0;
+    double best = 0, least = Ndcg(one) * (1 + kWorth);
+    for (int half = -4; half <= 6; ++half) {
+      one.recent = std::exp2(half / 2.0);
+      const double ndcg = Ndcg(one);
+      if (ndcg <= least) continue;
+      best = one.recent;
+      least = others->ndcg = ndcg;
+    }
+    return best;
+  }
+
+  double Ndcg(const Joint::Weights& weights) const {
+    return ValidationNdcg(
+        some_, some_.validation_input.users(), torch::kCPU, [&](const Bags&) {
+          torch::Tensor sum = neural_ + weights.linear * linear_;
+          if (weights.neighbours != 0) {
+            sum.add_(rest_, weights.linear * weights.neighbours);
+          }
+          if (weights.recent != 0) sum.add_(recent_, weights.recent);
+          return sum;
+        });
+  }
+
+  const bool has_validation_, has_neighbours_, has_recent_;
   TrainingSet some_;
-  torch::Tensor neural_, linear_, rest_;  // logits [users, items]
+  torch::Tensor neural_, linear_, rest_, recent_;  // logits [users, items]
   double unit_ = 1;
 };
 
@@ -202,6 +268,21 @@ absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden) {
   ASSIGN_OR_RETURN(const Tensor both, out.Take("joint.item.decoder", {-1, -1}));
   AddTensor(&out, "joint.item.decoder", FromPlain(both).narrow(1, 0, hidden));
   return out;
+}
+
+// The path of the newest items; nothing where there is no order.
+absl::StatusOr<Tensors> TrainNewest(const TrainingSet& set,
+                                    const Parameters& parameters,
+                                    const TrainOptions& options) {
+  const double weight = parameters["recent_weight"];
+  if (weight == 0 || (weight < 0 && !set.in_order)) return Tensors();
+  ASSIGN_OR_RETURN(const Parameters usual, ParametersOf("recent"));
+  TrainOptions part = options;
+  part.on_epoch = PartOf(options.on_epoch, 0.7, 0.95);
+  // It learns quickly, and another scale of its logits would mislead the search
+  // for weights.
+  part.warm_start = nullptr;
+  return TrainRecent("joint", set, usual, part);
 }
 
 // EASE is better where it is not too slow; on sparse data not by much.
@@ -218,6 +299,7 @@ TrainingSet SetApart(const TrainingSet& set) {
   constexpr size_t kFifth = 5;
   TrainingSet out;
   out.items = set.items;
+  out.in_order = set.in_order;
   const int64_t users = set.train.users();
   const int64_t stride = std::max<int64_t>(2, users / kMostUsers);
   for (int64_t u = 0; u < users; ++u) {
@@ -225,8 +307,8 @@ TrainingSet SetApart(const TrainingSet& set) {
     const auto weights = set.train.WeightsOf(u);
     const bool asked = u % stride == 0 && items.size() >= kFifth;
     for (size_t i = 0; i < items.size(); ++i) {
-      const bool target =
-          asked && (i + static_cast<size_t>(u / stride)) % kFifth == 0;
+      const bool target = asked && IsToBeFound(set, i, items.size(),
+                                               static_cast<size_t>(u / stride));
       Interactions& to = target ? out.validation_target : out.train;
       to.items.push_back(items[i]);
       to.weights.push_back(weights[i]);
@@ -266,13 +348,16 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
                      NeuralPart(*options.warm_start, parameters.Int("hidden")));
     part.warm_start = warm.all().empty() ? nullptr : &warm;
   }
-  part.on_epoch = PartOf(options.on_epoch, 0.1, 0.95);
+  part.on_epoch = PartOf(options.on_epoch, 0.1, 0.7);
   ASSIGN_OR_RETURN(const Tensors neural,
                    TrainAutoencoder("joint", set, parameters, part));
+  ASSIGN_OR_RETURN(const Tensors recent, TrainNewest(set, parameters, options));
   const torch::NoGradGuard no_grad;
   const Joint::Weights weights =
-      WeightSearch(Joint(neural, linear), set)
-          .Choose(parameters["linear_weight"], parameters["neighbour_share"]);
+      WeightSearch(Joint(neural, linear, recent), set)
+          .Choose({.linear = parameters["linear_weight"],
+                   .neighbours = parameters["neighbour_share"],
+                   .recent = parameters["recent_weight"]});
   if (options.on_epoch) {
     options.on_epoch(
         {.phase = "joint weights",
@@ -280,15 +365,16 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
          .epochs = 1,
          .metric = weights.ndcg,
          .share = 0.95,
-         .note = absl::StrFormat("linear_weight %.4g, neighbour_share %.2g",
-                                 weights.linear, weights.neighbours)});
+         .note = absl::StrFormat(
+             "linear_weight %.4g, neighbour_share %.2g, recent_weight %.3g",
+             weights.linear, weights.neighbours, weights.recent)});
   }
   if (apart.has_value()) {
     // A closed form takes in what was set apart.
     part.on_epoch = PartOf(options.on_epoch, 0.95, 1);
     ASSIGN_OR_RETURN(linear, train_linear("joint", given, parameters, part));
   }
-  return Joint(neural, linear).Export(weights);
+  return Joint(neural, linear, recent).Export(weights);
 }
 
 }  // namespace nearline::model

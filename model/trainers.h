@@ -26,7 +26,8 @@ Trainer TrainIals;
 Trainer TrainJoint;
 Trainer TrainLinear;  // "item-knn", "user-knn", or EASE
 Trainer TrainMf;      // "mf" or "bpr-mf"
-Trainer TrainNeuMf;   // "neumf", or "gmf" or "mlp", one of its branches
+Trainer TrainRecent;
+Trainer TrainNeuMf;  // "neumf", or "gmf" or "mlp", one of its branches
 
 }  // namespace nearline::model
 

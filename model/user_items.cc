@@ -89,11 +89,16 @@ class UserItemsBuilder {
   }
 
   UserItems Take() {
+    size_t lines = 0, ties = 0;
     for (OfUser& of : of_user_) {
       if (timed_) {
         std::stable_sort(
             of.lines.begin(), of.lines.end(),
             [](const Line& a, const Line& b) { return a.time < b.time; });
+        lines += of.lines.size() - 1;
+        for (size_t i = 1; i < of.lines.size(); ++i) {
+          ties += of.lines[i].time == of.lines[i - 1].time;
+        }
       }
       UserLines& to = out_.lines.emplace_back();
       for (Line& line : of.lines) {
@@ -101,6 +106,9 @@ class UserItemsBuilder {
         to.values.push_back(line.value);
       }
     }
+    constexpr double kNearlyAll = 0.9;
+    out_.timed = timed_ && static_cast<double>(ties) <
+                               kNearlyAll * static_cast<double>(lines);
     return std::move(out_);
   }
 

@@ -19,6 +19,8 @@ struct UserItems {
   std::vector<std::string> users;
   std::vector<UserLines> lines;  // by user
   bool rated = true;             // every line has a value
+  // Every line has a time, and not nearly all of a user's have the same.
+  bool timed = true;
 };
 
 // Reads "user item [value [time]]" lines; further columns are ignored, a header

@@ -190,6 +190,43 @@ TEST(Generation, NeighboursAddToTheScan) {
   }
 }
 
+// Of three rows and a history of four, of which two positions count.
+TEST(Generation, TheNewestItemsCountByTheirPlace) {
+  Bundle bundle;
+  bundle.manifest.id = "test";
+  bundle.manifest.retriever = "recent";
+  bundle.items = {"a", "b", "c"};
+  bundle.tensors.Add("recent.item.recent", {3, 2}, {1, 2, 3, 4, 5, 6});
+  bundle.tensors.Add("recent.recent.positions", {2, 2}, {1, 0.5f, 0.25f, 2});
+  bundle.tensors.Add("recent.item.decoder", {3, 2}, {1, 0, 0, 1, 1, 1});
+  bundle.tensors.Add("recent.item.bias", {3, 1}, {0, 0.5f, 1});
+  bundle.manifest.parameters["item_features"] =
+      ItemFeatureMap::Fit({nullptr, nullptr, nullptr}, {}, &bundle.tensors);
+  const auto scores = [&](const History& history) {
+    const auto generation = Generation::Create(bundle);
+    EXPECT_THAT(generation, IsOk());
+    const RowMask mask(3, true);
+    const Query query{&history, &mask, 3};
+    std::vector<std::vector<ScoredRow>> lists;
+    EXPECT_THAT(Recommend(**generation, {&query, 1}, {}, &lists), IsOk());
+    std::map<Row, float> out;
+    for (const ScoredRow& s : lists[0]) out[s.row] = s.score;
+    return out;
+  };
+  // The newest is b, before it came c; a is too old.
+  const float x = (3 * 1 + 5 * 0.25f) / std::sqrt(2.0f);
+  const float y = (4 * 0.5f + 6 * 2) / std::sqrt(2.0f);
+  auto found = scores({.rows = {0, 2, 1}, .weights = {9, 1, 1}});
+  EXPECT_NEAR(found[0], x, 1e-5);
+  EXPECT_NEAR(found[1], y + 0.5f, 1e-5);
+  EXPECT_NEAR(found[2], x + y + 1, 1e-5);
+  found = scores({});
+  EXPECT_EQ(found[2], 1);
+  bundle.tensors.Add("recent.recent.positions", {2, 3}, {1, 1, 1, 1, 1, 1});
+  EXPECT_THAT(Generation::Create(bundle),
+              IsError(absl::StatusCode::kInvalidArgument, "recent.positions"));
+}
+
 TEST(Generation, RefusesNeighboursThatAreNone) {
   const float nan = std::nanf("");
   for (const auto& [name, value] :

@@ -124,9 +124,10 @@ TEST_P(TrainTest, DevicesAgree) {
 }
 
 constexpr const char* kModels[] = {
-    "mult-vae", "mult-dae", "ease", "paths", "item-knn", "user-knn",
-    "content",  "hybrid",   "elsa", "ials",  "mf",       "bpr-mf",
-    "joint",    "gmf",      "mlp",  "neumf", kCosineDae, kCosineJoint};
+    "mult-vae", "mult-dae", "ease",       "paths",  "item-knn",
+    "user-knn", "content",  "hybrid",     "elsa",   "ials",
+    "mf",       "bpr-mf",   "joint",      "gmf",    "mlp",
+    "neumf",    kCosineDae, kCosineJoint, "recent", kRecentJoint};
 
 TEST(Devices, EveryModelTrainsAndServesOnCuda) {
   if (!CheckDevice("cuda:0").ok()) GTEST_SKIP() << "there is no CUDA device";
@@ -151,7 +152,8 @@ INSTANTIATE_TEST_SUITE_P(Models, TrainTest, testing::ValuesIn(kModels), NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
                          testing::Values("mult-vae", "mult-dae", "elsa", "ials",
                                          "mf", "bpr-mf", "joint", "gmf", "mlp",
-                                         "neumf", kCosineDae, kCosineJoint),
+                                         "neumf", kCosineDae, kCosineJoint,
+                                         "recent", kRecentJoint),
                          NameOf);
 
 class ByHandTest : public TrainTest {};
