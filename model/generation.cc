@@ -89,11 +89,11 @@ absl::StatusOr<DenseLayer> LoadDense(const Tensors& tensors,
   return DenseLayer::Create(weight->values, bias->values, in);
 }
 
-absl::Status LoadScanner(const ItemTables& tables, const std::string& rows,
-                         const std::string& bias, Scoring* scoring) {
+absl::Status LoadScanner(const std::string& model, const ItemTables& tables,
+                         Scoring* scoring) {
   ASSIGN_OR_RETURN(const ItemTable* r,
-                   Table(tables, rows, scoring->encoder->dim()));
-  ASSIGN_OR_RETURN(const ItemTable* b, Table(tables, bias, 1));
+                   Table(tables, ScannedTable(model), scoring->encoder->dim()));
+  ASSIGN_OR_RETURN(const ItemTable* b, Table(tables, BiasTable(model), 1));
   ASSIGN_OR_RETURN(scoring->scanner, MatrixScanner::Create(r, b));
   return absl::OkStatus();
 }
@@ -109,8 +109,7 @@ absl::Status LoadMultVae(const ItemTables& tables, const Tensors& tensors,
                    LoadDense(tensors, "mult-vae.hidden", mean.out()));
   scoring->encoder = std::make_unique<MultVaeEncoder>(
       std::move(first), std::move(mean), std::move(hidden));
-  return LoadScanner(tables, "mult-vae.item.decoder", "mult-vae.item.bias",
-                     scoring);
+  return LoadScanner("mult-vae", tables, scoring);
 }
 
 // NeuMF's GMF branch.
@@ -121,8 +120,7 @@ absl::Status LoadGmf(const std::string& model, const ItemTables& tables,
                                model + ".history.bias"));
   scoring->encoder =
       std::make_unique<HistoryEncoder>(std::move(history), nullptr);
-  return LoadScanner(tables, model + ".item.gmf", model + ".item.bias",
-                     scoring);
+  return LoadScanner(model, tables, scoring);
 }
 
 absl::Status LoadNeighbours(const std::string& model, const ItemTables& tables,
@@ -163,8 +161,7 @@ absl::Status LoadHistoryEncoder(const std::string& model,
   if (tensors.Has(model + ".neighbours.rows")) {
     RETURN_IF_ERROR(LoadNeighbours(model, tables, tensors, scoring));
   }
-  return LoadScanner(tables, model + ".item.decoder", model + ".item.bias",
-                     scoring);
+  return LoadScanner(model, tables, scoring);
 }
 
 // Models whose users are folded in.
@@ -191,8 +188,7 @@ absl::Status LoadFoldIn(const std::string& model, const ItemTables& tables,
   scoring->encoder = std::make_unique<FoldInEncoder>(
       rows,
       FoldIn(gram->values, pull->values, ridge->values[0], ridge->values[1]));
-  return LoadScanner(tables, model + ".item.decoder", model + ".item.bias",
-                     scoring);
+  return LoadScanner(model, tables, scoring);
 }
 
 // NeuMF, or its MLP branch alone.
@@ -232,8 +228,7 @@ absl::Status LoadRetriever(const std::string& model, const ItemTables& tables,
   switch (KindOf(model)) {
     case RetrieverKind::kConstant:
       scoring->encoder = std::make_unique<ConstantEncoder>();
-      return LoadScanner(tables, "popularity.item.zero", "popularity.item.bias",
-                         scoring);
+      return LoadScanner(model, tables, scoring);
     case RetrieverKind::kMultVae:
       return LoadMultVae(tables, tensors, scoring);
     case RetrieverKind::kGmf:

@@ -329,8 +329,8 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   const RetrieverKind kind = KindOf(model);
   const bool gmf = kind == RetrieverKind::kGmf;
   if (kind != RetrieverKind::kConstant) {
-    rows = load.Table(model + (gmf ? ".item.gmf" : ".item.decoder"));
-    bias = load.Table(model + ".item.bias");
+    rows = load.Table(ScannedTable(model));
+    bias = load.Table(BiasTable(model));
   }
   // Users that are folded in stay on the CPU.
   if (kind != RetrieverKind::kConstant && kind != RetrieverKind::kFoldIn) {

@@ -155,7 +155,7 @@ TEST(Kernels, KthLargestIsTheOneOfASort) {
     auto x = RandomFloats(n, n);
     x[7] = std::numeric_limits<float>::infinity();
     x[8] = 0.0f;
-    x[9] = -0.0f;
+    x[10] = -0.0f;
     for (size_t i = 0; i < n; i += 3) x[i] = x[0];  // ties
     std::fill(x.end() - 5, x.end(), -std::numeric_limits<float>::infinity());
     auto sorted = x;
