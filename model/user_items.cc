@@ -64,6 +64,18 @@ bool IsHeader(const std::string& first_field) {
   return name == "user" || name == "userid" || name == "user_id";
 }
 
+// Fields that spaces divide, divided by tabs, too; the user's is never missing.
+std::vector<std::string> Words(const std::vector<std::string>& fields) {
+  std::vector<std::string> words;
+  for (const std::string& field : fields) {
+    for (const auto word : absl::StrSplit(field, '\t', absl::SkipEmpty())) {
+      words.emplace_back(word);
+    }
+  }
+  if (words.empty()) words.emplace_back();
+  return words;
+}
+
 // Nothing where a file has another thing in its fourth column.
 std::optional<double> TimeOf(const std::string& field) {
   double time = 0;
@@ -148,11 +160,11 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
   UserItemsBuilder builder;
   std::vector<std::string> fields;
   while (reader.Next(&fields)) {
+    if (layout.adjacency) fields = Words(fields);
     if (reader.line() == 1 && IsHeader(fields[0])) continue;
     RETURN_IF_ERROR(CheckId(reader, fields[0], "user"));
     if (layout.adjacency) {
       for (size_t i = 1; i < fields.size(); ++i) {
-        if (fields[i].empty()) continue;
         RETURN_IF_ERROR(CheckId(reader, fields[i], "item"));
         builder.Add(fields[0], fields[i]);
       }

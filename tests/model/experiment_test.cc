@@ -39,6 +39,13 @@ TEST_F(ExperimentTest, RanksEveryItemThatIsNotInTrainingWhateverTheFormat) {
   e_.files.test = Write("adjacency-test.txt", "a 3\nb 4\n");
   const auto spaces = Run();
   ASSERT_THAT(spaces, IsOk());
+  e_.files.train = Write("tabs.txt", "a\t1 2\nb\t1 3\nc\t1 2 4\n");
+  e_.files.test = Write("tabs-test.txt", "a\t3\nb\t4\n");
+  e_.files.format = "adjacency";  // else items with spaces in their names
+  const auto tabs = Run();
+  ASSERT_THAT(tabs, IsOk());
+  EXPECT_EQ(tabs->seeds[0].by_user, spaces->seeds[0].by_user);
+  e_.files.format = "";
   EXPECT_EQ(spaces->seeds[0].means.at("hr@1"), 0.5);
   EXPECT_NEAR(spaces->seeds[0].means.at("ndcg@10"), (1 + 1 / std::log2(3)) / 2,
               1e-6);
