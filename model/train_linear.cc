@@ -71,6 +71,7 @@ torch::Tensor Gram(const TrainingSet& set, bool by_length = false,
   return gram;
 }
 
+// NaN when the weights are no numbers that can be computed with.
 torch::Tensor Ease(const TrainingSet& set, const Parameters& p,
                    torch::Device device) {
   torch::Tensor gram = Gram(set).to(device);
@@ -80,7 +81,8 @@ torch::Tensor Ease(const TrainingSet& set, const Parameters& p,
   }
   gram.diagonal().add_(lambda);
   // Two matrices at a time.
-  torch::Tensor factor = torch::linalg_cholesky(gram);
+  const auto [factor, info] = torch::linalg_cholesky_ex(gram);
+  if (info.item<int>() != 0) return torch::full({1}, NAN);
   gram.reset();
   torch::Tensor inverse = torch::cholesky_inverse(factor);
   return inverse.div_(-inverse.diagonal().clone());
