@@ -2,12 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <tuple>
 #include <utility>
 
 namespace nearline::model {
 
 using features::Attributes;
+
+namespace {
+
+// Numbers beyond it are no measure of anything, and their squares overflow.
+constexpr double kMostNumber = 1e15;
+
+double Bounded(double x) { return std::clamp(x, -kMostNumber, kMostNumber); }
+
+std::set<std::string> Distinct(const std::vector<std::string>& texts) {
+  return {texts.begin(), texts.end()};
+}
+
+}  // namespace
 
 void AttributeFeatures::Add(Feature feature) {
   const auto number = static_cast<uint32_t>(features_.size());
@@ -26,7 +40,8 @@ AttributeFeatures::AttributeFeatures(
     double n = 0, sum = 0, squares = 0;
   };
   std::map<std::pair<std::string, int>, Moments> numbers;
-  const auto number = [&](const std::string& name, int index, double x) {
+  const auto number = [&](const std::string& name, int index, double given) {
+    const double x = Bounded(given);
     Moments& m = numbers[{name, index}];
     m.n += 1;
     m.sum += x;
@@ -39,7 +54,7 @@ AttributeFeatures::AttributeFeatures(
         ++counts[{name, *s}];
       } else if (const auto* l =
                      std::get_if<std::vector<std::string>>(&value)) {
-        for (const std::string& text : *l) ++counts[{name, text}];
+        for (const std::string& text : Distinct(*l)) ++counts[{name, text}];
       } else if (const auto* x = std::get_if<double>(&value)) {
         number(name, -2, *x);
       } else if (const auto* v = std::get_if<std::vector<float>>(&value)) {
@@ -84,17 +99,18 @@ FeatureValues AttributeFeatures::Of(const Attributes& attributes) const {
     if (const auto* s = std::get_if<std::string>(&value)) {
       text(name, *s);
     } else if (const auto* l = std::get_if<std::vector<std::string>>(&value)) {
-      for (const std::string& s : *l) text(name, s);
+      for (const std::string& s : Distinct(*l)) text(name, s);
     } else if (const auto column = numeric_.find(name);
                column != numeric_.end()) {
       for (const uint32_t f : column->second) {
         const Feature& feature = features_[f];
         float x = feature.mean;
         if (const auto* number = std::get_if<double>(&value)) {
-          if (feature.index == -2) x = static_cast<float>(*number);
+          if (feature.index == -2) x = static_cast<float>(Bounded(*number));
         } else if (const auto* v = std::get_if<std::vector<float>>(&value)) {
           const auto i = static_cast<size_t>(feature.index);
-          if (feature.index >= 0 && i < v->size()) x = (*v)[i];
+          if (feature.index >= 0 && i < v->size())
+            x = static_cast<float>(Bounded((*v)[i]));
         }
         out.emplace_back(
             f, std::clamp((x - feature.mean) * feature.scale, -5.0f, 5.0f));

@@ -63,9 +63,7 @@ absl::StatusOr<std::vector<RankedCase>> RankCases(
     for (size_t i = 0; i < batch.size(); ++i) {
       const Case& c = batch[i];
       histories[i] = c.history;
-      if (c.attributes != nullptr) {
-        generation.AddTraits(c.attributes, &histories[i]);
-      }
+      generation.AddTraits(c.attributes, &histories[i]);
       queries.push_back(
           {&histories[i], &c.mask,
            depth > 0 ? depth : std::max(1, static_cast<int>(c.mask.Count()))});

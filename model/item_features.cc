@@ -1,7 +1,6 @@
 #include "model/item_features.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/match.h"

@@ -273,7 +273,7 @@ const std::vector<Model>& Models() {
             0,
             0.99,
             false,
-            "share of a row's values left out in a step",
+            "share of the newest items left out in a step",
             {0, 0.6}},
            {"batch", 1024, 1, 100000, true,
             "places in histories a step, at most"},

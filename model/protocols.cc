@@ -195,6 +195,7 @@ class Reader {
     for (size_t i = 0; i < input.users.size(); ++i) inputs[input.users[i]] = i;
     static const UserLines nothing;
     rated_ = rated_ && input.rated && target.rated;
+    data_.set.in_order = files_.in_order || (data_.set.in_order && input.timed);
     for (size_t i = 0; i < target.users.size(); ++i) {
       const auto it = inputs.find(target.users[i]);
       visit(target.users[i],

@@ -31,8 +31,8 @@ struct ProtocolFiles {
   // nowhere in training are candidates, too, by their attributes alone.
   std::string item_attributes, user_attributes;
   double min_value = -1e300;  // lines below it are left out
-  // The training file's lines of a user are in order of time, though they have
-  // none.
+  // Lines of a user are in order of time, though they have none. Else they are
+  // where all files of histories have times.
   bool in_order = false;
   // Test users are known by their last so many items, or by none; what they had
   // before stays out of their lists.

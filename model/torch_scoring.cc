@@ -363,10 +363,13 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
       }
     }
     RETURN_IF_ERROR(load.status());
-    ASSIGN_OR_RETURN(std::optional<RecentLayer> recent,
-                     LoadRecent(model, tables, *tensors));
+    using MaybeRecent = absl::StatusOr<std::optional<RecentLayer>>;
+    MaybeRecent recent = kind == RetrieverKind::kHistory
+                             ? LoadRecent(model, tables, *tensors)
+                             : MaybeRecent(std::nullopt);
+    RETURN_IF_ERROR(recent.status());
     scoring.encoder = std::make_unique<DeviceEncoder>(
-        std::move(parts), std::move(dense), std::move(recent),
+        std::move(parts), std::move(dense), *std::move(recent),
         scoring.encoder->dim());
   }
   RETURN_IF_ERROR(load.status());

@@ -223,8 +223,8 @@ absl::Status FitTower(const TrainingSet& set, const TrainOptions& options,
   if (chosen.width() == 1) return absl::OkStatus();
   const SparseRows features = chosen.Rows(set.attributes);
   return TorchGuard([&]() -> absl::Status {
-    torch::set_num_threads(options.threads);
     ASSIGN_OR_RETURN(const auto generation, Generation::Create(*bundle));
+    torch::set_num_threads(options.threads);  // which loading has changed
     TowerTraining training(set, options, *generation, features, bundle);
     RETURN_IF_ERROR(training.Run(options.on_epoch));
     training.Export(&bundle->tensors);

@@ -30,7 +30,7 @@ struct TrainingSet {
   features::Interactions train;
   // By row, null for none; empty when no item has any.
   std::vector<const features::Attributes*> attributes;
-  // By user of `train`, null for none; empty when no user has any.
+  // By user of `train`, null for none; may be empty when no user has any.
   std::vector<const features::Attributes*> user_attributes;
   // Whether the items of a user came in this order, so that the latest are best
   // told from those before. Else an order there is says nothing.

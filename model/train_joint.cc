@@ -270,7 +270,8 @@ absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden) {
   return out;
 }
 
-// The path of the newest items; nothing where there is no order.
+// The path of the newest items; nothing where there is no order, or nothing to
+// learn from, or nothing came of it: joint does without.
 absl::StatusOr<Tensors> TrainNewest(const TrainingSet& set,
                                     const Parameters& parameters,
                                     const TrainOptions& options) {
@@ -282,7 +283,12 @@ absl::StatusOr<Tensors> TrainNewest(const TrainingSet& set,
   // It learns quickly, and another scale of its logits would mislead the search
   // for weights.
   part.warm_start = nullptr;
-  return TrainRecent("joint", set, usual, part);
+  absl::StatusOr<Tensors> recent = TrainRecent("joint", set, usual, part);
+  if (absl::IsFailedPrecondition(recent.status()) ||
+      absl::IsOutOfRange(recent.status())) {
+    return Tensors();
+  }
+  return recent;
 }
 
 // EASE is better where it is not too slow; on sparse data not by much.

@@ -1,15 +1,17 @@
 // What comes next, by what came last (after FPMC, Rendle et al., WWW 2010, with
 // more than the last item): a user is
 //   p = sum_l w_l * e_(l-th newest) / sqrt(L'), l < L' = min(L, history),
-// element by element, and an item's score p . v_i + b_i. Trained at every place
-// of the histories, to tell the item there among all, or of many among a sample
-// that each step shares. A step, written by hand and always on the CPU, changes
-// the rows it has touched, so its cost does not grow with the catalogue.
+// element by element, and an item's score p . v_i + b_i. Trained at places of
+// the histories behind the first, to tell the item there among all, or of many
+// among a sample that each step shares. A step, written by hand and always on
+// the CPU, changes the rows it has touched, so its cost does not grow with the
+// catalogue.
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "base/random.h"
+#include "base/workers.h"
 #include "model/product.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
@@ -57,6 +59,7 @@ class Recent {
         options_(OnCpu(options)),
         length_(static_cast<size_t>(p.Int("length"))),
         width_(static_cast<size_t>(p.Int("factors"))),
+        workers_(options.threads),
         random_(options.seed),
         generator_(at::detail::createCPUGenerator(options.seed)),
         recent_(Rows(".item.recent", set.items)),
@@ -84,6 +87,10 @@ class Recent {
   }
 
   absl::StatusOr<Tensors> Run() {
+    if (places_.empty()) {
+      return absl::FailedPreconditionError(
+          "no user has two events, of which one could tell the other");
+    }
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
     const double rate = RateFor(options_, p_["learning_rate"]);
     const auto scores = [&](const Bags& bags) {
@@ -93,7 +100,7 @@ class Recent {
     };
     return RunEpochs(
         {.phase = model_ == "recent" ? model_ : model_ + " recent",
-         .epochs = places_.empty() ? 0 : epochs,
+         .epochs = epochs,
          .patience = p_.Int("patience"),
          .train =
              [&](int epoch) {
@@ -238,12 +245,9 @@ class Recent {
     of_queries_.resize(queries_.size());
     const size_t pieces = (places.size() + kPiece - 1) / kPiece;
     pieces_.resize(std::max(pieces_.size(), pieces));
-    at::parallel_for(0, static_cast<int64_t>(pieces), 1,
-                     [&](int64_t begin, int64_t end) {
-                       for (int64_t i = begin; i < end; ++i) {
-                         Compare(places, static_cast<size_t>(i));
-                       }
-                     });
+    workers_.ForEach(static_cast<int64_t>(pieces), [&](int64_t i) {
+      Compare(places, static_cast<size_t>(i));
+    });
     double loss = 0;
     for (size_t i = 0; i < pieces; ++i) {
       if (!pieces_[i].complete) return NAN;
@@ -346,6 +350,7 @@ class Recent {
   const Parameters& p_;
   const TrainOptions options_;
   const size_t length_, width_;
+  Workers workers_;  // products change what is set for their thread
   Random random_;
   torch::Generator generator_;
   AdamTable recent_, decoder_, biases_, positions_;

@@ -17,7 +17,7 @@ namespace nearline::model {
 
 // What attributes of a user add to the query vector: the difference between the
 // queries of users like that and of all, by a linear map of features, times a
-// gain that falls as the history says more. To an empty history's query comes
+// gain for each length of the history. To an empty history's query comes
 // also what all queries have in common. Learned by FitUsers. Immutable.
 class UserFeatures {
  public:

@@ -1,8 +1,6 @@
 #include "model/user_tower.h"
 
 #include <algorithm>
-#include <cmath>
-#include <optional>
 #include <utility>
 
 #include "base/random.h"
@@ -70,30 +68,38 @@ class UserTraining {
     users_.resize(std::min(users_.size(), judges_ + kMostQueries));
   }
 
+  absl::Status AppendQueries(const std::vector<History>& histories,
+                             std::vector<float>* queries) const {
+    std::vector<const History*> pointers;
+    for (const History& history : histories) pointers.push_back(&history);
+    std::vector<float> some;
+    RETURN_IF_ERROR(generation_->encoder().Encode(pointers, &some));
+    queries->insert(queries->end(), some.begin(), some.end());
+    return absl::OkStatus();
+  }
+
   // The map [width + 1, dim] of UserFeatures, of the users from `first` on. The
   // average user has the average query, so that only differences count.
   absl::StatusOr<std::vector<float>> Fit(size_t first) const {
-    std::vector<History> histories(1);  // the first is empty
+    constexpr size_t kBatch = 1024;
     std::vector<const features::Attributes*> attributes;
+    std::vector<float> queries;
+    std::vector<History> batch;
     for (size_t i = first; i < users_.size(); ++i) {
       const auto items = ItemsOf(i);
       const auto weights =
           set_.train.WeightsOf(static_cast<int64_t>(users_[i]));
-      histories.push_back(
+      batch.push_back(
           {{items.begin(), items.end()}, {weights.begin(), weights.end()}});
       attributes.push_back(set_.user_attributes[users_[i]]);
+      if (batch.size() < kBatch && i + 1 < users_.size()) continue;
+      RETURN_IF_ERROR(AppendQueries(batch, &queries));
+      batch.clear();
     }
-    std::vector<const History*> pointers;
-    for (const History& history : histories) pointers.push_back(&history);
-    std::vector<float> queries;
-    RETURN_IF_ERROR(generation_->encoder().Encode(pointers, &queries));
-    const auto dim = static_cast<size_t>(generation_->encoder().dim());
+    std::vector<float> of_nobody;
+    RETURN_IF_ERROR(AppendQueries({History()}, &of_nobody));
+    const size_t dim = of_nobody.size();
     const auto n = static_cast<double>(attributes.size());
-
-    const std::vector<float> of_nobody(
-        queries.begin(), queries.begin() + static_cast<std::ptrdiff_t>(dim));
-    queries.erase(queries.begin(),
-                  queries.begin() + static_cast<std::ptrdiff_t>(dim));
     std::vector<double> mean(dim, 0.0);
     for (size_t i = 0; i < queries.size(); ++i) {
       mean[i % dim] += queries[i] / n;
@@ -159,7 +165,7 @@ class UserTraining {
     return std::move(metrics[metric.Name()]);
   }
 
-  // The better of two, if a is above b by more than chance.
+  // Whether a is above b by more than chance.
   static bool Beats(const std::vector<double>& a,
                     const std::vector<double>& b) {
     std::vector<double> differences;

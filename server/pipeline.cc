@@ -195,15 +195,19 @@ void Pipeline::Mask(const features::Catalogue& catalogue, Work* work) {
     for (const auto& [item, weight] : entries) {
       const Row row = generation.RowOf(item);
       if (row >= base->rows()) continue;
-      // The same item twice counts once, with both weights.
-      const auto& rows = work->history.rows;
+      // The same item twice counts once, with both weights, where it came last.
+      auto& rows = work->history.rows;
+      auto& weights = work->history.weights;
+      float sum = weight;
       const auto at = std::find(rows.begin(), rows.end(), row);
       if (at != rows.end()) {
-        work->history.weights[static_cast<size_t>(at - rows.begin())] += weight;
-        continue;
+        const auto before = weights.begin() + (at - rows.begin());
+        sum += *before;
+        weights.erase(before);
+        rows.erase(at);
       }
-      work->history.rows.push_back(row);
-      work->history.weights.push_back(weight);
+      rows.push_back(row);
+      weights.push_back(sum);
     }
   }
   if (work->allowed.has_value()) {
@@ -370,7 +374,8 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
   for (Work& work : works) {
     if (work.generation == nullptr) ListPopular(&work);
     if (!rank && work.served_by == ServedBy::kShortlist &&
-        work.generation->ranker() != nullptr && options_.recommend.rank) {
+        !work.history.rows.empty() && work.generation->ranker() != nullptr &&
+        options_.recommend.rank) {
       work.degraded = "overload";
     }
   }

@@ -263,6 +263,27 @@ TEST_F(TasteTest, AttributesTellTheTasteOfUsersWithoutEvents) {
   }
 }
 
+TEST_F(ExperimentTest, AnOrderIsOneOfAllHistories) {
+  ProtocolFiles files{.protocol = "strong"};
+  files.train = Write("train.tsv", "a\t1\t5\t10\na\t2\t5\t11\n");
+  files.test_input = Write("input.tsv", "b\t2\t5\t10\nb\t1\t5\t12\n");
+  files.test_target = Write("target.tsv", "b\t2\n");
+  const auto in_order = [&] {
+    const auto data = ProtocolData::Read(files);
+    EXPECT_THAT(data, IsOk());
+    return data->set.in_order;
+  };
+  EXPECT_TRUE(in_order());
+  files.test_input = Write("input.tsv", "b\t2\nb\t1\n");
+  EXPECT_FALSE(in_order());
+  files.in_order = true;
+  EXPECT_TRUE(in_order());
+  files.in_order = false;
+  files.test_input = Write("input.tsv", "b\t2\t5\t10\nb\t1\t5\t12\n");
+  files.train = Write("train.tsv", "a\t1\t5\t0\na\t2\t5\t0\n");
+  EXPECT_FALSE(in_order());
+}
+
 TEST_F(TasteTest, BadAttributesAreNamed) {
   const auto with_items = [&](const char* text) {
     e_.files.item_attributes = Write("items.jsonl", text);

@@ -1,4 +1,6 @@
 // What comes next, by what came last.
+#include <omp.h>
+
 #include <cmath>
 
 #include "absl/strings/str_format.h"
@@ -218,6 +220,8 @@ TEST(Recent, ThreadsAndSeedsGiveTheSameWeights) {
   for (const auto& [name, tensor] : a->all()) {
     EXPECT_EQ(tensor.values, b->all().at(name).values) << name;
   }
+  // What is trained next has as many.
+  EXPECT_EQ(omp_get_max_threads(), 3);
 }
 
 TEST(Recent, OfOneEventAUserThereIsNothingToLearn) {
@@ -228,10 +232,16 @@ TEST(Recent, OfOneEventAUserThereIsNothingToLearn) {
     set.train.weights.push_back(1);
     set.train.EndUser();
   }
-  const auto tensors = Train("recent", set, *ParametersOf("recent"), {});
-  ASSERT_THAT(tensors, IsOk());
-  EXPECT_THAT(Ask("recent", set, *tensors, {.rows = {1}, .weights = {1}}),
-              IsOk());
+  EXPECT_THAT(Train("recent", set, *ParametersOf("recent"), {}),
+              IsError(absl::StatusCode::kFailedPrecondition, "two events"));
+  // joint does without.
+  Parameters p = *ParametersOf("joint");
+  for (const char* setting : {"hidden=8", "epochs=2", "recent_weight=1"}) {
+    ASSERT_THAT(p.SetText(setting), IsOk());
+  }
+  const auto joint = Train("joint", set, p, {});
+  ASSERT_THAT(joint, IsOk());
+  EXPECT_FALSE(joint->Has("joint.item.recent"));
 }
 
 }  // namespace

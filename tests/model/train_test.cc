@@ -364,6 +364,24 @@ TEST_P(WarmStartTest, NothingThatIsNotFiniteComesOut) {
   }
 }
 
+// A table that only other kinds of models read is passed over on every device.
+TEST(Devices, TablesOfOtherKindsArePassedOver) {
+  const SmallModel model("gmf");
+  auto tensors = Train(model.name, TwoTastes(), model.parameters, {});
+  ASSERT_THAT(tensors, IsOk());
+  tensors->Add("gmf.item.recent", {60, 4}, std::vector<float>(240, 1));
+  tensors->Add("gmf.recent.positions", {2, 4}, std::vector<float>(8, 1));
+  for (const char* device : {"cpu", "torch:cpu"}) {
+    const auto generation = Serve(model.name, *tensors, device);
+    ASSERT_THAT(generation, IsOk());
+    const Encoder& encoder = (*generation)->encoder();
+    const History history{.rows = {1}, .weights = {1}};
+    std::vector<float> queries;
+    ASSERT_THAT(encoder.Encode({&history, &history}, &queries), IsOk());
+    EXPECT_EQ(queries.size(), 2 * static_cast<size_t>(encoder.dim())) << device;
+  }
+}
+
 TEST(Devices, CudaIsRefusedWhereThereIsNone) {
   EXPECT_THAT(OpenDevice("cuda:63"),
               IsError(absl::StatusCode::kFailedPrecondition, "cuda:63"));

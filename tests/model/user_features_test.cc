@@ -1,5 +1,7 @@
 #include "model/user_features.h"
 
+#include <cmath>
+
 #include "model/generation.h"
 #include "model/recommender.h"
 #include "tests/model/tiny_model.h"
@@ -47,6 +49,28 @@ TEST(UserFeatures, AddLessToLongerHistories) {
   history = {.rows = {7, 8}, .weights = {1, 1}};
   EXPECT_TRUE(users.TraitsOf(kBob, history).empty());
   EXPECT_TRUE(users.TraitsOf({{"sex", "x"}}, {}).empty());
+}
+
+TEST(AttributeFeatures, OneSubjectCountsOnceAndAbsurdNumbersAreBounded) {
+  const features::Attributes loud = {
+      {"likes", std::vector<std::string>(20, "x")}};
+  EXPECT_EQ(AttributeFeatures({&loud}, {.min_count = 2}).width(), 1);
+  const AttributeFeatures once({&loud}, {.min_count = 1});
+  EXPECT_THAT(once.Of(loud), testing::ElementsAre(testing::Pair(0u, 1.0f),
+                                                  testing::Pair(1u, 1.0f)));
+  for (const double absurd : {1e19, 1e100, 1e200, 1.7e308, -1.7e308}) {
+    const features::Attributes far = {{"age", absurd}};
+    const AttributeFeatures known({&kAnn, &kBob, &far}, {.min_count = 2});
+    for (const auto* subject : {&kAnn, &kBob, &far}) {
+      for (const auto& [feature, value] : known.Of(*subject)) {
+        EXPECT_TRUE(std::isfinite(value)) << absurd;
+      }
+    }
+    for (const Json& feature : known.Describe()) {
+      EXPECT_TRUE(std::isfinite(feature["mean"].get<double>())) << absurd;
+      EXPECT_GT(feature["scale"].get<double>(), 0) << absurd;
+    }
+  }
 }
 
 // A bundle of which attributes of users are part.

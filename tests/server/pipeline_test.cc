@@ -39,14 +39,15 @@ class PipelineTest : public testing::Test {
     ASSERT_THAT(generations_.Write(bundle), IsOk());
     ASSERT_THAT(slot_->Publish(bundle.manifest.id), IsOk());
   }
-  absl::StatusOr<RecommendAnswer> Ask(RecommendRequest request) {
+  absl::StatusOr<RecommendAnswer> Ask(RecommendRequest request,
+                                      int still_queued = 0) {
     std::optional<absl::StatusOr<RecommendAnswer>> out;
     auto job = std::make_unique<RecommendJob>();
     job->request = std::move(request);
     job->done = [&](absl::StatusOr<RecommendAnswer> a) { out = std::move(a); };
     std::vector<std::unique_ptr<RecommendJob>> batch;
     batch.push_back(std::move(job));
-    pipeline_->Run(std::move(batch), 0);
+    pipeline_->Run(std::move(batch), still_queued);
     return *out;
   }
   // The items of ann's pages of seven, of one generation; `between` is called
@@ -132,8 +133,13 @@ TEST_F(PipelineTest, AttributesMakeAUserPersonalBeforeAnyEvent) {
   EXPECT_EQ(answer->served_by, ServedBy::kShortlist);
   EXPECT_EQ(answer->degraded_reason, "");
   EXPECT_EQ(answer->items[0], "i007");
+  // The ranker has nothing to look at, so overload takes nothing away.
+  EXPECT_EQ(Ask({.user = "ann"}, /*still_queued=*/100'000)->degraded_reason,
+            "");
   Feed("ann", "i003");
   EXPECT_EQ(Ask({.user = "ann"})->served_by, ServedBy::kRanked);
+  EXPECT_EQ(Ask({.user = "ann"}, /*still_queued=*/100'000)->degraded_reason,
+            "overload");
 }
 
 TEST_F(PipelineTest, ExactlyAsManyAsAreEligible) {
@@ -179,6 +185,34 @@ TEST_F(PipelineTest, AHistoryInTheRequestIsAnsweredAndNotStored) {
   Feed("ann", "i003");
   const auto stored = Ask({.user = "ann", .count = 10});
   EXPECT_EQ(stored->items, stateless->items);
+}
+
+// As in a profile, whose last event on an item says where it stands.
+TEST_F(PipelineTest, AnItemTwiceInAHistoryStandsWhereItCameLast) {
+  model::Bundle bundle;
+  bundle.manifest.id = "g-recent";
+  bundle.manifest.retriever = "recent";
+  bundle.manifest.accepted = true;
+  for (int i = 0; i < 100; ++i) {
+    bundle.items.push_back(absl::StrFormat("i%03d", i));
+  }
+  std::vector<float> same(100);
+  for (size_t i = 0; i < 100; ++i) same[i] = static_cast<float>(i) + 1;
+  bundle.tensors.Add("recent.item.recent", {100, 1}, same);
+  bundle.tensors.Add("recent.item.decoder", {100, 1}, same);
+  bundle.tensors.Add("recent.item.bias", {100, 1},
+                     std::vector<float>(100, 0.0f));
+  bundle.tensors.Add("recent.recent.positions", {1, 1}, {1});
+  bundle.manifest.parameters["item_features"] = model::ItemFeatureMap::Fit(
+      std::vector<const features::Attributes*>(100, nullptr), {},
+      &bundle.tensors);
+  ASSERT_THAT(generations_.Write(bundle), IsOk());
+  ASSERT_THAT(slot_->Publish("g-recent"), IsOk());
+  const auto answer =
+      Ask({.history = {{"i009"}, {"i001"}, {"i009"}}, .count = 1});
+  ASSERT_THAT(answer, IsOk());
+  EXPECT_EQ(answer->items[0], "i099");
+  EXPECT_FLOAT_EQ(answer->scores[0], 10 * 100);  // i009 is the newest
 }
 
 TEST_F(PipelineTest, PagesNeitherRepeatNorSkipWhateverHappensBetween) {
