@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace nearline::model {
 namespace {
@@ -68,6 +71,26 @@ AutoencoderTrainer::AutoencoderTrainer(const AutoencoderWeights& weights,
   }
   if (bfloat16_) decoder_half_.resize(Size(items_, width_));
   Unify(0, items_);
+}
+
+void AutoencoderTrainer::Keep(TrainingState* state) {
+  state->Value("adam.steps", &steps_);
+  const std::pair<const char*, Learned*> all[] = {
+      {"encoder", &encoder_},
+      {"encoder_bias", &encoder_bias_},
+      {"mean", &mean_},
+      {"mean_bias", &mean_bias_},
+      {"log_variance", &log_variance_},
+      {"log_variance_bias", &log_variance_bias_},
+      {"hidden", &hidden_},
+      {"hidden_bias", &hidden_bias_},
+      {"decoder", &decoder_},
+      {"decoder_bias", &decoder_bias_}};
+  for (const auto& [name, learned] : all) {
+    state->Values(absl::StrCat("adam.first.", name), &learned->first);
+    state->Values(absl::StrCat("adam.second.", name), &learned->second);
+  }
+  if (state->restores()) Unify(0, items_);
 }
 
 // Makes of some rows of the decoder what logits are made with.

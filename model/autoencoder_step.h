@@ -10,6 +10,7 @@
 
 #include "absl/types/span.h"
 #include "base/workers.h"
+#include "model/checkpoint.h"
 #include "model/kernels.h"
 #include "model/product.h"
 
@@ -69,6 +70,10 @@ class AutoencoderTrainer {
   //   beta KL - sum_i target_i log softmax(logits)_i,
   // which is returned. Throws std::bad_alloc.
   double Step(const AutoencoderBatch& batch, const AutoencoderRates& rates);
+
+  // What steps depend on, but for the weights. When something is put back, the
+  // weights have been before.
+  void Keep(TrainingState* state);
 
  private:
   // A matrix, or a vector, with Adam's means of its gradient.

@@ -6,13 +6,41 @@
 
 namespace nearline::model {
 
+namespace {
+
+// Puts the loop where the checkpoint was taken, and tells of the epochs before.
+absl::Status GoOn(const EpochLoop& loop, const TrainOptions& options,
+                  Checkpoint* from) {
+  if (from->reports.empty()) return absl::OkStatus();
+  TrainingState state(std::move(from->state));
+  loop.state(&state);
+  RETURN_IF_ERROR(
+      Annotate(state.status(), options.checkpoints->PathOf(loop.phase)));
+  if (!options.on_epoch) return absl::OkStatus();
+  for (const EpochReport& report : from->reports) options.on_epoch(report);
+  return absl::OkStatus();
+}
+
+absl::Status Keep(const EpochLoop& loop, Checkpoints* checkpoints,
+                  Checkpoint* checkpoint) {
+  TrainingState state;
+  loop.state(&state);
+  checkpoint->state = state.TakeKept();
+  return checkpoints->Write(loop.phase, *checkpoint);
+}
+
+}  // namespace
+
 absl::StatusOr<Tensors> RunEpochs(const EpochLoop& loop,
-                                  const OnEpoch& on_epoch) {
+                                  const TrainOptions& options) {
   if (loop.epochs == 0) return loop.save();
-  Tensors best;
-  double best_metric = -1;
-  int best_epoch = 0;
-  for (int epoch = 1; epoch <= loop.epochs; ++epoch) {
+  Checkpoint c;
+  if (options.checkpoints != nullptr) {
+    ASSIGN_OR_RETURN(c, options.checkpoints->Read(loop.phase));
+    RETURN_IF_ERROR(GoOn(loop, options, &c));
+  }
+  for (int epoch = static_cast<int>(c.reports.size()) + 1;
+       epoch <= loop.epochs && !c.finished; ++epoch) {
     EpochReport report{.phase = loop.phase,
                        .epoch = epoch,
                        .epochs = loop.epochs,
@@ -22,24 +50,28 @@ absl::StatusOr<Tensors> RunEpochs(const EpochLoop& loop,
     bool finite = std::isfinite(report.loss);
     if (finite && loop.validate) report.metric = loop.validate();
     const bool better =
-        finite && (!loop.validate || report.metric > best_metric);
+        finite && (!loop.validate || report.metric > c.best_metric);
     if (better) {
       now = loop.save();
       finite = AllFinite(now);
     }
-    if (!finite) report.note = KeptInstead(best_epoch);
-    if (on_epoch) on_epoch(report);
-    if (!finite) break;
-    if (better) {
-      best = std::move(now);
-      best_metric = report.metric;
-      best_epoch = epoch;
-    } else if (epoch - best_epoch >= loop.patience) {
-      break;
+    if (!finite) report.note = KeptInstead(c.best_epoch);
+    if (options.on_epoch) options.on_epoch(report);
+    if (finite && better) {
+      c.best = std::move(now);
+      c.best_metric = report.metric;
+      c.best_epoch = epoch;
+    }
+    c.reports.push_back(std::move(report));
+    c.finished = !finite || epoch == loop.epochs ||
+                 epoch - c.best_epoch >= std::max(1, loop.patience);
+    if (options.checkpoints != nullptr && c.best_epoch > 0 &&
+        (c.finished || options.checkpoints->IsDue())) {
+      RETURN_IF_ERROR(Keep(loop, options.checkpoints, &c));
     }
   }
-  if (best_epoch == 0) return Diverged(loop.phase);
-  return best;
+  if (c.best_epoch == 0) return Diverged(loop.phase);
+  return std::move(c.best);
 }
 
 absl::Status Diverged(const std::string& phase) {

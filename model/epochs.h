@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "model/checkpoint.h"
 #include "model/train.h"
 
 namespace nearline::model {
@@ -16,12 +17,15 @@ struct EpochLoop {
   std::function<double(int epoch)> train;  // the mean loss
   std::function<double()> validate;        // the better, the larger; or empty
   std::function<Tensors()> save;
+  std::function<void(TrainingState*)> state;
 };
 // The tensors of the best epoch; without validation those of the last. When the
 // loss or the weights are no finite numbers any more, training stops, a note
-// says so, and an epoch before counts. Errors: OUT_OF_RANGE when there is none.
+// says so, and an epoch before counts. With options.checkpoints it goes on from
+// what is there, as if it had not stopped. Errors: OUT_OF_RANGE when no epoch
+// counts; those of Checkpoints.
 absl::StatusOr<Tensors> RunEpochs(const EpochLoop& loop,
-                                  const OnEpoch& on_epoch);
+                                  const TrainOptions& options);
 
 // OUT_OF_RANGE: nothing that `phase` learned is of any use.
 absl::Status Diverged(const std::string& phase);

@@ -126,6 +126,9 @@ void AddEvaluate(CLI::App* app, EvaluateFlags* flags) {
   app->add_option("--report", flags->report, "write all figures as JSON");
   app->add_option("--run", e.run_file,
                   "write the first seed's ranked lists: user item rank score");
+  app->add_option("--checkpoint", e.checkpoint_folder,
+                  "leave in this folder what training has come to, every ten "
+                  "seconds; the same command goes on from there");
   app->add_option("--save", e.save_folder,
                   "write the first seed's generation into this folder");
 }

@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <numeric>
 #include <optional>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "base/file.h"
+#include "base/hash.h"
+#include "base/version.h"
 #include "model/bundle.h"
+#include "model/checkpoint.h"
 #include "model/epochs.h"
 #include "model/score_meter.h"
 #include "model/tower.h"
@@ -29,6 +33,30 @@ double SecondsSince(absl::Time start) {
   return absl::ToDoubleSeconds(absl::Now() - start);
 }
 
+// Equal for what comes to the same: a training, and what is asked of it.
+std::string NameOf(const Experiment& experiment, const TrainingSet& set,
+                   const Parameters& parameters, uint64_t seed,
+                   const std::string& asked) {
+  uint64_t data = 0;
+  const auto add = [&data](const auto& values) {
+    using Value = std::decay_t<decltype(values[0])>;
+    data = StableHash({reinterpret_cast<const char*>(values.data()),
+                       values.size() * sizeof(Value)},
+                      data);
+  };
+  for (const features::Interactions* part :
+       {&set.train, &set.validation_input, &set.validation_target}) {
+    add(part->offsets);
+    add(part->items);
+    add(part->weights);
+  }
+  const std::string all = absl::StrCat(
+      kVersion, parameters.ToJson().dump(), seed, experiment.device, " ",
+      set.items, set.in_order ? " in order " : " ", data, asked);
+  return absl::StrCat(experiment.model, "-",
+                      HexDigest(Sha256(all)).substr(0, 16));
+}
+
 class Laboratory {
  public:
   Laboratory(const Experiment& experiment, const Parameters& parameters,
@@ -38,6 +66,12 @@ class Laboratory {
   absl::StatusOr<ExperimentResult> Run() {
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(data_, ProtocolData::Read(e_.files));
+    for (const std::string& file :
+         {e_.files.item_attributes, e_.files.user_attributes}) {
+      if (file.empty() || e_.checkpoint_folder.empty()) continue;
+      ASSIGN_OR_RETURN(const std::string digest, Sha256OfFile(file));
+      absl::StrAppend(&attributes_, digest, " ");
+    }
     result_.read_seconds = SecondsSince(start);
     result_.train_users = data_.set.train.users();
     result_.train_events = data_.set.train.size();
@@ -50,6 +84,9 @@ class Laboratory {
     RETURN_IF_ERROR(PrepareMeter());
     if (e_.tune > 0) RETURN_IF_ERROR(Tune());
     for (const uint64_t seed : e_.seeds) RETURN_IF_ERROR(RunSeed(seed));
+    for (const Checkpoints& done : checkpoints_) {
+      RETURN_IF_ERROR(done.Remove(/*all=*/true));
+    }
     return std::move(result_);
   }
 
@@ -69,16 +106,28 @@ class Laboratory {
     };
   }
 
+  // Null where none are kept.
+  Checkpoints* CheckpointsOf(const ProtocolData& data,
+                             const Parameters& parameters, uint64_t seed,
+                             const std::string& asked) {
+    if (e_.checkpoint_folder.empty()) return nullptr;
+    checkpoints_.emplace_back(
+        e_.checkpoint_folder,
+        NameOf(e_, data.set, parameters, seed, attributes_ + asked));
+    return &checkpoints_.back();
+  }
+
   absl::StatusOr<Bundle> TrainOn(const ProtocolData& data,
                                  const Parameters& parameters, uint64_t seed,
-                                 OnEpoch on_epoch) {
+                                 Checkpoints* checkpoints, OnEpoch on_epoch) {
     Bundle bundle;
     bundle.items.assign(data.items.begin(),
                         data.items.begin() + data.set.items);
     TrainOptions options{.seed = seed,
                          .threads = e_.threads,
                          .device = e_.device,
-                         .on_epoch = PartOf(on_epoch, 0, 0.95)};
+                         .on_epoch = PartOf(on_epoch, 0, 0.95),
+                         .checkpoints = checkpoints};
     ASSIGN_OR_RETURN(bundle.tensors,
                      Train(e_.model, data.set, parameters, options));
     Manifest& m = bundle.manifest;
@@ -128,9 +177,9 @@ class Laboratory {
   // The tuning metric of what was trained with `parameters`.
   absl::StatusOr<double> ValueOf(const ProtocolData& carved,
                                  const Parameters& parameters,
-                                 OnEpoch on_epoch) {
+                                 Checkpoints* checkpoints, OnEpoch on_epoch) {
     ASSIGN_OR_RETURN(Bundle bundle, TrainOn(carved, parameters, e_.seeds[0],
-                                            std::move(on_epoch)));
+                                            checkpoints, std::move(on_epoch)));
     ASSIGN_OR_RETURN(const auto generation, Load(carved, std::move(bundle)));
     ASSIGN_OR_RETURN(
         const std::vector<RankedCase> ranked,
@@ -143,6 +192,32 @@ class Laboratory {
     return value;
   }
 
+  // The i-th trial, unless it is known what it came to.
+  absl::Status Try(const ProtocolData& carved, int i, Trial* trial) {
+    Checkpoints* const checkpoints = CheckpointsOf(
+        carved, trial->parameters, e_.seeds[0],
+        absl::StrCat(e_.tune_metric.Name(), " ", e_.validation_fraction, " ",
+                     e_.files.protocol, " ",
+                     e_.files.history_limit.value_or(-1)));
+    if (checkpoints != nullptr &&
+        checkpoints->ReadValue(&trial->value, &trial->seconds)) {
+      return absl::OkStatus();
+    }
+    const absl::Time start = absl::Now();
+    const absl::StatusOr<double> value =
+        ValueOf(carved, trial->parameters, checkpoints,
+                Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr));
+    // A trial that diverged is worth nothing, but others may not.
+    if (!value.ok() && !absl::IsOutOfRange(value.status())) {
+      return value.status();
+    }
+    trial->value = value.value_or(0);
+    trial->seconds = SecondsSince(start);
+    if (checkpoints == nullptr) return absl::OkStatus();
+    RETURN_IF_ERROR(checkpoints->WriteValue(trial->value, trial->seconds));
+    return checkpoints->Remove(/*all=*/false);
+  }
+
   absl::Status Tune() {
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(const ProtocolData carved,
@@ -150,17 +225,8 @@ class Laboratory {
     ASSIGN_OR_RETURN(Tuner tuner, Tuner::Create(result_.parameters, e_.fixed,
                                                 e_.tune, e_.seeds[0]));
     for (int i = 0; i < e_.tune; ++i) {
-      const absl::Time begin = absl::Now();
       Trial trial{tuner.Next()};
-      const absl::StatusOr<double> value =
-          ValueOf(carved, trial.parameters,
-                  Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr));
-      // A trial that diverged is worth nothing, but others may not.
-      if (!value.ok() && !absl::IsOutOfRange(value.status())) {
-        return value.status();
-      }
-      trial.value = value.value_or(0);
-      trial.seconds = SecondsSince(begin);
+      RETURN_IF_ERROR(Try(carved, i, &trial));
       tuner.Tell(trial.value);
       result_.trials.push_back(std::move(trial));
     }
@@ -177,6 +243,7 @@ class Laboratory {
         Bundle bundle,
         TrainOn(
             data_, result_.parameters, seed,
+            CheckpointsOf(data_, result_.parameters, seed, ""),
             Listen(0, seed, static_cast<size_t>(e_.tune) + result_.seeds.size(),
                    &out.epochs)));
     out.train_seconds = SecondsSince(start);
@@ -351,6 +418,8 @@ class Laboratory {
   const Experiment& e_;
   const std::function<void(const ExperimentProgress&)>& on_progress_;
   ProtocolData data_;
+  std::string attributes_;  // names what the files of attributes hold
+  std::deque<Checkpoints> checkpoints_;
   std::optional<ListMeter> meter_;
   ExperimentResult result_;
 };

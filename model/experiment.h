@@ -32,6 +32,8 @@ struct Experiment {
 
   std::string run_file;     // the first seed's ranked lists, as TSV
   std::string save_folder;  // where the first seed's generation goes
+  // Where training keeps what it has, to go on from there; empty: nowhere.
+  std::string checkpoint_folder;
 };
 
 struct Trial {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <sstream>
 
 #include "model/metrics.h"
 
@@ -178,6 +179,30 @@ std::function<double()> Validation(
   return [&set, &options, logits = std::move(logits)] {
     return ValidationNdcg(set, 500, options.device, logits);
   };
+}
+
+void KeepTensor(const std::string& name, torch::Tensor tensor,
+                TrainingState* state) {
+  const torch::NoGradGuard no_grad;
+  torch::Tensor plain = tensor.detach().cpu().contiguous();
+  state->Values(name, static_cast<char*>(plain.data_ptr()), plain.nbytes());
+  if (state->restores()) tensor.copy_(plain);
+}
+
+void KeepGenerator(torch::Generator* generator, TrainingState* state) {
+  torch::Tensor numbers = generator->get_state();
+  KeepTensor("generator", numbers, state);
+  if (state->restores()) generator->set_state(numbers);
+}
+
+void KeepAdam(torch::optim::Adam* adam, TrainingState* state) {
+  std::ostringstream out;
+  if (!state->restores()) torch::save(*adam, out);
+  std::string text = out.str();
+  state->Text("adam", &text);
+  if (!state->restores() || text.empty()) return;
+  std::istringstream in(text);
+  torch::load(*adam, in);
 }
 
 }  // namespace nearline::model

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "model/checkpoint.h"
 #include "model/corruption.h"
 #include "model/epochs.h"
 #include "model/torch_guard.h"
@@ -90,6 +91,12 @@ torch::Tensor WarmOr(const Tensors* warm, const std::string& name,
                      torch::Tensor fresh);
 
 void SetRate(torch::optim::Adam* adam, double rate);
+
+// Parts of a TrainingState, on any device.
+void KeepTensor(const std::string& name, torch::Tensor tensor,
+                TrainingState* state);
+void KeepGenerator(torch::Generator* generator, TrainingState* state);
+void KeepAdam(torch::optim::Adam* adam, TrainingState* state);
 
 }  // namespace nearline::model
 

@@ -25,6 +25,8 @@ struct EpochReport {
 };
 using OnEpoch = std::function<void(const EpochReport&)>;
 
+class Checkpoints;
+
 struct TrainingSet {
   int64_t items = 0;  // rows; the ids in what follows are below it
   features::Interactions train;
@@ -58,6 +60,9 @@ struct TrainOptions {
   // Those steps in bfloat16, where the processor multiplies it faster.
   bool bfloat16 = true;
   OnEpoch on_epoch;  // may be empty
+  // Where training by epochs goes on from and leaves what it has; null:
+  // nowhere.
+  Checkpoints* checkpoints = nullptr;
   // Weights to start from, with the rows of this set's items; null: random.
   const Tensors* warm_start = nullptr;
 };

@@ -184,20 +184,35 @@ class Autoencoding {
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
     rate_ = RateFor(options_, p_["learning_rate"]);
     steps_ = epochs * StepsAnEpoch();
-    return RunEpochs({.phase = model_.name,
-                      .epochs = epochs,
-                      .patience = p_.Int("patience"),
-                      .train = [&](int) { return RunEpoch(&adam); },
-                      .validate = Validation(set_, options_,
-                                             [&](const Bags& bags) {
-                                               return model_.Forward(
-                                                   bags, &generator_, nullptr);
-                                             }),
-                      .save = [&] { return model_.Export(); }},
-                     options_.on_epoch);
+    return RunEpochs(
+        {.phase = model_.name,
+         .epochs = epochs,
+         .patience = p_.Int("patience"),
+         .train = [&](int) { return RunEpoch(&adam); },
+         .validate = Validation(set_, options_,
+                                [&](const Bags& bags) {
+                                  return model_.Forward(bags, &generator_,
+                                                        nullptr);
+                                }),
+         .save = [&] { return model_.Export(); },
+         .state = [&](TrainingState* state) { Keep(&adam, state); }},
+        options_);
   }
 
  private:
+  void Keep(torch::optim::Adam* adam, TrainingState* state) {
+    state->Value("step", &step_);
+    KeepGenerator(&generator_, state);
+    for (const auto& parameter : model_.named_parameters()) {
+      KeepTensor(parameter.key(), parameter.value(), state);
+    }
+    if (by_hand_.has_value()) {
+      by_hand_->Keep(state);
+    } else {
+      KeepAdam(adam, state);
+    }
+  }
+
   double StepsAnEpoch() const {
     return std::ceil(static_cast<double>(set_.train.users()) / p_["batch"]);
   }

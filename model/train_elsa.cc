@@ -43,8 +43,14 @@ class Elsa {
                                   const torch::Tensor a = UnitRows(rows_);
                                   return Dense(bags).matmul(a).matmul(a.t());
                                 }),
-         .save = [&] { return Export(); }},
-        options_.on_epoch);
+         .save = [&] { return Export(); },
+         .state =
+             [&](TrainingState* state) {
+               KeepTensor("rows", rows_, state);
+               KeepGenerator(&generator_, state);
+               KeepAdam(&adam, state);
+             }},
+        options_);
   }
 
  private:

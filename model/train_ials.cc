@@ -41,8 +41,18 @@ class Ials {
                                 [&](const Bags& bags) {
                                   return FoldedLogits(bags, items_, rule_);
                                 }),
-         .save = [&] { return ExportFactors("ials", items_, rule_); }},
-        options_.on_epoch);
+         .save = [&] { return ExportFactors("ials", items_, rule_); },
+         .state =
+             [&](TrainingState* state) {
+               if (state->restores()) {
+                 users_ = RandomFactors(static_cast<size_t>(set_.train.users()),
+                                        static_cast<int>(items_.dim), 0,
+                                        options_.seed);
+               }
+               state->Values("users", &users_.values);
+               state->Values("items", &items_.values);
+             }},
+        options_);
   }
 
  private:

@@ -159,8 +159,15 @@ class MatrixFactorization {
                                 [&](const Bags& bags) {
                                   return FoldedLogits(bags, items_, Rule());
                                 }),
-         .save = [&] { return ExportFactors(name_, items_, Rule()); }},
-        options_.on_epoch);
+         .save = [&] { return ExportFactors(name_, items_, Rule()); },
+         .state =
+             [&](TrainingState* state) {
+               state->Value("random", &random_);
+               state->Values("users", &users_.values);
+               state->Values("items", &items_.values);
+               state->Values("order", &order_);
+             }},
+        options_);
   }
 
  private:

@@ -240,6 +240,8 @@ class Phases {
       }
       return total / static_cast<double>(users);
     };
+    TrainOptions part = options_;
+    part.on_epoch = PartOf(options_.on_epoch, phase.begin, phase.end);
     ASSIGN_OR_RETURN(
         const Tensors best,
         RunEpochs({.phase = phase.name,
@@ -247,8 +249,21 @@ class Phases {
                    .patience = p_.Int("patience"),
                    .train = train,
                    .validate = Validation(phase),
-                   .save = [&] { return model_.Export(); }},
-                  PartOf(options_.on_epoch, phase.begin, phase.end)));
+                   .save = [&] { return model_.Export(); },
+                   .state =
+                       [&](TrainingState* state) {
+                         state->Value("step", &step);
+                         KeepGenerator(&generator_, state);
+                         for (const auto& [name, tensor] : model_.Named()) {
+                           KeepTensor(name, tensor, state);
+                         }
+                         if (by_hand.has_value()) {
+                           by_hand->Keep(state);
+                         } else {
+                           KeepAdam(&adam, state);
+                         }
+                       }},
+                  part));
     model_.Load(best);
     return absl::OkStatus();
   }

@@ -37,6 +37,11 @@ class AdamTable {
     AdamStep(rates, gradient, width_, values_.data() + at, first_.data() + at,
              second_.data() + at);
   }
+  void Keep(const std::string& name, TrainingState* state) {
+    state->Values(name, &values_);
+    state->Values(name + ".first", &first_);
+    state->Values(name + ".second", &second_);
+  }
   // [rows, width], a copy.
   torch::Tensor Copy() const {
     return FromPlain({{static_cast<int64_t>(values_.size() / width_),
@@ -108,8 +113,9 @@ class Recent {
                                std::max(0.05, 1 - (epoch - 1.0) / epochs));
              },
          .validate = Validation(set_, options_, scores),
-         .save = [&] { return Export(); }},
-        options_.on_epoch);
+         .save = [&] { return Export(); },
+         .state = [&](TrainingState* state) { Keep(state); }},
+        options_);
   }
 
  private:
@@ -334,6 +340,16 @@ class Recent {
                     pieces_[0].of_rows.data() + i * width_);
       biases_.Step(candidates_[i], rates, pieces_[0].of_biases.data() + i);
     }
+  }
+
+  void Keep(TrainingState* state) {
+    state->Value("random", &random_);
+    state->Value("steps", &steps_);
+    state->Values("places", &places_);
+    recent_.Keep("recent", state);
+    decoder_.Keep("decoder", state);
+    biases_.Keep("biases", state);
+    positions_.Keep("positions", state);
   }
 
   Tensors Export() const {

@@ -176,6 +176,38 @@ TEST_F(TasteTest, TuningNeverLosesToWhatItWasGiven) {
   EXPECT_THAT(Run(), IsError(absl::StatusCode::kInvalidArgument, "--tune"));
 }
 
+TEST_F(TasteTest, TuningThatWasInterruptedGoesOn) {
+  e_.model = "mult-dae";
+  e_.tune = 4;
+  e_.tune_metric = *MetricSpec::Parse("ndcg@10");
+  e_.seeds = {1, 2};
+  Parameters given = *ParametersOf("mult-dae");
+  ASSERT_THAT(given.SetText("epochs=2"), IsOk());
+  e_.fixed = {"epochs"};
+  const auto whole = RunExperiment(e_, given, {});
+  ASSERT_THAT(whole, IsOk());
+  e_.checkpoint_folder = dir_ / "checkpoints";
+  for (const auto& [trial, seed] : {std::pair{3, 1}, std::pair{0, 2}}) {
+    const auto killed = RunExperiment(e_, given, [&](const auto& progress) {
+      if (progress.trial != trial) return;
+      if (progress.seed == static_cast<uint64_t>(seed))
+        throw std::bad_exception();
+    });
+    EXPECT_THAT(killed, IsError(absl::StatusCode::kInternal, "exception"));
+  }
+  const auto pieces = RunExperiment(e_, given, [](const auto& progress) {
+    EXPECT_EQ(progress.trial, 0);  // what they came to is known
+  });
+  ASSERT_THAT(pieces, IsOk());
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(pieces->trials[i].value, whole->trials[i].value);
+  }
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(pieces->seeds[i].means, whole->seeds[i].means);
+  }
+  EXPECT_THAT(*ListDir(e_.checkpoint_folder), testing::IsEmpty());
+}
+
 TEST_F(TasteTest, ReportsCompareAndRepeat) {
   const auto report = [&](const char* file) {
     const auto result = Run();

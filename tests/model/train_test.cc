@@ -319,9 +319,9 @@ absl::StatusOr<Tensors> RunLosses(const std::vector<double>& losses,
                                    [&] { return at == 2 ? 1.0 : 0.5; })
                              : nullptr,
        .save = [&] { return OneWeight(static_cast<float>(losses[at - 1])); }},
-      [=](const EpochReport& r) {
+      {.on_epoch = [=](const EpochReport& r) {
         if (!r.note.empty()) *note = r.note;
-      });
+      }});
 }
 
 TEST(Epochs, TheBestIsKeptOrTheLast) {
