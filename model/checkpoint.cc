@@ -15,6 +15,13 @@ constexpr int kFormat = 1;
 constexpr char kEnding[] = ".checkpoint";
 constexpr char kValue[] = "value";
 
+// As a file's name has it.
+std::string Plain(absl::string_view name) {
+  std::string out(name);
+  std::replace(out.begin(), out.end(), ' ', '-');
+  return out;
+}
+
 Json Binary(const void* at, size_t size) {
   const auto* const bytes = static_cast<const uint8_t*>(at);
   return Json::binary(std::vector<uint8_t>(bytes, bytes + size));
@@ -110,17 +117,14 @@ absl::StatusOr<Json> Unseal(absl::string_view file) {
                          /*allow_exceptions=*/false);
 }
 
-std::string Seal(const Json& json) {
+std::vector<uint8_t> Seal(const Json& json) {
   std::vector<uint8_t> bytes(sizeof(Digest));
   Json::to_cbor(json, bytes);
-  const absl::string_view rest(
-      reinterpret_cast<const char*>(bytes.data()) + sizeof(Digest),
-      bytes.size() - sizeof(Digest));
-  const Digest digest = Sha256(rest);
-  return absl::StrCat(
-      absl::string_view(reinterpret_cast<const char*>(digest.data()),
-                        digest.size()),
-      rest);
+  const Digest digest =
+      Sha256({reinterpret_cast<const char*>(bytes.data()) + sizeof(Digest),
+              bytes.size() - sizeof(Digest)});
+  std::copy(digest.begin(), digest.end(), bytes.begin());
+  return bytes;
 }
 
 }  // namespace
@@ -163,17 +167,27 @@ absl::StatusOr<Checkpoint> Checkpoints::Read(const std::string& phase) const {
   absl::StatusOr<Checkpoint> out =
       json.ok() ? FromJson(phase, *json) : json.status();
   if (out.ok()) return out;
+  return Unusable(phase, out.status());
+}
+
+absl::Status Checkpoints::Unusable(const std::string& phase,
+                                   const absl::Status& why) const {
   return absl::DataLossError(absl::StrCat(
-      "checkpoint ", path, " cannot be gone on from: ", out.status().message(),
+      "checkpoint ", PathOf(phase), " cannot be gone on from: ", why.message(),
       "; remove it to train from the beginning"));
 }
 
 absl::Status Checkpoints::Write(const std::string& phase,
                                 const Checkpoint& checkpoint) {
+  constexpr double kPause = 10;  // in times of what writing took
+  const absl::Time begin = absl::Now();
   RETURN_IF_ERROR(MakeDirs(folder_));
-  RETURN_IF_ERROR(
-      WriteFileAtomic(PathOf(phase), Seal(ToJson(phase, checkpoint))));
-  written_ = absl::Now();
+  const std::vector<uint8_t> bytes = Seal(ToJson(phase, checkpoint));
+  RETURN_IF_ERROR(WriteFileAtomic(
+      PathOf(phase),
+      {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
+  const absl::Time end = absl::Now();
+  next_ = end + std::max(every_, kPause * (end - begin));
   return absl::OkStatus();
 }
 
@@ -199,8 +213,9 @@ absl::Status Checkpoints::Remove(bool all) const {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(folder_));
   for (const std::string& name : names) {
     const std::string path = JoinPath(folder_, name);
-    if (!absl::StartsWith(name, training_ + ".") ||
-        !absl::EndsWith(name, kEnding) || (!all && path == PathOf(kValue))) {
+    // One that a kill left half written ends otherwise.
+    if (!absl::StartsWith(name, Plain(training_) + ".") ||
+        !absl::StrContains(name, kEnding) || (!all && path == PathOf(kValue))) {
       continue;
     }
     RETURN_IF_ERROR(RemoveAll(path));
@@ -209,9 +224,7 @@ absl::Status Checkpoints::Remove(bool all) const {
 }
 
 std::string Checkpoints::PathOf(absl::string_view phase) const {
-  std::string name = absl::StrCat(training_, ".", phase, kEnding);
-  for (char& c : name) c = c == ' ' ? '-' : c;
-  return JoinPath(folder_, name);
+  return JoinPath(folder_, Plain(absl::StrCat(training_, ".", phase, kEnding)));
 }
 
 }  // namespace nearline::model

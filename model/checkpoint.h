@@ -79,11 +79,20 @@ class Checkpoints {
         training_(std::move(training)),
         every_(every) {}
 
+  // Those of a training that is a part of this one, and goes with it.
+  Checkpoints PartOf(const std::string& name) const {
+    return {folder_, absl::StrCat(training_, ".", name), every_};
+  }
+
   // One without epochs where there is none. Errors: DATA_LOSS naming the file.
   absl::StatusOr<Checkpoint> Read(const std::string& phase) const;
   absl::Status Write(const std::string& phase, const Checkpoint& checkpoint);
-  // Whether it is time for the next one.
-  bool IsDue() const { return absl::Now() >= written_ + every_; }
+  // Whether it is time for the next one: when writing takes long, later.
+  bool IsDue() const { return absl::Now() >= next_; }
+  // DATA_LOSS that says why the phase cannot go on from its file, and what to
+  // do.
+  absl::Status Unusable(const std::string& phase,
+                        const absl::Status& why) const;
   // What the training came to, when nothing else of it will be asked for.
   absl::Status WriteValue(double value, double seconds);
   // As WriteValue had them; false when there are none.
@@ -95,7 +104,7 @@ class Checkpoints {
  private:
   const std::string folder_, training_;
   const absl::Duration every_;
-  absl::Time written_ = absl::Now();
+  absl::Time next_ = absl::Now() + every_;
 };
 
 }  // namespace nearline::model

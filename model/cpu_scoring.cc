@@ -109,23 +109,28 @@ absl::Status HistoryEncoder::Encode(absl::Span<const History* const> histories,
   return absl::OkStatus();
 }
 
-absl::Status NeuMfRanker::Score(const History& history,
-                                absl::Span<const Row> candidates,
+absl::Status NeuMfRanker::Score(const History& history, const float* query,
+                                absl::Span<const ScoredRow> shortlist,
                                 std::vector<float>* scores) const {
-  const size_t n = candidates.size();
+  const size_t n = shortlist.size();
   const auto d = static_cast<size_t>(first_.dim());
   const auto h1 = static_cast<size_t>(user_.out());
-  thread_local std::vector<float> user, hidden_user, x, y;
+  thread_local std::vector<float> user, hidden_user, inputs, x, y;
   user.resize(d);
   hidden_user.resize(h1);
   first_.Apply(history, user.data());
   user_.Product(user.data(), 1, hidden_user.data());
   AddScaled(user_.bias().data(), 1.0f, h1, hidden_user.data());
 
-  x.resize(n * h1);
+  x.assign(n * h1, 0.0f);
+  if (parts_.inputs.has_value()) {
+    parts_.inputs->Of(history, query, shortlist, &inputs);
+    parts_.of_inputs->Product(inputs.data(), static_cast<int>(n), x.data());
+  }
   for (size_t i = 0; i < n; ++i) {
-    AddRelu(hidden_user.data(), (*parts_.mlp)[candidates[i]], h1,
-            x.data() + i * h1);
+    float* const row = x.data() + i * h1;
+    AddScaled((*parts_.mlp)[shortlist[i].row], 1.0f, h1, row);
+    AddRelu(hidden_user.data(), row, h1, row);
   }
   for (const DenseLayer& layer : parts_.hidden) {
     const auto out = static_cast<size_t>(layer.out());
@@ -139,10 +144,12 @@ absl::Status NeuMfRanker::Score(const History& history,
   const size_t last = parts_.last.size();
   scores->resize(n);
   for (size_t i = 0; i < n; ++i) {
+    const Row row = shortlist[i].row;
     (*scores)[i] = Dot(x.data() + i * last, parts_.last.data(), last);
+    if (parts_.inputs.has_value()) (*scores)[i] += shortlist[i].score;
     if (parts_.gmf == nullptr) continue;
-    (*scores)[i] += Dot(user.data(), (*parts_.gmf)[candidates[i]], d) +
-                    (*parts_.gmf_bias)[candidates[i]][0];
+    (*scores)[i] +=
+        Dot(user.data(), (*parts_.gmf)[row], d) + (*parts_.gmf_bias)[row][0];
   }
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "model/head.h"
 #include "model/item_table.h"
 #include "model/packed_matrix.h"
 #include "model/scoring.h"
@@ -148,6 +149,8 @@ void ScoreRows(const ItemTable& table, const ItemTable& bias,
 // The whole network: GMF branch plus an MLP whose first layer is split into a
 // user part, computed once, and an item part, computed at load:
 //   score = h . v_i + c_i + w . relu(... relu(W2 relu(U h + b + a_i) + b2) ...)
+// As the head of the joint model, the scan's score is in the place of h . v_i +
+// c_i, and what its paths say, x, in the first layer: U h + b + a_i + P x.
 class NeuMfRanker final : public Ranker {
  public:
   struct Parts {
@@ -157,12 +160,20 @@ class NeuMfRanker final : public Ranker {
     const ItemTable* mlp;            // a, [N, H1]
     std::vector<DenseLayer> hidden;  // W2, W3, ...
     std::vector<float> last;         // w, [H_last]
+    // x and P; or neither.
+    std::optional<HeadInputs> inputs;
+    std::optional<DenseLayer> of_inputs;
   };
   NeuMfRanker(HistoryLayer first, DenseLayer user, Parts parts)
       : first_(std::move(first)),
         user_(std::move(user)),
         parts_(std::move(parts)) {}
-  absl::Status Score(const History& history, absl::Span<const Row> candidates,
+  bool Ranks(const History& history) const override {
+    return parts_.inputs.has_value() ? parts_.inputs->Knows(history)
+                                     : Ranker::Ranks(history);
+  }
+  absl::Status Score(const History& history, const float* query,
+                     absl::Span<const ScoredRow> shortlist,
                      std::vector<float>* scores) const override;
 
  private:

@@ -14,8 +14,9 @@ absl::Status GoOn(const EpochLoop& loop, const TrainOptions& options,
   if (from->reports.empty()) return absl::OkStatus();
   TrainingState state(std::move(from->state));
   loop.state(&state);
-  RETURN_IF_ERROR(
-      Annotate(state.status(), options.checkpoints->PathOf(loop.phase)));
+  if (!state.status().ok()) {
+    return options.checkpoints->Unusable(loop.phase, state.status());
+  }
   if (!options.on_epoch) return absl::OkStatus();
   for (const EpochReport& report : from->reports) options.on_epoch(report);
   return absl::OkStatus();
@@ -26,7 +27,9 @@ absl::Status Keep(const EpochLoop& loop, Checkpoints* checkpoints,
   TrainingState state;
   loop.state(&state);
   checkpoint->state = state.TakeKept();
-  return checkpoints->Write(loop.phase, *checkpoint);
+  const absl::Status written = checkpoints->Write(loop.phase, *checkpoint);
+  checkpoint->state.clear();
+  return written;
 }
 
 }  // namespace
@@ -45,7 +48,7 @@ absl::StatusOr<Tensors> RunEpochs(const EpochLoop& loop,
                        .epoch = epoch,
                        .epochs = loop.epochs,
                        .share = static_cast<double>(epoch) / loop.epochs};
-    report.loss = loop.train(epoch);
+    ASSIGN_OR_RETURN(report.loss, loop.train(epoch));
     Tensors now;
     bool finite = std::isfinite(report.loss);
     if (finite && loop.validate) report.metric = loop.validate();

@@ -12,10 +12,11 @@ namespace nearline::model {
 
 struct EpochLoop {
   std::string phase;
-  int epochs = 0;                          // at most
-  int patience = 0;                        // epochs without a better validation
-  std::function<double(int epoch)> train;  // the mean loss
-  std::function<double()> validate;        // the better, the larger; or empty
+  int epochs = 0;    // at most
+  int patience = 0;  // epochs without a better validation
+  // The mean loss; an error ends the training.
+  std::function<absl::StatusOr<double>(int epoch)> train;
+  std::function<double()> validate;  // the better, the larger; or empty
   std::function<Tensors()> save;
   std::function<void(TrainingState*)> state;
 };

@@ -14,6 +14,8 @@
 #include "model/bundle.h"
 #include "model/checkpoint.h"
 #include "model/epochs.h"
+#include "model/head.h"
+#include "model/product.h"
 #include "model/score_meter.h"
 #include "model/tower.h"
 #include "model/tuner.h"
@@ -33,28 +35,24 @@ double SecondsSince(absl::Time start) {
   return absl::ToDoubleSeconds(absl::Now() - start);
 }
 
-// Equal for what comes to the same: a training, and what is asked of it.
-std::string NameOf(const Experiment& experiment, const TrainingSet& set,
-                   const Parameters& parameters, uint64_t seed,
-                   const std::string& asked) {
-  uint64_t data = 0;
-  const auto add = [&data](const auto& values) {
-    using Value = std::decay_t<decltype(values[0])>;
-    data = StableHash({reinterpret_cast<const char*>(values.data()),
-                       values.size() * sizeof(Value)},
-                      data);
-  };
-  for (const features::Interactions* part :
-       {&set.train, &set.validation_input, &set.validation_target}) {
-    add(part->offsets);
-    add(part->items);
-    add(part->weights);
+// Raised when trainers come to something else than before.
+constexpr int kTrainers = 1;
+
+// What the experiment's files hold and how they are read, in one word.
+absl::StatusOr<std::string> DataOf(const ProtocolFiles& files) {
+  std::string all = absl::StrCat(
+      files.protocol, " ", files.format, " ", files.min_value,
+      files.in_order ? " in order " : " ", files.history_limit.value_or(-1));
+  for (const std::string& file :
+       {files.train, files.validation_input, files.validation_target,
+        files.test_input, files.test_target, files.test, files.negatives,
+        files.item_attributes, files.user_attributes}) {
+    absl::StrAppend(&all, " ");
+    if (file.empty()) continue;
+    ASSIGN_OR_RETURN(const std::string digest, Sha256OfFile(file));
+    absl::StrAppend(&all, digest);
   }
-  const std::string all = absl::StrCat(
-      kVersion, parameters.ToJson().dump(), seed, experiment.device, " ",
-      set.items, set.in_order ? " in order " : " ", data, asked);
-  return absl::StrCat(experiment.model, "-",
-                      HexDigest(Sha256(all)).substr(0, 16));
+  return HexDigest(Sha256(all));
 }
 
 class Laboratory {
@@ -66,11 +64,8 @@ class Laboratory {
   absl::StatusOr<ExperimentResult> Run() {
     const absl::Time start = absl::Now();
     ASSIGN_OR_RETURN(data_, ProtocolData::Read(e_.files));
-    for (const std::string& file :
-         {e_.files.item_attributes, e_.files.user_attributes}) {
-      if (file.empty() || e_.checkpoint_folder.empty()) continue;
-      ASSIGN_OR_RETURN(const std::string digest, Sha256OfFile(file));
-      absl::StrAppend(&attributes_, digest, " ");
+    if (!e_.checkpoint_folder.empty()) {
+      ASSIGN_OR_RETURN(files_, DataOf(e_.files));
     }
     result_.read_seconds = SecondsSince(start);
     result_.train_users = data_.set.train.users();
@@ -106,14 +101,16 @@ class Laboratory {
     };
   }
 
-  // Null where none are kept.
-  Checkpoints* CheckpointsOf(const ProtocolData& data,
-                             const Parameters& parameters, uint64_t seed,
+  // Of a training, and of what is asked of it; null where none are kept.
+  Checkpoints* CheckpointsOf(const Parameters& parameters, uint64_t seed,
                              const std::string& asked) {
     if (e_.checkpoint_folder.empty()) return nullptr;
+    const std::string all = absl::StrCat(
+        kVersion, " ", kTrainers, HasFastBfloat16() ? " bfloat16 " : " ",
+        parameters.ToJson().dump(), seed, e_.device, " ", files_, asked);
     checkpoints_.emplace_back(
         e_.checkpoint_folder,
-        NameOf(e_, data.set, parameters, seed, attributes_ + asked));
+        absl::StrCat(e_.model, "-", HexDigest(Sha256(all)).substr(0, 16)));
     return &checkpoints_.back();
   }
 
@@ -135,6 +132,7 @@ class Laboratory {
     m.id = NewGenerationId(m.created_micros);
     m.retriever = e_.model;
     if (e_.model == "neumf" || e_.model == "mlp") m.ranker = e_.model;
+    if (HasHead(bundle.tensors)) m.ranker = kHead;
     m.users = data.set.train.users();
     m.items = data.set.items;
     m.events = data.set.train.size();
@@ -166,9 +164,12 @@ class Laboratory {
     return generation;
   }
 
-  // The pure model's order: all that is eligible is ranked.
-  RecommendOptions Pure() const {
-    return {.shortlist = static_cast<int>(data_.items.size())};
+  // The pure model's order: all that is eligible is ranked, but what the head
+  // of a model orders is by its nature a shortlist.
+  RecommendOptions Pure(const Generation& generation) const {
+    const bool head = generation.manifest().ranker == kHead;
+    return {.shortlist =
+                head ? kServedShortlist : static_cast<int>(data_.items.size())};
   }
   int Depth(const std::vector<MetricSpec>& metrics) const {
     return data_.protocol == "sampled" ? 0 : DepthOf(metrics);
@@ -181,9 +182,9 @@ class Laboratory {
     ASSIGN_OR_RETURN(Bundle bundle, TrainOn(carved, parameters, e_.seeds[0],
                                             checkpoints, std::move(on_epoch)));
     ASSIGN_OR_RETURN(const auto generation, Load(carved, std::move(bundle)));
-    ASSIGN_OR_RETURN(
-        const std::vector<RankedCase> ranked,
-        RankCases(*generation, carved.cases, Depth({e_.tune_metric}), Pure()));
+    ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
+                     RankCases(*generation, carved.cases,
+                               Depth({e_.tune_metric}), Pure(*generation)));
     double value = 0;
     for (size_t c = 0; c < ranked.size(); ++c) {
       value += e_.tune_metric.Of(ranked[c].hits, carved.cases[c].positives) /
@@ -195,10 +196,8 @@ class Laboratory {
   // The i-th trial, unless it is known what it came to.
   absl::Status Try(const ProtocolData& carved, int i, Trial* trial) {
     Checkpoints* const checkpoints = CheckpointsOf(
-        carved, trial->parameters, e_.seeds[0],
-        absl::StrCat(e_.tune_metric.Name(), " ", e_.validation_fraction, " ",
-                     e_.files.protocol, " ",
-                     e_.files.history_limit.value_or(-1)));
+        trial->parameters, e_.seeds[0],
+        absl::StrCat(e_.tune_metric.Name(), " ", e_.validation_fraction));
     if (checkpoints != nullptr &&
         checkpoints->ReadValue(&trial->value, &trial->seconds)) {
       return absl::OkStatus();
@@ -243,7 +242,7 @@ class Laboratory {
         Bundle bundle,
         TrainOn(
             data_, result_.parameters, seed,
-            CheckpointsOf(data_, result_.parameters, seed, ""),
+            CheckpointsOf(result_.parameters, seed, ""),
             Listen(0, seed, static_cast<size_t>(e_.tune) + result_.seeds.size(),
                    &out.epochs)));
     out.train_seconds = SecondsSince(start);
@@ -253,9 +252,9 @@ class Laboratory {
       RETURN_IF_ERROR(generations.Write(bundle));
     }
     ASSIGN_OR_RETURN(const auto generation, Load(data_, std::move(bundle)));
-    ASSIGN_OR_RETURN(
-        const std::vector<RankedCase> ranked,
-        RankCases(*generation, data_.cases, Depth(e_.metrics), Pure()));
+    ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
+                     RankCases(*generation, data_.cases, Depth(e_.metrics),
+                               Pure(*generation)));
     Measure(ranked, &out.by_user, &out.means);
     RETURN_IF_ERROR(MeasureScores(*generation, ranked, &out));
     out.served = out.means;
@@ -319,7 +318,7 @@ class Laboratory {
     const auto carved = data_.Carve(kFittedShare, out->seed);
     RETURN_IF_ERROR(Annotate(carved.status(), "metric " + asked->Name()));
     ASSIGN_OR_RETURN(const std::vector<RankedCase> fitted,
-                     RankCases(generation, carved->cases, 0, Pure()));
+                     RankCases(generation, carved->cases, 0, Pure(generation)));
     const ScoreMeter meter(data_.set.train, data_.train_ratings,
                            data_.set.items, carved->cases, fitted,
                            carved->ratings);
@@ -342,7 +341,9 @@ class Laboratory {
 
   // Whether a server's answers differ from the model's own.
   bool ServesOtherwise(const Generation& generation) const {
-    return generation.ranker() != nullptr ||
+    const bool ranks_all =
+        generation.ranker() != nullptr && generation.manifest().ranker != kHead;
+    return ranks_all ||
            std::any_of(result_.history_lengths.begin(),
                        result_.history_lengths.end(),
                        [](int length) { return length > kServedHistory; });
@@ -418,7 +419,7 @@ class Laboratory {
   const Experiment& e_;
   const std::function<void(const ExperimentProgress&)>& on_progress_;
   ProtocolData data_;
-  std::string attributes_;  // names what the files of attributes hold
+  std::string files_;  // DataOf, where checkpoints are kept
   std::deque<Checkpoints> checkpoints_;
   std::optional<ListMeter> meter_;
   ExperimentResult result_;

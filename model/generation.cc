@@ -191,8 +191,10 @@ absl::Status LoadFoldIn(const std::string& model, const ItemTables& tables,
   return LoadScanner(model, tables, scoring);
 }
 
-// NeuMF, or its MLP branch alone.
+// NeuMF, or its MLP branch alone, or the head of the retriever.
 absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
+                                                   const std::string& retriever,
+                                                   int dim,
                                                    const ItemTables& tables,
                                                    const Tensors& tensors) {
   ASSIGN_OR_RETURN(HistoryLayer first,
@@ -205,6 +207,18 @@ absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
     ASSIGN_OR_RETURN(parts.gmf,
                      Table(tables, model + ".item.gmf", first.dim()));
     ASSIGN_OR_RETURN(parts.gmf_bias, Table(tables, model + ".item.bias", 1));
+  }
+  if (model == kHead) {
+    ASSIGN_OR_RETURN(parts.inputs,
+                     HeadInputs::Load(retriever, dim, tables, tensors));
+    const auto in = static_cast<int>(parts.inputs->size());
+    ASSIGN_OR_RETURN(
+        const Tensor* weight,
+        tensors.Get(model + ".mlp.paths.weight", {user.out(), in}));
+    const auto out = static_cast<size_t>(user.out());
+    ASSIGN_OR_RETURN(
+        parts.of_inputs,
+        DenseLayer::Create(weight->values, std::vector<float>(out, 0.0f), in));
   }
   ASSIGN_OR_RETURN(parts.mlp, Table(tables, model + ".item.mlp", user.out()));
   int in = user.out();
@@ -248,13 +262,15 @@ absl::StatusOr<Scoring> CpuScoring(const Manifest& manifest,
   Scoring scoring;
   RETURN_IF_ERROR(
       LoadRetriever(manifest.retriever, tables, *tensors, &scoring));
-  if (manifest.ranker == "neumf" || manifest.ranker == "mlp") {
+  if (manifest.ranker == "neumf" || manifest.ranker == "mlp" ||
+      manifest.ranker == kHead) {
     ASSIGN_OR_RETURN(scoring.ranker,
-                     LoadRanker(manifest.ranker, tables, *tensors));
+                     LoadRanker(manifest.ranker, manifest.retriever,
+                                scoring.encoder->dim(), tables, *tensors));
   } else if (!manifest.ranker.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("ranker ", Quoted(manifest.ranker),
-                     " is neither neumf nor mlp nor empty"));
+                     " is neither neumf nor mlp nor head nor empty"));
   }
   return scoring;
 }

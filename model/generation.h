@@ -93,6 +93,7 @@ class Generation {
   const Scanner& scanner() const { return *scoring_.scanner; }
   const Neighbours* neighbours() const { return scoring_.neighbours.get(); }
   const Ranker* ranker() const { return scoring_.ranker.get(); }
+  const ItemTables& tables() const { return tables_; }
 
   // Keeps query vectors, in `bytes` of memory, from now on. Before sharing.
   void KeepQueries(int64_t bytes) {

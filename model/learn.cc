@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/hash.h"
+#include "model/head.h"
 #include "model/tower.h"
 #include "model/train.h"
 #include "model/user_tower.h"
@@ -225,6 +226,11 @@ class Run {
       ASSIGN_OR_RETURN(start, MapRows(*incumbent_, vocabulary_));
       bundle_.manifest.parent = incumbent_->manifest.id;
     }
+    // Another ranker takes the place of the model's own.
+    if (name != job_.ranker && !job_.ranker.empty() &&
+        parameters.Has("head_share")) {
+      RETURN_IF_ERROR(parameters.Set("head_share", 0));
+    }
     TrainOptions options = Options(from, to);
     options.warm_start = warm ? &*start : nullptr;
     Report("train " + name, from);
@@ -259,6 +265,7 @@ class Run {
     const bool two = !job_.ranker.empty() && job_.ranker != job_.retriever;
     RETURN_IF_ERROR(TrainOne(job_.retriever, 0.03, two ? 0.5 : 0.85));
     if (two) RETURN_IF_ERROR(TrainOne(job_.ranker, 0.5, 0.85));
+    if (HasHead(bundle_.tensors)) m.ranker = kHead;
     m.parameters["item_features"] =
         ItemFeatureMap::Fit(vocabulary_.attributes, {}, &bundle_.tensors);
     RETURN_IF_ERROR(FitTower(set_, Options(0.85, 0.88), &bundle_));
@@ -298,9 +305,7 @@ class Run {
     for (const auto& [name, tensor] : bundle_.tensors.all()) {
       const bool of_ranker =
           absl::StartsWith(ItemFeatureMap::TableOf(name), prefix);
-      if (of_ranker && job_.ranker != job_.retriever) {
-        continue;
-      }
+      if (of_ranker && bundle_.manifest.retriever + "." != prefix) continue;
       kept.Add(name, tensor.shape, tensor.values);
     }
     bundle_.tensors = std::move(kept);

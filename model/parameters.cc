@@ -417,7 +417,11 @@ const std::vector<Model>& Models() {
                    "likewise"},
                   {"recent_weight", -1, -1, 1000, false,
                    "of the newest items' logits; below 0: likewise, where "
-                   "events are in order of time"}}))},
+                   "events are in order of time"},
+                  {"head_share", -1, -1, 1, false,
+                   "of what the head adds to the scores of a shortlist, which "
+                   "takes twice as long to train as all else; 0: no head; "
+                   "below 0: the best on users set apart"}}))},
       {"gmf",
        "generalized matrix factorization over a user built from the history "
        "(after He et al., WWW 2017; docs/decisions/0003)",

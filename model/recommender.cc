@@ -8,17 +8,18 @@
 namespace nearline::model {
 namespace {
 
-// Orders the head of `list` by the ranker's scores; what follows keeps its
-// order, with scores shifted below the head's last.
+// Orders the head of `list` by the ranker's scores, if these are numbers; what
+// follows keeps its order, with scores shifted below the head's last.
 absl::Status Rerank(const Ranker& ranker, const History& history,
-                    size_t shortlist, std::vector<ScoredRow>* list) {
+                    const float* query, size_t shortlist,
+                    std::vector<ScoredRow>* list) {
   const size_t head = std::min(shortlist, list->size());
   if (head == 0) return absl::OkStatus();
-  thread_local std::vector<Row> rows;
   thread_local std::vector<float> scores;
-  rows.clear();
-  for (size_t i = 0; i < head; ++i) rows.push_back((*list)[i].row);
-  RETURN_IF_ERROR(ranker.Score(history, rows, &scores));
+  RETURN_IF_ERROR(ranker.Score(history, query, {list->data(), head}, &scores));
+  for (const float score : scores) {
+    if (!std::isfinite(score)) return absl::OkStatus();  // it says nothing
+  }
   const float scan_last = (*list)[head - 1].score;
   for (size_t i = 0; i < head; ++i) (*list)[i].score = scores[i];
   std::sort(list->begin(), list->begin() + static_cast<std::ptrdiff_t>(head));
@@ -128,9 +129,11 @@ absl::Status Recommend(const Generation& generation,
   const absl::Time scanned = absl::Now();
   for (size_t i = 0; i < queries.size(); ++i) {
     std::vector<ScoredRow>& list = (*answers)[i];
-    if (ranker != nullptr && !queries[i].history->rows.empty()) {
-      RETURN_IF_ERROR(Rerank(*ranker, *queries[i].history,
-                             static_cast<size_t>(options.shortlist), &list));
+    if (ranker != nullptr && ranker->Ranks(*queries[i].history)) {
+      RETURN_IF_ERROR(Rerank(
+          *ranker, *queries[i].history,
+          vectors.data() + i * static_cast<size_t>(generation.encoder().dim()),
+          static_cast<size_t>(options.shortlist), &list));
     }
     if (list.size() > static_cast<size_t>(queries[i].count)) {
       list.resize(static_cast<size_t>(queries[i].count));

@@ -28,8 +28,8 @@ struct StageTimes {
 // encode -> scan -> rank for a batch, on one generation: what serving and
 // evaluation share. Answers have at most `count` rows, fewer when fewer are
 // eligible: the ranker's order of the shortlist, then the scan's order of the
-// rest, with scores that never rise. Without events, which are all that rankers
-// look at, the scan's order stands. `times` is added to, unless null.
+// rest, with scores that never rise. Of histories that it does not rank the
+// scan's order stands. `times` is added to, unless null.
 absl::Status Recommend(const Generation& generation,
                        absl::Span<const Query> queries,
                        const RecommendOptions& options,

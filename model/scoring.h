@@ -51,9 +51,14 @@ class Scanner {
 class Ranker {
  public:
   virtual ~Ranker() = default;
-  // One score a candidate, higher is better.
-  virtual absl::Status Score(const History& history,
-                             absl::Span<const Row> candidates,
+  // Whether it has a say in what this user gets; else the scan's order stands.
+  virtual bool Ranks(const History& history) const {
+    return !history.rows.empty();
+  }
+  // One score a candidate, higher is better. `query` is the encoder's, and the
+  // shortlist has the scores of the scan with it.
+  virtual absl::Status Score(const History& history, const float* query,
+                             absl::Span<const ScoredRow> shortlist,
                              std::vector<float>* scores) const = 0;
 };
 

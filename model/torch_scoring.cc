@@ -223,9 +223,14 @@ class DeviceRanker final : public Ranker {
     const ItemTable* bias = nullptr;
     const ItemTable* mlp = nullptr;
   };
+  // `inputs` are as NeuMfRanker has them, of_inputs [inputs, H1].
   DeviceRanker(DeviceHistory history, Tables tables,
-               std::vector<torch::Tensor> dense, torch::Device device)
+               std::vector<torch::Tensor> dense,
+               std::optional<HeadInputs> inputs, torch::Tensor of_inputs,
+               torch::Device device)
       : history_(std::move(history)),
+        inputs_(std::move(inputs)),
+        of_inputs_(std::move(of_inputs)),
         tables_(tables),
         gmf_(tables.gmf == nullptr ? torch::Tensor()
                                    : TableOn(*tables.gmf, device)),
@@ -235,13 +240,29 @@ class DeviceRanker final : public Ranker {
         dense_(std::move(dense)),
         device_(device) {}
 
-  absl::Status Score(const History& history, absl::Span<const Row> candidates,
+  bool Ranks(const History& history) const override {
+    return inputs_.has_value() ? inputs_->Knows(history)
+                               : Ranker::Ranks(history);
+  }
+  absl::Status Score(const History& history, const float* query,
+                     absl::Span<const ScoredRow> shortlist,
                      std::vector<float>* scores) const override {
     return TorchGuard([&]() -> absl::Status {
       const torch::NoGradGuard no_grad;
+      std::vector<Row> candidates;
+      for (const ScoredRow& one : shortlist) candidates.push_back(one.row);
       const History* const one[] = {&history};
       const torch::Tensor h = history_.Apply(one).squeeze(0);
-      const torch::Tensor a = Rows(*tables_.mlp, mlp_, candidates);
+      torch::Tensor a = Rows(*tables_.mlp, mlp_, candidates);
+      if (inputs_.has_value()) {
+        std::vector<float> x;
+        inputs_->Of(history, query, shortlist, &x);
+        a += FromPlain({{static_cast<int64_t>(shortlist.size()),
+                         static_cast<int64_t>(inputs_->size())},
+                        std::move(x)})
+                 .to(device_)
+                 .matmul(of_inputs_);
+      }
       // dense_: U, b, then W, b of every further layer, then w.
       torch::Tensor z = torch::relu(torch::addmv(dense_[1], dense_[0], h) + a);
       for (size_t i = 2; i + 1 < dense_.size(); i += 2) {
@@ -252,7 +273,11 @@ class DeviceRanker final : public Ranker {
         sum += torch::mv(Rows(*tables_.gmf, gmf_, candidates), h) +
                Rows(*tables_.bias, bias_, candidates).squeeze(1);
       }
-      return ToHost(sum, scores);
+      RETURN_IF_ERROR(ToHost(sum, scores));
+      for (size_t i = 0; inputs_.has_value() && i < scores->size(); ++i) {
+        (*scores)[i] += shortlist[i].score;
+      }
+      return absl::OkStatus();
     });
   }
 
@@ -277,6 +302,8 @@ class DeviceRanker final : public Ranker {
   }
 
   const DeviceHistory history_;
+  const std::optional<HeadInputs> inputs_;
+  const torch::Tensor of_inputs_;
   const Tables tables_;
   const torch::Tensor gmf_, bias_, mlp_;
   const std::vector<torch::Tensor> dense_;
@@ -392,10 +419,17 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
     dense.push_back(load.Weight(absl::StrCat(ranker, ".mlp.", i, ".bias")));
   }
   dense.push_back(load.Weight(ranker + ".mlp.last"));
+  std::optional<HeadInputs> inputs;
+  torch::Tensor of_inputs;
+  if (ranker == kHead) {
+    ASSIGN_OR_RETURN(inputs, HeadInputs::Load(model, scoring.encoder->dim(),
+                                              tables, *tensors));
+    of_inputs = load.Weight(ranker + ".mlp.paths.weight").t();
+  }
   RETURN_IF_ERROR(load.status());
   scoring.ranker = std::make_unique<DeviceRanker>(
       DeviceHistory(*first, first_bias, 0.0f, device), ranked, std::move(dense),
-      device);
+      std::move(inputs), std::move(of_inputs), device);
   return scoring;
 }
 

@@ -4,15 +4,18 @@
 // and one scan over rows that hold their decoders side by side; what the
 // truncation leaves out is served by neighbours where that helps. The paths are
 // trained one after the other; their weights are chosen on validation data,
-// which are set apart from the training data when none are given.
+// which are set apart from the training data when none are given. Then a head
+// is trained that orders what they hand to it.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <optional>
 
 #include "absl/strings/str_format.h"
+#include "base/random.h"
 #include "model/neighbours.h"
 #include "model/torch_training.h"
+#include "model/train_head.h"
 #include "model/trainers.h"
 
 namespace nearline::model {
@@ -270,12 +273,11 @@ absl::StatusOr<Tensors> NeuralPart(const Tensors& joint, int64_t hidden) {
   return out;
 }
 
-// The path of the newest items; nothing where there is no order, or nothing to
-// learn from, or nothing came of it: joint does without.
-absl::StatusOr<Tensors> TrainNewest(const TrainingSet& set,
-                                    const Parameters& parameters,
+// The path of the newest items, for a weight that is to be chosen when it is
+// below 0; nothing where there is no order, or nothing to learn from, or
+// nothing came of it: joint does without.
+absl::StatusOr<Tensors> TrainNewest(const TrainingSet& set, double weight,
                                     const TrainOptions& options) {
-  const double weight = parameters["recent_weight"];
   if (weight == 0 || (weight < 0 && !set.in_order)) return Tensors();
   ASSIGN_OR_RETURN(const Parameters usual, ParametersOf("recent"));
   TrainOptions part = options;
@@ -330,6 +332,132 @@ TrainingSet SetApart(const TrainingSet& set) {
   return out;
 }
 
+// All paths of one set.
+struct Paths {
+  Tensors neural, linear, recent;
+  Joint::Weights weights;
+
+  Tensors Export() const {
+    const torch::NoGradGuard no_grad;
+    return Joint(neural, linear, recent).Export(weights);
+  }
+};
+
+// One after the other, without weights.
+absl::StatusOr<Paths> TrainEach(const TrainingSet& set,
+                                const Parameters& parameters,
+                                double recent_weight, Trainer* train_linear,
+                                const TrainOptions& options) {
+  Paths paths;
+  TrainOptions part = options;
+  part.on_epoch = PartOf(options.on_epoch, 0, 0.1);
+  ASSIGN_OR_RETURN(paths.linear, train_linear("joint", set, parameters, part));
+  Tensors warm;
+  if (options.warm_start != nullptr) {
+    ASSIGN_OR_RETURN(warm,
+                     NeuralPart(*options.warm_start, parameters.Int("hidden")));
+    part.warm_start = warm.all().empty() ? nullptr : &warm;
+  }
+  part.on_epoch = PartOf(options.on_epoch, 0.1, 0.7);
+  ASSIGN_OR_RETURN(paths.neural,
+                   TrainAutoencoder("joint", set, parameters, part));
+  ASSIGN_OR_RETURN(paths.recent, TrainNewest(set, recent_weight, options));
+  return paths;
+}
+
+Joint::Weights ChooseWeights(const Paths& paths, const TrainingSet& set,
+                             const Parameters& parameters,
+                             const OnEpoch& on_epoch) {
+  const torch::NoGradGuard no_grad;
+  const Joint joint(paths.neural, paths.linear, paths.recent);
+  const Joint::Weights weights =
+      WeightSearch(joint, set)
+          .Choose({.linear = parameters["linear_weight"],
+                   .neighbours = parameters["neighbour_share"],
+                   .recent = parameters["recent_weight"]});
+  if (!on_epoch) return weights;
+  on_epoch({.phase = "joint weights",
+            .epoch = 1,
+            .epochs = 1,
+            .metric = weights.ndcg,
+            .share = 1,
+            .note = absl::StrFormat(
+                "linear_weight %.4g, neighbour_share %.2g, recent_weight %.3g",
+                weights.linear, weights.neighbours, weights.recent)});
+  return weights;
+}
+
+// The set with half of the users alone, drawn by `seed`, or the other half; the
+// others go to `rest`.
+TrainingSet HalfOf(const TrainingSet& set, uint64_t half, uint64_t seed,
+                   Interactions* rest) {
+  Random random(seed);
+  TrainingSet out{.items = set.items,
+                  .in_order = set.in_order,
+                  .validation_input = set.validation_input,
+                  .validation_target = set.validation_target};
+  for (int64_t u = 0; u < set.train.users(); ++u) {
+    const auto items = set.train.ItemsOf(u);
+    const auto weights = set.train.WeightsOf(u);
+    Interactions* const to = random.Below(2) == half ? &out.train : rest;
+    to->items.insert(to->items.end(), items.begin(), items.end());
+    to->weights.insert(to->weights.end(), weights.begin(), weights.end());
+    to->EndUser();
+  }
+  return out;
+}
+
+// The head over `paths`. For each half of the users, paths of the same weights
+// are trained that have not seen them; where there are many users, for one half
+// alone.
+absl::StatusOr<Tensors> TrainHeadOver(const Paths& paths,
+                                      const TrainingSet& set,
+                                      const Parameters& parameters,
+                                      Trainer* train_linear,
+                                      const TrainOptions& options) {
+  constexpr int64_t kFewUsers = 500, kFewest = 20, kManyUsers = 20'000;
+  const double share = parameters["head_share"];
+  int64_t users = 0;  // of whom something can be hidden
+  for (int64_t u = 0; u < set.train.users(); ++u) {
+    if (set.train.ItemsOf(u).size() >= 5) ++users;
+  }
+  if (share == 0 || users < (share < 0 ? kFewUsers : kFewest)) return Tensors();
+  const int halves = users >= kManyUsers ? 1 : 2;
+  std::vector<HeadFold> folds;
+  for (int half = 0; half < halves; ++half) {
+    HeadFold fold;
+    const TrainingSet others =
+        HalfOf(set, static_cast<uint64_t>(half), options.seed, &fold.users);
+    if (others.train.size() == 0) return Tensors();
+    TrainOptions part = options;
+    part.warm_start = nullptr;  // it has seen them
+    const std::string name = absl::StrCat("half ", half + 1);
+    std::optional<Checkpoints> checkpoints;
+    if (options.checkpoints != nullptr) {
+      part.checkpoints =
+          &checkpoints.emplace(options.checkpoints->PartOf(name));
+    }
+    const double begin = 0.8 * half / halves, end = 0.8 * (half + 1) / halves;
+    if (options.on_epoch) {
+      part.on_epoch = [=, whole = PartOf(options.on_epoch, begin, end)](
+                          EpochReport report) {
+        report.phase = absl::StrCat(report.phase, ", ", name);
+        whole(report);
+      };
+    }
+    absl::StatusOr<Paths> of_others =
+        TrainEach(others, parameters, paths.weights.recent, train_linear, part);
+    if (absl::IsOutOfRange(of_others.status())) return Tensors();  // diverged
+    RETURN_IF_ERROR(of_others.status());
+    of_others->weights = paths.weights;
+    fold.paths = of_others->Export();
+    folds.push_back(std::move(fold));
+  }
+  TrainOptions part = options;
+  part.on_epoch = PartOf(options.on_epoch, 0.8, 1);
+  return TrainHead(set, paths.Export(), folds, share, part);
+}
+
 }  // namespace
 
 absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
@@ -343,44 +471,28 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
     apart = SetApart(given);
   }
   const TrainingSet& set = apart.has_value() ? *apart : given;
-  TrainOptions part = options;
-  part.on_epoch = PartOf(options.on_epoch, 0, 0.1);
   Trainer* const train_linear = LinearTrainer(parameters, given);
-  ASSIGN_OR_RETURN(Tensors linear,
-                   train_linear("joint", set, parameters, part));
-  Tensors warm;
-  if (options.warm_start != nullptr) {
-    ASSIGN_OR_RETURN(warm,
-                     NeuralPart(*options.warm_start, parameters.Int("hidden")));
-    part.warm_start = warm.all().empty() ? nullptr : &warm;
-  }
-  part.on_epoch = PartOf(options.on_epoch, 0.1, 0.7);
-  ASSIGN_OR_RETURN(const Tensors neural,
-                   TrainAutoencoder("joint", set, parameters, part));
-  ASSIGN_OR_RETURN(const Tensors recent, TrainNewest(set, parameters, options));
-  const torch::NoGradGuard no_grad;
-  const Joint::Weights weights =
-      WeightSearch(Joint(neural, linear, recent), set)
-          .Choose({.linear = parameters["linear_weight"],
-                   .neighbours = parameters["neighbour_share"],
-                   .recent = parameters["recent_weight"]});
-  if (options.on_epoch) {
-    options.on_epoch(
-        {.phase = "joint weights",
-         .epoch = 1,
-         .epochs = 1,
-         .metric = weights.ndcg,
-         .share = 0.95,
-         .note = absl::StrFormat(
-             "linear_weight %.4g, neighbour_share %.2g, recent_weight %.3g",
-             weights.linear, weights.neighbours, weights.recent)});
-  }
+  const double head_begins = parameters["head_share"] == 0 ? 0.95 : 0.35;
+  TrainOptions part = options;
+  part.on_epoch = PartOf(options.on_epoch, 0, head_begins);
+  ASSIGN_OR_RETURN(Paths paths,
+                   TrainEach(set, parameters, parameters["recent_weight"],
+                             train_linear, part));
+  paths.weights = ChooseWeights(paths, set, parameters, part.on_epoch);
+  part.on_epoch = PartOf(options.on_epoch, head_begins, 0.95);
+  ASSIGN_OR_RETURN(const Tensors head,
+                   TrainHeadOver(paths, set, parameters, train_linear, part));
   if (apart.has_value()) {
     // A closed form takes in what was set apart.
     part.on_epoch = PartOf(options.on_epoch, 0.95, 1);
-    ASSIGN_OR_RETURN(linear, train_linear("joint", given, parameters, part));
+    ASSIGN_OR_RETURN(paths.linear,
+                     train_linear("joint", given, parameters, part));
   }
-  return Joint(neural, linear, recent).Export(weights);
+  Tensors out = paths.Export();
+  for (const auto& [name, tensor] : head.all()) {
+    out.Add(name, tensor.shape, tensor.values);
+  }
+  return out;
 }
 
 }  // namespace nearline::model

@@ -259,7 +259,8 @@ std::vector<ConfigField> FieldsOf(Config* c) {
       Choice("training.retriever", &t.retriever, model::ModelNames(),
              "the model that shortlists"),
       Choice("training.ranker", &t.ranker, {"neumf", "mlp", ""},
-             "the model that orders the shortlist; empty: none"),
+             "the model that orders the shortlist; empty: the head of a joint "
+             "model (its parameter head_share), else none"),
       Text("training.program", &t.program, "a path",
            "the trainer; empty: nearline-train beside the server"),
       Duration("training.interval", &t.interval, absl::ZeroDuration(), kYear,

@@ -260,7 +260,7 @@ void Pipeline::Score(std::vector<Work*> works, bool rank,
         work->degraded = "no_generation";
         continue;
       }
-      work->served_by = ranked && !work->history.rows.empty()
+      work->served_by = ranked && generation->ranker()->Ranks(work->history)
                             ? ServedBy::kRanked
                             : ServedBy::kShortlist;
       for (const model::ScoredRow& scored : lists[i]) {
@@ -374,7 +374,8 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
   for (Work& work : works) {
     if (work.generation == nullptr) ListPopular(&work);
     if (!rank && work.served_by == ServedBy::kShortlist &&
-        !work.history.rows.empty() && work.generation->ranker() != nullptr &&
+        work.generation->ranker() != nullptr &&
+        work.generation->ranker()->Ranks(work.history) &&
         options_.recommend.rank) {
       work.degraded = "overload";
     }

@@ -75,7 +75,7 @@ INSTANTIATE_TEST_SUITE_P(Models, InterruptedTest,
                          testing::Values("mult-vae", "mult-dae", "elsa", "ials",
                                          "mf", "bpr-mf", "joint", "gmf", "mlp",
                                          "neumf", kCosineDae, "recent",
-                                         kRecentJoint),
+                                         kRecentJoint, kHeadJoint),
                          NameOf);
 
 class CheckpointTest : public testing::Test {
@@ -112,6 +112,45 @@ TEST_F(CheckpointTest, WhatIsFinishedIsNotTrainedAgain) {
   }
   ASSERT_THAT(Run("another"), IsOk());
   EXPECT_EQ(ran_, 6);
+}
+
+TEST_F(CheckpointTest, RemovingTakesWhatAKillLeftAndNothingOfOthers) {
+  Checkpoints kept(dir_.path(), "one");
+  Checkpoints part = kept.PartOf("half 1");
+  for (Checkpoints* mine : {&kept, &part}) {
+    ASSERT_THAT(mine->Write("a toy", {}), IsOk());
+    ASSERT_THAT(WriteFileAtomic(mine->PathOf("a toy") + ".tmp.7", "torn"),
+                IsOk());
+  }
+  ASSERT_THAT(kept.WriteValue(0.5, 3), IsOk());
+  ASSERT_THAT(WriteFileAtomic(dir_ / "one-more.a-toy.checkpoint", ""), IsOk());
+  ASSERT_THAT(part.Remove(/*all=*/true), IsOk());
+  EXPECT_EQ(ListDir(dir_.path())->size(), 4u);
+  ASSERT_THAT(kept.Remove(/*all=*/false), IsOk());
+  double value = 0, seconds = 0;
+  EXPECT_TRUE(kept.ReadValue(&value, &seconds));
+  EXPECT_EQ(value, 0.5);
+  ASSERT_THAT(kept.Remove(/*all=*/true), IsOk());
+  EXPECT_THAT(*ListDir(dir_.path()),
+              testing::ElementsAre("one-more.a-toy.checkpoint"));
+}
+
+TEST_F(CheckpointTest, StateThatDoesNotFitSaysWhatToDo) {
+  ASSERT_THAT(Run("one"), IsOk());
+  Checkpoints kept(dir_.path(), "one");
+  auto checkpoint = kept.Read("a toy");
+  ASSERT_THAT(checkpoint, IsOk());
+  for (const char* bytes : {"", "four", "too long"}) {
+    checkpoint->state = {{"weight", bytes}};
+    if (*bytes == '\0') checkpoint->state.clear();
+    ASSERT_THAT(kept.Write("a toy", *checkpoint), IsOk());
+    if (absl::string_view(bytes) == "four") {
+      EXPECT_THAT(Run("one"), IsOk());
+    } else {
+      EXPECT_THAT(Run("one"),
+                  IsError(absl::StatusCode::kDataLoss, "remove it"));
+    }
+  }
 }
 
 TEST_F(CheckpointTest, DamageIsNamed) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "model/devices.h"
 #include "model/epochs.h"
+#include "model/head.h"
 #include "model/product.h"
 #include "model/recommender.h"
 #include "tests/model/train_fixture.h"
@@ -27,6 +28,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Serve(const std::string& model,
   for (int i = 0; i < 60; ++i) {
     bundle.items.push_back(absl::StrFormat("i%03d", i));
   }
+  if (HasHead(tensors)) bundle.manifest.ranker = kHead;
   bundle.tensors = std::move(tensors);
   bundle.manifest.parameters["item_features"] =
       ItemFeatureMap::Fit(std::vector<const features::Attributes*>(60, nullptr),
@@ -124,10 +126,10 @@ TEST_P(TrainTest, DevicesAgree) {
 }
 
 constexpr const char* kModels[] = {
-    "mult-vae", "mult-dae", "ease",       "paths",  "item-knn",
-    "user-knn", "content",  "hybrid",     "elsa",   "ials",
-    "mf",       "bpr-mf",   "joint",      "gmf",    "mlp",
-    "neumf",    kCosineDae, kCosineJoint, "recent", kRecentJoint};
+    "mult-vae", "mult-dae",   "ease",    "paths", "item-knn", "user-knn",
+    "content",  "hybrid",     "elsa",    "ials",  "mf",       "bpr-mf",
+    "joint",    "gmf",        "mlp",     "neumf", kCosineDae, kCosineJoint,
+    "recent",   kRecentJoint, kHeadJoint};
 
 TEST(Devices, EveryModelTrainsAndServesOnCuda) {
   if (!CheckDevice("cuda:0").ok()) GTEST_SKIP() << "there is no CUDA device";
@@ -153,7 +155,7 @@ INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
                          testing::Values("mult-vae", "mult-dae", "elsa", "ials",
                                          "mf", "bpr-mf", "joint", "gmf", "mlp",
                                          "neumf", kCosineDae, kCosineJoint,
-                                         "recent", kRecentJoint),
+                                         "recent", kRecentJoint, kHeadJoint),
                          NameOf);
 
 class ByHandTest : public TrainTest {};

@@ -179,10 +179,10 @@ class ProcessTest(unittest.TestCase):
             models = {m["id"]: m["model"] for m in self.server.ask("models")}
             self.assertEqual(models.get(run["first_generation"]), None if parent else "ease")
             serving = next(m for m in self.server.ask("models") if m["in_service"])
-            self.assertEqual(serving["model"], "joint")
+            self.assertEqual(serving["model"], "joint + head")
             self.assertEqual(bool(serving["parent"]), parent)
         before = self.server.ask("recommend", "user-00001")
-        self.assertEqual(before["served_by"], "SERVED_BY_SHORTLIST")
+        self.assertEqual(before["served_by"], "SERVED_BY_RANKED")
         best = before["items"][0]["item"]
         self.server.ask("feedback", "user-00001", best)
         after = self.server.ask("recommend", "user-00001")
