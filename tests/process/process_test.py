@@ -28,7 +28,7 @@ training:
   min_holdout_users: 20
   parameters:
     mult-vae: {hidden: 128, latent: 32, epochs: 15}
-    joint: {hidden: 64, rank: 64, epochs: 15}
+    joint: {hidden: 64, rank: 64, epochs: 15, head_share: 0}
     neumf: {factors: 64, layer1: 32, layer2: 8, gmf_epochs: 15, mlp_epochs: 4, joint_epochs: 1}
 store: {free_space_reserve_mb: 0}
 """
@@ -179,10 +179,10 @@ class ProcessTest(unittest.TestCase):
             models = {m["id"]: m["model"] for m in self.server.ask("models")}
             self.assertEqual(models.get(run["first_generation"]), None if parent else "ease")
             serving = next(m for m in self.server.ask("models") if m["in_service"])
-            self.assertEqual(serving["model"], "joint + head")
+            self.assertEqual(serving["model"], "joint")
             self.assertEqual(bool(serving["parent"]), parent)
         before = self.server.ask("recommend", "user-00001")
-        self.assertEqual(before["served_by"], "SERVED_BY_RANKED")
+        self.assertEqual(before["served_by"], "SERVED_BY_SHORTLIST")
         best = before["items"][0]["item"]
         self.server.ask("feedback", "user-00001", best)
         after = self.server.ask("recommend", "user-00001")
