@@ -122,15 +122,19 @@ absl::Status NeuMfRanker::Score(const History& history, const float* query,
   user_.Product(user.data(), 1, hidden_user.data());
   AddScaled(user_.bias().data(), 1.0f, h1, hidden_user.data());
 
-  x.assign(n * h1, 0.0f);
+  x.resize(n * h1);
   if (parts_.inputs.has_value()) {
     parts_.inputs->Of(history, query, shortlist, &inputs);
     parts_.of_inputs->Product(inputs.data(), static_cast<int>(n), x.data());
   }
   for (size_t i = 0; i < n; ++i) {
     float* const row = x.data() + i * h1;
-    AddScaled((*parts_.mlp)[shortlist[i].row], 1.0f, h1, row);
-    AddRelu(hidden_user.data(), row, h1, row);
+    const float* of_item = (*parts_.mlp)[shortlist[i].row];
+    if (parts_.inputs.has_value()) {
+      AddScaled(of_item, 1.0f, h1, row);
+      of_item = row;
+    }
+    AddRelu(hidden_user.data(), of_item, h1, row);
   }
   for (const DenseLayer& layer : parts_.hidden) {
     const auto out = static_cast<size_t>(layer.out());

@@ -1,7 +1,9 @@
 #include "model/head.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -11,6 +13,10 @@
 
 namespace nearline::model {
 namespace {
+
+constexpr const char* kPaths[] = {".item.encoder", ".item.linear",
+                                  ".item.recent"};
+constexpr size_t kMostPaths = std::size(kPaths);
 
 absl::StatusOr<const ItemTable*> Table(const ItemTables& tables,
                                        const std::string& name) {
@@ -39,7 +45,7 @@ void HeadInputs::Parts::SetMeans() {
 std::vector<size_t> HeadInputs::WidthsOf(const std::string& model,
                                          const ItemTables& tables) {
   std::vector<size_t> widths;
-  for (const char* path : {".item.encoder", ".item.linear", ".item.recent"}) {
+  for (const char* path : kPaths) {
     const auto table = tables.find(model + path);
     if (table != tables.end()) widths.push_back(table->second->dim());
   }
@@ -82,8 +88,8 @@ void HeadInputs::Of(const History& history, const float* query,
                     absl::Span<const ScoredRow> shortlist,
                     std::vector<float>* out) const {
   const size_t paths = this->paths();
-  std::vector<size_t> begins(paths, 0);
-  std::vector<float> of_mean(paths);
+  std::array<size_t, kMostPaths> begins{};
+  std::array<float, kMostPaths> of_mean{};
   for (size_t p = 0; p < paths; ++p) {
     if (p > 0) begins[p] = begins[p - 1] + p_.widths[p - 1];
     of_mean[p] =

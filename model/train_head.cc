@@ -14,238 +14,25 @@
 #include "absl/strings/str_format.h"
 #include "base/random.h"
 #include "base/workers.h"
-#include "model/generation.h"
 #include "model/head.h"
 #include "model/metrics.h"
-#include "model/recommender.h"
+#include "model/shortlists.h"
 #include "model/torch_training.h"
 
 namespace nearline::model {
 namespace {
 
-using features::Interactions;
-
 constexpr int64_t kUserWidth = 64, kLayer1 = 64, kLayer2 = 32;
-constexpr int64_t kShortlist = 200;
 constexpr int64_t kBatch = 100;       // lists a step
 constexpr int64_t kMostLists = 5000;  // an epoch; 4 a user if these are fewer
 constexpr int kEpochs = 8, kPatience = 4;
 constexpr double kRate = 2e-3, kDecay = 1e-3, kDropout = 0.5;
-constexpr double kShort = 0.1;    // of the lists: their histories are too short
-constexpr int64_t kJudgesOf = 8;  // one of so many users, at most
-constexpr size_t kMostJudges = 1000;
-constexpr float kAbsent = -1e9f;  // the score of what fills up a list
-
-// What is known of some users, and what is to be found, ascending.
-struct Questions {
-  Interactions known;
-  std::vector<std::vector<Row>> wanted;
-};
-
-// Their shortlists.
-struct Lists {
-  torch::Tensor items;   // int64 [users, K]
-  torch::Tensor inputs;  // [users, K, HeadInputs::size()]
-  torch::Tensor scores;  // [users, K], of the scan; or kAbsent
-  torch::Tensor wanted;  // [users, K], 1 or 0
-};
+constexpr double kShort = 0.1;  // of the lists: their histories are too short
 
 struct Asked {
   Questions questions;
-  Lists lists;
+  Shortlists lists;
   int64_t users() const { return questions.known.users(); }
-};
-
-// Paths as they serve.
-class Source {
- public:
-  static absl::StatusOr<std::unique_ptr<Source>> Create(
-      const TrainingSet& set, const Tensors& paths,
-      const ItemTable* popularity) {
-    Bundle bundle;
-    bundle.manifest.id = "paths";
-    bundle.manifest.retriever = "joint";
-    for (int64_t i = 0; i < set.items; ++i) {
-      bundle.items.push_back(absl::StrFormat("%012d", i));
-    }
-    bundle.tensors = paths;
-    bundle.manifest.parameters["item_features"] = ItemFeatureMap::Fit(
-        std::vector<const features::Attributes*>(bundle.items.size(), nullptr),
-        {}, &bundle.tensors);
-    const int threads = torch::get_num_threads();
-    ASSIGN_OR_RETURN(auto generation, Generation::Create(std::move(bundle)));
-    torch::set_num_threads(threads);  // which loading has changed
-    return std::unique_ptr<Source>(
-        new Source(std::move(generation), popularity));
-  }
-
-  // With what the head's inputs are moved and stretched by.
-  void Standardize(const std::vector<float>& mean,
-                   const std::vector<float>& scale) {
-    parts_.mean = mean;
-    parts_.scale = scale;
-    inputs_.emplace(parts_);
-  }
-  const HeadInputs::Parts& parts() const { return parts_; }
-
-  absl::StatusOr<Lists> Ask(const Questions& questions,
-                            Workers* workers) const {
-    constexpr int64_t kTogether = 32;
-    const int64_t users = questions.known.users();
-    const auto items = static_cast<int64_t>(generation_->base_rows());
-    const int64_t k = std::min(kShortlist, items);
-    const auto inputs = static_cast<int64_t>(inputs_->size());
-    Lists out{.items = torch::zeros({users, k}, torch::kInt64),
-              .inputs = torch::zeros({users, k, inputs}),
-              .scores = torch::full({users, k}, kAbsent),
-              .wanted = torch::zeros({users, k})};
-    const int64_t pieces = (users + kTogether - 1) / kTogether;
-    std::vector<absl::Status> failures(static_cast<size_t>(pieces));
-    workers->ForEach(pieces, [&](int64_t piece) {
-      const int64_t begin = piece * kTogether;
-      failures[static_cast<size_t>(piece)] =
-          Fill(questions, begin, std::min(users, begin + kTogether), &out);
-    });
-    for (const absl::Status& failure : failures) RETURN_IF_ERROR(failure);
-    return out;
-  }
-
- private:
-  Source(std::shared_ptr<const Generation> generation,
-         const ItemTable* popularity)
-      : generation_(std::move(generation)) {
-    const ItemTables& tables = generation_->tables();
-    parts_ = {.widths = HeadInputs::WidthsOf("joint", tables),
-              .rows = tables.at(ScannedTable("joint")).get(),
-              .bias = tables.at(BiasTable("joint")).get(),
-              .popularity = popularity};
-    parts_.SetMeans();
-    const size_t measures = parts_.widths.size() + 2;
-    Standardize(std::vector<float>(measures, 0.0f),
-                std::vector<float>(measures, 1.0f));
-  }
-
-  // The lists of users [begin, end).
-  absl::Status Fill(const Questions& questions, int64_t begin, int64_t end,
-                    Lists* out) const {
-    const int64_t k = out->items.size(1);
-    std::vector<History> histories;
-    std::vector<RowMask> masks;
-    for (int64_t u = begin; u < end; ++u) {
-      const auto items = questions.known.ItemsOf(u);
-      const auto weights = questions.known.WeightsOf(u);
-      histories.push_back(
-          {{items.begin(), items.end()}, {weights.begin(), weights.end()}});
-      masks.emplace_back(generation_->base_rows(), true);
-      for (const uint32_t item : items) masks.back().Clear(item);
-    }
-    std::vector<Query> queries;
-    std::vector<const History*> encoded;
-    for (size_t i = 0; i < histories.size(); ++i) {
-      queries.push_back({&histories[i], &masks[i], static_cast<int>(k)});
-      encoded.push_back(&histories[i]);
-    }
-    std::vector<float> vectors, inputs;
-    RETURN_IF_ERROR(generation_->encoder().Encode(encoded, &vectors));
-    std::vector<std::vector<ScoredRow>> lists;
-    RETURN_IF_ERROR(Recommend(*generation_, queries, {}, &lists));
-    const auto dim = static_cast<size_t>(generation_->encoder().dim());
-    for (size_t i = 0; i < lists.size(); ++i) {
-      inputs_->Of(histories[i], vectors.data() + i * dim, lists[i], &inputs);
-      const int64_t at = (begin + static_cast<int64_t>(i)) * k;
-      std::copy(inputs.begin(), inputs.end(),
-                out->inputs.data_ptr<float>() +
-                    at * static_cast<int64_t>(inputs_->size()));
-      const auto& wanted = questions.wanted[static_cast<size_t>(begin) + i];
-      for (size_t r = 0; r < lists[i].size(); ++r) {
-        const auto to = at + static_cast<int64_t>(r);
-        const ScoredRow& scored = lists[i][r];
-        out->items.data_ptr<int64_t>()[to] = scored.row;
-        out->scores.data_ptr<float>()[to] = scored.score;
-        out->wanted.data_ptr<float>()[to] =
-            std::binary_search(wanted.begin(), wanted.end(), scored.row);
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  const std::shared_ptr<const Generation> generation_;
-  HeadInputs::Parts parts_;
-  std::optional<HeadInputs> inputs_;
-};
-
-// Draws what is wanted of users, the latest fifth of their items, or without an
-// order any fifth, and what is known, the rest.
-class Questioner {
- public:
-  Questioner(const Interactions& users, bool in_order, Random* random)
-      : users_(users), in_order_(in_order), random_(*random) {
-    for (int64_t u = 0; u < users.users(); ++u) {
-      if (users.ItemsOf(u).size() < 5) continue;
-      const bool judges = u % kJudgesOf == 0 && judges_.size() < kMostJudges;
-      (judges ? judges_ : order_).push_back(u);
-    }
-  }
-  bool empty() const { return order_.empty() || judges_.empty(); }
-
-  // Of users whom Draw leaves out.
-  Questions Judged() {
-    Questions out;
-    for (const int64_t user : judges_) Add(user, &out);
-    return out;
-  }
-
-  Questions Draw(int64_t count) {
-    Questions out;
-    for (int64_t i = 0; i < count; ++i) {
-      if (next_ == 0) {
-        for (size_t j = order_.size(); j > 1; --j) {
-          std::swap(order_[j - 1], order_[random_.Below(j)]);
-        }
-      }
-      Add(order_[next_], &out);
-      next_ = (next_ + 1) % order_.size();
-    }
-    return out;
-  }
-  void Keep(const std::string& name, TrainingState* state) {
-    state->Values(name + ".order", &order_);
-    state->Value(name + ".next", &next_);
-  }
-
- private:
-  void Add(int64_t user, Questions* out) {
-    const auto items = users_.ItemsOf(user);
-    const auto weights = users_.WeightsOf(user);
-    std::vector<size_t> places(items.size());
-    for (size_t i = 0; i < places.size(); ++i) places[i] = i;
-    const size_t known = items.size() - items.size() / 5;
-    if (!in_order_) {
-      for (size_t i = 0; i < known; ++i) {
-        std::swap(places[i], places[i + random_.Below(places.size() - i)]);
-      }
-      std::sort(places.begin(),
-                places.begin() + static_cast<std::ptrdiff_t>(known));
-    }
-    std::vector<Row> wanted;
-    for (size_t i = 0; i < places.size(); ++i) {
-      if (i >= known) {
-        wanted.push_back(items[places[i]]);
-        continue;
-      }
-      out->known.items.push_back(items[places[i]]);
-      out->known.weights.push_back(weights[places[i]]);
-    }
-    out->known.EndUser();
-    std::sort(wanted.begin(), wanted.end());
-    out->wanted.push_back(std::move(wanted));
-  }
-
-  const Interactions& users_;
-  const bool in_order_;
-  Random& random_;
-  std::vector<int64_t> order_, judges_;
-  size_t next_ = 0;
 };
 
 class Head {
@@ -266,10 +53,10 @@ class Head {
   absl::StatusOr<Tensors> Run(const Tensors& paths,
                               const std::vector<HeadFold>& folds) {
     ASSIGN_OR_RETURN(const auto serving,
-                     Source::Create(set_, paths, &*popularity_));
+                     ShortlistSource::Create(set_, paths, &*popularity_));
     for (const HeadFold& fold : folds) {
-      ASSIGN_OR_RETURN(auto source,
-                       Source::Create(set_, fold.paths, &*popularity_));
+      ASSIGN_OR_RETURN(auto source, ShortlistSource::Create(set_, fold.paths,
+                                                            &*popularity_));
       sources_.push_back(std::move(source));
       questioners_.emplace_back(fold.users, set_.in_order, &random_);
       // A path may have come to nothing here.
@@ -332,7 +119,8 @@ class Head {
     const auto measures =
         static_cast<int64_t>(sources_[0]->parts().mean.size());
     const Questions questions = questioners_[0].Draw(500);
-    ASSIGN_OR_RETURN(const Lists some, sources_[0]->Ask(questions, &workers_));
+    ASSIGN_OR_RETURN(const Shortlists some,
+                     sources_[0]->Ask(questions, &workers_));
     std::vector<size_t> lengths;
     for (int64_t u = 0; u < questions.known.users(); ++u) {
       lengths.push_back(questions.known.ItemsOf(u).size());
@@ -341,7 +129,7 @@ class Head {
     least_ = static_cast<float>(lengths[static_cast<size_t>(
         kShort * static_cast<double>(lengths.size()))]);
     const torch::Tensor there = some.inputs.flatten(0, 1).index(
-        {some.scores.flatten().gt(kAbsent / 2)});
+        {some.scores.flatten().gt(Shortlists::kAbsent / 2)});
     const torch::Tensor of = there.narrow(1, 0, measures);
     mean_ = ToPlain(of.mean(0)).values;
     scale_ = ToPlain(1 / of.std(0, /*unbiased=*/false).clamp_min(1e-3)).values;
@@ -377,7 +165,7 @@ class Head {
   }
 
   // What the head says of lists of users with these histories: [users, K].
-  torch::Tensor Say(const Bags& bags, const Lists& lists) const {
+  torch::Tensor Say(const Bags& bags, const Shortlists& lists) const {
     const int64_t users = lists.items.size(0), k = lists.items.size(1);
     const torch::Tensor h = HiddenOf(bags, history_, history_bias_);
     const torch::Tensor u = torch::linear(h, user_, user_bias_).unsqueeze(1);
@@ -416,11 +204,11 @@ class Head {
   // Softmax over the shortlist, each user's wanted ones sharing one.
   double Step(const Asked& asked, int64_t first, torch::optim::Adam* adam) {
     const Bags bags = BagsOf(asked.questions, first, kBatch, kDropout);
-    const Lists& lists = asked.lists;
-    const Lists some{.items = lists.items.narrow(0, first, kBatch),
-                     .inputs = lists.inputs.narrow(0, first, kBatch),
-                     .scores = lists.scores.narrow(0, first, kBatch),
-                     .wanted = lists.wanted.narrow(0, first, kBatch)};
+    const Shortlists& lists = asked.lists;
+    const Shortlists some{.items = lists.items.narrow(0, first, kBatch),
+                          .inputs = lists.inputs.narrow(0, first, kBatch),
+                          .scores = lists.scores.narrow(0, first, kBatch),
+                          .wanted = lists.wanted.narrow(0, first, kBatch)};
     const torch::Tensor log_p =
         torch::log_softmax(some.scores + Say(bags, some), 1);
     const torch::Tensor share =
@@ -511,7 +299,7 @@ class Head {
   Random random_;
   torch::Generator generator_;
   std::optional<ItemTable> popularity_;
-  std::vector<std::unique_ptr<Source>> sources_;
+  std::vector<std::unique_ptr<ShortlistSource>> sources_;
   std::vector<Questioner> questioners_;
   std::vector<float> mean_, scale_;
   float least_ = 1;

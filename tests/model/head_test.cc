@@ -8,6 +8,7 @@
 #include "model/generation.h"
 #include "model/recommender.h"
 #include "model/train.h"
+#include "tests/model/tiny_model.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
@@ -32,11 +33,7 @@ Bundle HeadBundle() {
     bundle.items.push_back(absl::StrFormat("i%03d", i));
   }
   const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-    Tensor t{.shape = shape};
-    for (int64_t i = 0; i < t.size(); ++i) {
-      t.values.push_back(static_cast<float>(0.5 * random.Normal()));
-    }
-    bundle.tensors.Add(name, shape, t.values);
+    AddRandom(name, std::move(shape), &random, &bundle);
   };
   add("joint.item.encoder", {kItems, 10});
   add("joint.encoder.bias", {10});

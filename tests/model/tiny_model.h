@@ -2,6 +2,7 @@
 #define NEARLINE_TESTS_MODEL_TINY_MODEL_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -10,6 +11,15 @@
 #include "model/item_features.h"
 
 namespace nearline::model {
+
+inline void AddRandom(const std::string& name, std::vector<int64_t> shape,
+                      Random* random, Bundle* bundle) {
+  Tensor t{.shape = shape};
+  for (int64_t i = 0; i < t.size(); ++i) {
+    t.values.push_back(static_cast<float>(0.5 * random->Normal()));
+  }
+  bundle->tensors.Add(name, std::move(shape), std::move(t.values));
+}
 
 // A two-stage bundle with random weights: items i000, i001, ...
 inline Bundle TinyBundle(int items, uint64_t seed = 1, int hidden = 24,
@@ -26,11 +36,7 @@ inline Bundle TinyBundle(int items, uint64_t seed = 1, int hidden = 24,
     bundle.items.push_back(absl::StrFormat("i%03d", i));
   }
   const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-    Tensor t{.shape = shape};
-    for (int64_t i = 0; i < t.size(); ++i) {
-      t.values.push_back(static_cast<float>(0.5 * random.Normal()));
-    }
-    bundle.tensors.Add(name, shape, t.values);
+    AddRandom(name, std::move(shape), &random, &bundle);
   };
   const int64_t n = items;
   add("mult-vae.item.encoder", {n, hidden});
