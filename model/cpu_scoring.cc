@@ -109,51 +109,57 @@ absl::Status HistoryEncoder::Encode(absl::Span<const History* const> histories,
   return absl::OkStatus();
 }
 
+NeuMfRanker::NeuMfRanker(HistoryLayer first, DenseLayer user,
+                         std::vector<Layer> layers, Parts parts)
+    : first_(std::move(first)),
+      user_(std::move(user)),
+      layers_(std::move(layers)),
+      last_(parts.last),
+      parts_(std::move(parts)) {
+  for (Layer& layer : layers_) layer.bias.resize(layer.matrix.stride(), 0.0f);
+  last_.resize(layers_.back().matrix.stride(), 0.0f);
+}
+
 absl::Status NeuMfRanker::Score(const History& history, const float* query,
                                 absl::Span<const ScoredRow> shortlist,
                                 std::vector<float>* scores) const {
   const size_t n = shortlist.size();
   const auto d = static_cast<size_t>(first_.dim());
-  const auto h1 = static_cast<size_t>(user_.out());
-  thread_local std::vector<float> user, hidden_user, inputs, x, y;
-  user.resize(d);
-  hidden_user.resize(h1);
+  thread_local std::vector<float> user, of_user, x, y;
+  thread_local std::vector<const float*> of_items;
+  user.resize(d + (parts_.linear == nullptr ? 0 : parts_.linear->dim()));
   first_.Apply(history, user.data());
-  user_.Product(user.data(), 1, hidden_user.data());
-  AddScaled(user_.bias().data(), 1.0f, h1, hidden_user.data());
+  if (parts_.linear != nullptr) {
+    GatherSum(*parts_.linear, history, 1, user.data() + d);
+  }
+  of_user.assign(layers_[0].matrix.stride(), 0.0f);
+  user_.Product(user.data(), 1, of_user.data());
+  AddScaled(user_.bias().data(), 1.0f, user_.bias().size(), of_user.data());
+  of_items.clear();
+  for (const ScoredRow& one : shortlist) {
+    of_items.push_back((*parts_.mlp)[one.row]);
+  }
 
-  x.resize(n * h1);
-  if (parts_.inputs.has_value()) {
-    parts_.inputs->Of(history, query, shortlist, &inputs);
-    parts_.of_inputs->Product(inputs.data(), static_cast<int>(n), x.data());
-  }
-  for (size_t i = 0; i < n; ++i) {
-    float* const row = x.data() + i * h1;
-    const float* of_item = (*parts_.mlp)[shortlist[i].row];
-    if (parts_.inputs.has_value()) {
-      AddScaled(of_item, 1.0f, h1, row);
-      of_item = row;
-    }
-    AddRelu(hidden_user.data(), of_item, h1, row);
-  }
-  for (const DenseLayer& layer : parts_.hidden) {
-    const auto out = static_cast<size_t>(layer.out());
-    y.resize(n * out);
-    layer.Product(x.data(), static_cast<int>(n), y.data());
-    for (size_t i = 0; i < n; ++i) {
-      AddRelu(y.data() + i * out, layer.bias().data(), out, y.data() + i * out);
-    }
+  x.clear();
+  if (parts_.inputs) parts_.inputs->Of(history, query, shortlist, &x);
+  size_t stride = layers_[0].matrix.in();
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    const Layer& layer = layers_[l];
+    y.resize(n * layer.matrix.stride());
+    layer.matrix.Apply(x.data(), stride, n,
+                       l == 0 ? of_user.data() : layer.bias.data(),
+                       l == 0 ? of_items.data() : nullptr, y.data());
+    stride = layer.matrix.stride();
     x.swap(y);
   }
-  const size_t last = parts_.last.size();
   scores->resize(n);
   for (size_t i = 0; i < n; ++i) {
     const Row row = shortlist[i].row;
-    (*scores)[i] = Dot(x.data() + i * last, parts_.last.data(), last);
+    (*scores)[i] = Dot(x.data() + i * stride, last_.data(), stride);
     if (parts_.inputs.has_value()) (*scores)[i] += shortlist[i].score;
     if (parts_.gmf == nullptr) continue;
-    (*scores)[i] +=
-        Dot(user.data(), (*parts_.gmf)[row], d) + (*parts_.gmf_bias)[row][0];
+    (*scores)[i] += Dot(user.data(), (*parts_.gmf)[row], user.size()) +
+                    (*parts_.gmf_bias)[row][0];
   }
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 #include "model/head.h"
 #include "model/item_table.h"
 #include "model/packed_matrix.h"
+#include "model/relu_layer.h"
 #include "model/scoring.h"
 #include "model/tensors.h"
 
@@ -148,8 +149,9 @@ void ScoreRows(const ItemTable& table, const ItemTable& bias,
 
 // The whole network: GMF branch plus an MLP whose first layer is split into a
 // user part, computed once, and an item part, computed at load:
-//   score = h . v_i + c_i + w . relu(... relu(W2 relu(U h + b + a_i) + b2) ...)
-// As the head of the joint model, the scan's score is in the place of h . v_i +
+//   score = g . v_i + c_i + w . relu(... relu(W2 relu(U h + b + a_i) + b2) ...)
+// where g is h, or h and beside it the sum of the history's rows of a table.
+// As the head of the joint model, the scan's score is in the place of g . v_i +
 // c_i, and what its paths say, x, in the first layer: U h + b + a_i + P x.
 class NeuMfRanker final : public Ranker {
  public:
@@ -157,17 +159,19 @@ class NeuMfRanker final : public Ranker {
     // v, [N, D], and c, [N, 1]; both null: the MLP alone.
     const ItemTable* gmf = nullptr;
     const ItemTable* gmf_bias = nullptr;
-    const ItemTable* mlp;            // a, [N, H1]
-    std::vector<DenseLayer> hidden;  // W2, W3, ...
-    std::vector<float> last;         // w, [H_last]
-    // x and P; or neither.
-    std::optional<HeadInputs> inputs;
-    std::optional<DenseLayer> of_inputs;
+    const ItemTable* linear = nullptr;  // whose rows are summed; may be null
+    const ItemTable* mlp;               // a, [N, H1]
+    std::vector<float> last;            // w, [H_last]
+    std::optional<HeadInputs> inputs;   // x; or none
   };
-  NeuMfRanker(HistoryLayer first, DenseLayer user, Parts parts)
-      : first_(std::move(first)),
-        user_(std::move(user)),
-        parts_(std::move(parts)) {}
+  // A layer of the MLP, with its bias.
+  struct Layer {
+    ReluLayer matrix;
+    std::vector<float> bias;  // [matrix.out()]
+  };
+  // layers: P, [H1, inputs], or [H1, 0] without; W2, W3, ...
+  NeuMfRanker(HistoryLayer first, DenseLayer user, std::vector<Layer> layers,
+              Parts parts);
   bool Ranks(const History& history) const override {
     return parts_.inputs.has_value() ? parts_.inputs->Knows(history)
                                      : Ranker::Ranks(history);
@@ -178,7 +182,9 @@ class NeuMfRanker final : public Ranker {
 
  private:
   const HistoryLayer first_;
-  const DenseLayer user_;  // U, b
+  const DenseLayer user_;      // U, b
+  std::vector<Layer> layers_;  // biases and last_ padded as rows are
+  std::vector<float> last_;
   const Parts parts_;
 };
 

@@ -34,6 +34,34 @@ void CountTies(const Case& c, RankedCase* ranked) {
   }
 }
 
+// As RankCases, of one batch.
+absl::Status RankBatch(const Generation& generation,
+                       absl::Span<const Case> cases, int depth,
+                       const RecommendOptions& options,
+                       absl::Span<RankedCase> out) {
+  std::vector<Query> queries;
+  std::vector<History> histories(cases.size());
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Case& c = cases[i];
+    histories[i] = c.history;
+    generation.AddTraits(c.attributes, &histories[i]);
+    queries.push_back(
+        {&histories[i], &c.mask,
+         depth > 0 ? depth : std::max(1, static_cast<int>(c.mask.Count()))});
+  }
+  std::vector<std::vector<ScoredRow>> lists;
+  RETURN_IF_ERROR(Recommend(generation, queries, options, &lists));
+  for (size_t i = 0; i < cases.size(); ++i) {
+    out[i].list = std::move(lists[i]);
+    for (const ScoredRow& scored : out[i].list) {
+      out[i].hits.push_back(std::binary_search(
+          cases[i].truth.begin(), cases[i].truth.end(), scored.row));
+    }
+    if (depth == 0) CountTies(cases[i], &out[i]);
+  }
+  return absl::OkStatus();
+}
+
 // Of shares, from one to the other, a little of the one mixed into the other.
 double Divergence(const std::map<std::string, double>& from,
                   const std::map<std::string, double>& to) {
@@ -53,33 +81,28 @@ double Divergence(const std::map<std::string, double>& from,
 absl::StatusOr<std::vector<RankedCase>> RankCases(
     const Generation& generation, absl::Span<const Case> cases, int depth,
     const RecommendOptions& options,
-    const std::function<void(double)>& on_share) {
-  std::vector<RankedCase> out;
-  std::vector<std::vector<ScoredRow>> lists;
-  for (size_t first = 0; first < cases.size(); first += kBatch) {
-    const auto batch = cases.subspan(first, kBatch);
-    std::vector<Query> queries;
-    std::vector<History> histories(batch.size());
-    for (size_t i = 0; i < batch.size(); ++i) {
-      const Case& c = batch[i];
-      histories[i] = c.history;
-      generation.AddTraits(c.attributes, &histories[i]);
-      queries.push_back(
-          {&histories[i], &c.mask,
-           depth > 0 ? depth : std::max(1, static_cast<int>(c.mask.Count()))});
+    const std::function<void(double)>& on_share, Workers* workers) {
+  constexpr size_t kTogether = 32;  // batches between two reports
+  std::vector<RankedCase> out(cases.size());
+  for (size_t first = 0; first < cases.size(); first += kTogether * kBatch) {
+    const size_t count = std::min(kTogether * kBatch, cases.size() - first);
+    const size_t batches = (count + kBatch - 1) / kBatch;
+    std::vector<absl::Status> failures(batches);
+    const auto rank = [&](int64_t i) {
+      const auto batch = static_cast<size_t>(i);
+      const size_t begin = first + batch * kBatch;
+      failures[batch] =
+          RankBatch(generation, cases.subspan(begin, kBatch), depth, options,
+                    absl::MakeSpan(out).subspan(begin, kBatch));
+    };
+    if (workers != nullptr) {
+      workers->ForEach(static_cast<int64_t>(batches), rank);
+    } else {
+      for (size_t i = 0; i < batches; ++i) rank(static_cast<int64_t>(i));
     }
-    RETURN_IF_ERROR(Recommend(generation, queries, options, &lists));
-    for (size_t i = 0; i < batch.size(); ++i) {
-      RankedCase ranked{.list = std::move(lists[i])};
-      for (const ScoredRow& scored : ranked.list) {
-        ranked.hits.push_back(std::binary_search(
-            batch[i].truth.begin(), batch[i].truth.end(), scored.row));
-      }
-      if (depth == 0) CountTies(batch[i], &ranked);
-      out.push_back(std::move(ranked));
-    }
+    for (const absl::Status& failure : failures) RETURN_IF_ERROR(failure);
     if (on_share) {
-      on_share(static_cast<double>(first + batch.size()) /
+      on_share(static_cast<double>(first + count) /
                static_cast<double>(cases.size()));
     }
   }

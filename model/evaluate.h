@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "base/status.h"
+#include "base/workers.h"
 #include "features/dataset.h"
 #include "model/generation.h"
 #include "model/metric_spec.h"
@@ -49,11 +50,12 @@ struct RankedCase {
 };
 
 // The first `depth` of each case, or all its candidates when `depth` is 0: then
-// ties count against the wanted.
+// ties count against the wanted. On the calling thread, or on `workers`.
 absl::StatusOr<std::vector<RankedCase>> RankCases(
     const Generation& generation, absl::Span<const Case> cases, int depth,
     const RecommendOptions& options,
-    const std::function<void(double)>& on_share = {});
+    const std::function<void(double)>& on_share = {},
+    Workers* workers = nullptr);
 
 // What lists are like beside being right, told from the training data: items
 // 0 .. items - 1 by user, and their attributes by row, if they have any.

@@ -36,7 +36,7 @@ double SecondsSince(absl::Time start) {
 }
 
 // Raised when trainers come to something else than before.
-constexpr int kTrainers = 1;
+constexpr int kTrainers = 2;
 
 // What the experiment's files hold and how they are read, in one word.
 absl::StatusOr<std::string> DataOf(const ProtocolFiles& files) {
@@ -59,7 +59,10 @@ class Laboratory {
  public:
   Laboratory(const Experiment& experiment, const Parameters& parameters,
              const std::function<void(const ExperimentProgress&)>& on_progress)
-      : e_(experiment), on_progress_(on_progress), result_{parameters} {}
+      : e_(experiment),
+        on_progress_(on_progress),
+        workers_(experiment.threads),
+        result_{parameters} {}
 
   absl::StatusOr<ExperimentResult> Run() {
     const absl::Time start = absl::Now();
@@ -182,9 +185,10 @@ class Laboratory {
     ASSIGN_OR_RETURN(Bundle bundle, TrainOn(carved, parameters, e_.seeds[0],
                                             checkpoints, std::move(on_epoch)));
     ASSIGN_OR_RETURN(const auto generation, Load(carved, std::move(bundle)));
-    ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
-                     RankCases(*generation, carved.cases,
-                               Depth({e_.tune_metric}), Pure(*generation)));
+    ASSIGN_OR_RETURN(
+        const std::vector<RankedCase> ranked,
+        RankCases(*generation, carved.cases, Depth({e_.tune_metric}),
+                  Pure(*generation), {}, &workers_));
     double value = 0;
     for (size_t c = 0; c < ranked.size(); ++c) {
       value += e_.tune_metric.Of(ranked[c].hits, carved.cases[c].positives) /
@@ -254,13 +258,11 @@ class Laboratory {
     ASSIGN_OR_RETURN(const auto generation, Load(data_, std::move(bundle)));
     ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
                      RankCases(*generation, data_.cases, Depth(e_.metrics),
-                               Pure(*generation)));
+                               Pure(*generation), {}, &workers_));
     Measure(ranked, &out.by_user, &out.means);
     RETURN_IF_ERROR(MeasureScores(*generation, ranked, &out));
     out.served = out.means;
-    if (ServesOtherwise(*generation)) {
-      RETURN_IF_ERROR(MeasureServed(*generation, &out.served));
-    }
+    RETURN_IF_ERROR(MeasureServed(*generation, ranked, &out.served));
     out.evaluate_seconds = SecondsSince(start);
     if (first) CountByTenth(ranked);
     if (first && !e_.run_file.empty()) RETURN_IF_ERROR(WriteRun(ranked));
@@ -318,7 +320,8 @@ class Laboratory {
     const auto carved = data_.Carve(kFittedShare, out->seed);
     RETURN_IF_ERROR(Annotate(carved.status(), "metric " + asked->Name()));
     ASSIGN_OR_RETURN(const std::vector<RankedCase> fitted,
-                     RankCases(generation, carved->cases, 0, Pure(generation)));
+                     RankCases(generation, carved->cases, 0, Pure(generation),
+                               {}, &workers_));
     const ScoreMeter meter(data_.set.train, data_.train_ratings,
                            data_.set.items, carved->cases, fitted,
                            carved->ratings);
@@ -339,30 +342,36 @@ class Laboratory {
     return absl::OkStatus();
   }
 
-  // Whether a server's answers differ from the model's own.
-  bool ServesOtherwise(const Generation& generation) const {
+  // Ranks once more the cases that a server would answer otherwise than the
+  // model by itself, whose answers are `pure`.
+  absl::Status MeasureServed(const Generation& generation,
+                             const std::vector<RankedCase>& pure,
+                             std::map<std::string, double>* means) {
     const bool ranks_all =
         generation.ranker() != nullptr && generation.manifest().ranker != kHead;
-    return ranks_all ||
-           std::any_of(result_.history_lengths.begin(),
-                       result_.history_lengths.end(),
-                       [](int length) { return length > kServedHistory; });
-  }
-
-  absl::Status MeasureServed(const Generation& generation,
-                             std::map<std::string, double>* means) {
-    std::vector<Case> cases = data_.cases;
-    for (Case& c : cases) {
-      const auto length = static_cast<std::ptrdiff_t>(c.history.rows.size());
+    std::vector<Case> cases;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < data_.cases.size(); ++i) {
+      const auto length =
+          static_cast<std::ptrdiff_t>(data_.cases[i].history.rows.size());
       const auto rest = std::max<std::ptrdiff_t>(0, length - kServedHistory);
+      if (!ranks_all && rest == 0) continue;
+      Case c = data_.cases[i];
       c.history.rows.erase(c.history.rows.begin(),
                            c.history.rows.begin() + rest);
       c.history.weights.erase(c.history.weights.begin(),
                               c.history.weights.begin() + rest);
+      cases.push_back(std::move(c));
+      places.push_back(i);
     }
-    ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
+    if (cases.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(std::vector<RankedCase> served,
                      RankCases(generation, cases, Depth(e_.metrics),
-                               {.shortlist = kServedShortlist}));
+                               {.shortlist = kServedShortlist}, {}, &workers_));
+    std::vector<RankedCase> ranked = pure;
+    for (size_t i = 0; i < places.size(); ++i) {
+      ranked[places[i]] = std::move(served[i]);
+    }
     CaseMetrics by_user;
     Measure(ranked, &by_user, means);
     return absl::OkStatus();
@@ -421,6 +430,7 @@ class Laboratory {
   ProtocolData data_;
   std::string files_;  // DataOf, where checkpoints are kept
   std::deque<Checkpoints> checkpoints_;
+  Workers workers_;
   std::optional<ListMeter> meter_;
   ExperimentResult result_;
 };

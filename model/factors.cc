@@ -105,6 +105,19 @@ std::vector<float> FoldInRule::Pull(const Factors& rows) const {
   return out;
 }
 
+FoldInRule IalsRule(const TrainingSet& set, const Parameters& p) {
+  FoldInRule rule{.unobserved_weight = p["unobserved_weight"],
+                  .ridge = p["regularization"]};
+  if (rule.unobserved_weight > 0) return rule;
+  // Relative, so that what is right for dense data is for sparse data, too.
+  double events = 0;
+  for (const float weight : set.train.weights) events += weight;
+  rule.unobserved_weight =
+      p["unobserved_share"] * events /
+      (static_cast<double>(set.train.users()) * static_cast<double>(set.items));
+  return rule;
+}
+
 void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
                const Factors& rows, int steps, Factors* out) {
   constexpr int64_t kGrain = 16;  // users a thread takes at least

@@ -53,6 +53,9 @@ struct FoldInRule {
   }
 };
 
+// iALS's, of its parameters.
+FoldInRule IalsRule(const TrainingSet& set, const Parameters& parameters);
+
 // One vector for each user of `data`, from the `rows` of what they have: those
 // of `out`, where it has any, brought closer by `steps`; with 0 the solutions.
 void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "model/kernels.h"
 
@@ -46,9 +47,8 @@ void Factorize(size_t n, float* a) {
   }
 }
 
-// x becomes a^-1 x; a is used up.
-void SolvePositive(size_t n, float* a, float* x) {
-  Factorize(n, a);
+// x becomes (L L^T)^-1 x, of the L that Factorize leaves.
+void SolveFactorized(size_t n, const float* a, float* x) {
   for (size_t i = 0; i < n; ++i) {
     x[i] = (x[i] - Dot(a + i * n, x, i)) / a[i * n + i];
   }
@@ -84,7 +84,31 @@ void FoldIn::Solve(absl::Span<const float* const> rows,
   for (size_t i = 0; i < d; ++i) a[i * d + i] += ridge;
   SumScaled(rows.data(), weights.data(), rows.size(), d, out);
   AddScaled(pull_.data(), 1, d, out);
-  SolvePositive(d, a.data(), out);
+  Factorize(d, a.data());
+  SolveFactorized(d, a.data(), out);
+}
+
+std::vector<float> FoldIn::Gathered(const std::vector<float>& rows,
+                                    const std::vector<float>& counts,
+                                    double events) const {
+  const size_t d = pull_.size();
+  const double all = std::accumulate(counts.begin(), counts.end(), 0.0);
+  std::vector<const float*> each;
+  std::vector<float> weights;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    each.push_back(rows.data() + i * d);
+    weights.push_back(static_cast<float>(counts[i] * events / all));
+  }
+  std::vector<float> a = gram_;
+  AddGram(each.data(), weights.data(), each.size(), d, d, a.data());
+  const auto ridge = static_cast<float>(ridge_ * (events + base_));
+  for (size_t i = 0; i < d; ++i) a[i * d + i] += ridge;
+  Factorize(d, a.data());
+  std::vector<float> out = rows;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    SolveFactorized(d, a.data(), out.data() + i * d);
+  }
+  return out;
 }
 
 float FoldIn::Ridge(absl::Span<const float> weights) const {

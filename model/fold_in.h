@@ -33,6 +33,13 @@ class FoldIn {
   void Approach(absl::Span<const float* const> rows,
                 absl::Span<const float> weights, int steps, float* out) const;
 
+  // Rows [n, D] whose sum over a history is near its solution, and is it where
+  // the history explains away as much as `events` of the average do, of which
+  // item i has `counts[i]`, > 0 in sum; without the pull. `rows` are [n, D].
+  std::vector<float> Gathered(const std::vector<float>& rows,
+                              const std::vector<float>& counts,
+                              double events) const;
+
  private:
   // The sum of `weights` and base, times ridge.
   float Ridge(absl::Span<const float> weights) const;

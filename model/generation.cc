@@ -112,14 +112,16 @@ absl::Status LoadMultVae(const ItemTables& tables, const Tensors& tensors,
   return LoadScanner("mult-vae", tables, scoring);
 }
 
-// NeuMF's GMF branch.
+// NeuMF's GMF branch, of one half or of two.
 absl::Status LoadGmf(const std::string& model, const ItemTables& tables,
                      const Tensors& tensors, Scoring* scoring) {
   ASSIGN_OR_RETURN(HistoryLayer history,
                    LoadHistory(tables, tensors, model + ".item.history",
                                model + ".history.bias"));
-  scoring->encoder =
-      std::make_unique<HistoryEncoder>(std::move(history), nullptr);
+  const auto linear = tables.find(model + ".item.linear");
+  scoring->encoder = std::make_unique<HistoryEncoder>(
+      std::move(history),
+      linear == tables.end() ? nullptr : linear->second.get());
   return LoadScanner(model, tables, scoring);
 }
 
@@ -204,36 +206,48 @@ absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
                    LoadDense(tensors, model + ".mlp.user", first.dim()));
   NeuMfRanker::Parts parts;
   if (model == "neumf") {
-    ASSIGN_OR_RETURN(parts.gmf,
-                     Table(tables, model + ".item.gmf", first.dim()));
+    int width = first.dim();
+    const auto linear = tables.find(model + ".item.linear");
+    if (linear != tables.end()) {
+      parts.linear = linear->second.get();
+      width += static_cast<int>(parts.linear->dim());
+    }
+    ASSIGN_OR_RETURN(parts.gmf, Table(tables, model + ".item.gmf", width));
     ASSIGN_OR_RETURN(parts.gmf_bias, Table(tables, model + ".item.bias", 1));
   }
+  std::vector<float> of_inputs;
+  int64_t inputs = 0;
   if (model == kHead) {
     ASSIGN_OR_RETURN(parts.inputs,
                      HeadInputs::Load(retriever, dim, tables, tensors));
-    const auto in = static_cast<int>(parts.inputs->size());
+    inputs = static_cast<int64_t>(parts.inputs->size());
     ASSIGN_OR_RETURN(
         const Tensor* weight,
-        tensors.Get(model + ".mlp.paths.weight", {user.out(), in}));
-    const auto out = static_cast<size_t>(user.out());
-    ASSIGN_OR_RETURN(
-        parts.of_inputs,
-        DenseLayer::Create(weight->values, std::vector<float>(out, 0.0f), in));
+        tensors.Get(model + ".mlp.paths.weight", {user.out(), inputs}));
+    of_inputs = weight->values;
   }
   ASSIGN_OR_RETURN(parts.mlp, Table(tables, model + ".item.mlp", user.out()));
-  int in = user.out();
-  const auto layer_name = [&](int i) {
-    return absl::StrCat(model, ".mlp.", i);
-  };
-  for (int i = 2; tensors.Has(layer_name(i) + ".weight"); ++i) {
-    ASSIGN_OR_RETURN(DenseLayer layer, LoadDense(tensors, layer_name(i), in));
-    in = layer.out();
-    parts.hidden.push_back(std::move(layer));
+  int64_t in = user.out();
+  std::vector<NeuMfRanker::Layer> layers = {
+      {ReluLayer(of_inputs, static_cast<size_t>(in),
+                 static_cast<size_t>(inputs)),
+       {}}};
+  for (int i = 2; tensors.Has(absl::StrCat(model, ".mlp.", i, ".weight"));
+       ++i) {
+    const std::string name = absl::StrCat(model, ".mlp.", i);
+    ASSIGN_OR_RETURN(const Tensor* weight,
+                     tensors.Get(name + ".weight", {-1, in}));
+    const int64_t out = weight->shape[0];
+    ASSIGN_OR_RETURN(const Tensor* bias, tensors.Get(name + ".bias", {out}));
+    layers.push_back({ReluLayer(weight->values, static_cast<size_t>(out),
+                                static_cast<size_t>(in)),
+                      bias->values});
+    in = out;
   }
   ASSIGN_OR_RETURN(const Tensor* last, tensors.Get(model + ".mlp.last", {in}));
   parts.last = last->values;
   return std::make_unique<NeuMfRanker>(std::move(first), std::move(user),
-                                       std::move(parts));
+                                       std::move(layers), std::move(parts));
 }
 
 absl::Status LoadRetriever(const std::string& model, const ItemTables& tables,

@@ -321,21 +321,6 @@ void AddBfloat16Impl(const Bfloat16* x, size_t n, float* out) {
   }
 }
 
-void AddReluImpl(const float* a, const float* b, size_t n, float* out) {
-  const D d;
-  const size_t lanes = hn::Lanes(d);
-  const auto zero = hn::Zero(d);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(hn::Max(zero, hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i))),
-               d, out + i);
-  }
-  for (; i < n; ++i) {
-    const float sum = a[i] + b[i];
-    out[i] = sum > 0 ? sum : 0;
-  }
-}
-
 size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
                         float threshold, uint32_t* indices) {
   const D d;
@@ -506,7 +491,6 @@ HWY_EXPORT(SoftmaxImpl);
 HWY_EXPORT(AdamStepImpl);
 HWY_EXPORT(ToBfloat16Impl);
 HWY_EXPORT(AddBfloat16Impl);
-HWY_EXPORT(AddReluImpl);
 HWY_EXPORT(IndicesAboveImpl);
 HWY_EXPORT(StridedMaximaImpl);
 HWY_EXPORT(KthLargestImpl);
@@ -550,9 +534,6 @@ void ToBfloat16(const float* x, size_t n, Bfloat16* out) {
 }
 void AddBfloat16(const Bfloat16* x, size_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(AddBfloat16Impl)(x, n, out);
-}
-void AddRelu(const float* a, const float* b, size_t n, float* out) {
-  HWY_DYNAMIC_DISPATCH(AddReluImpl)(a, b, n, out);
 }
 size_t IndicesAbove(const float* scores, const float* bias, size_t n,
                     float threshold, uint32_t* indices) {

@@ -59,9 +59,6 @@ void ToBfloat16(const float* x, size_t n, Bfloat16* out);
 // out[i] += x[i].
 void AddBfloat16(const Bfloat16* x, size_t n, float* out);
 
-// out[i] = max(0, a[i] + b[i]).
-void AddRelu(const float* a, const float* b, size_t n, float* out);
-
 // Writes every i in [0, n) with scores[i] + bias[i] > threshold, ascending, to
 // `indices`, which has room for n + 64. Returns how many.
 size_t IndicesAbove(const float* scores, const float* bias, size_t n,

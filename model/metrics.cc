@@ -1,6 +1,7 @@
 #include "model/metrics.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/random.h"
@@ -15,17 +16,28 @@ int64_t HitsIn(const std::vector<bool>& hits, int k) {
   return std::count(hits.begin(), hits.begin() + ranks, true);
 }
 
+// 1 / log2(r + 2); most cutoffs are in the table.
+double Discount(int r) {
+  static const auto* const table = [] {
+    auto* const values = new std::array<double, 1024>;
+    for (size_t i = 0; i < values->size(); ++i) {
+      (*values)[i] = 1 / std::log2(static_cast<double>(i) + 2);
+    }
+    return values;
+  }();
+  const auto i = static_cast<size_t>(r);
+  return i < table->size() ? (*table)[i] : 1 / std::log2(r + 2.0);
+}
+
 }  // namespace
 
 double Ndcg(const std::vector<bool>& hits, int positives, int k) {
   double gain = 0, ideal = 0;
   const int ranks = std::min(k, static_cast<int>(hits.size()));
   for (int r = 0; r < ranks; ++r) {
-    if (hits[static_cast<size_t>(r)]) gain += 1.0 / std::log2(r + 2.0);
+    if (hits[static_cast<size_t>(r)]) gain += Discount(r);
   }
-  for (int r = 0; r < std::min(k, positives); ++r) {
-    ideal += 1.0 / std::log2(r + 2.0);
-  }
+  for (int r = 0; r < std::min(k, positives); ++r) ideal += Discount(r);
   return ideal > 0 ? gain / ideal : 0.0;
 }
 

@@ -421,7 +421,8 @@ const std::vector<Model>& Models() {
                   {"head_share", -1, -1, 1, false,
                    "of what the head adds to the scores of a shortlist, which "
                    "takes twice as long to train as all else; 0: no head; "
-                   "below 0: the best on users set apart"}}))},
+                   "below 0: the best on users set apart, and none where an "
+                   "item has fewer than 40 events and these have no order"}}))},
       {"gmf",
        "generalized matrix factorization over a user built from the history "
        "(after He et al., WWW 2017; docs/decisions/0003)",
@@ -438,6 +439,10 @@ const std::vector<Model>& Models() {
               false,
               "of the MLP branch in the sum",
               {0.05, 0.5}},
+             {"mf_weight", -1, -1, 1000, false,
+              "of the half of GMF that is pre-trained as ials, beside 1 for "
+              "the other, scores alike in spread; 0: without it; below 0: the "
+              "best on validation data, 1 without any"},
              {"joint_epochs", 2, 0, 10000, true, "of both branches"},
              {"joint_learning_rate", 2e-4, 1e-6, 1, false, "likewise"},
              {"joint_items", 512, 1, 100000, true, "drawn a step"}})},

@@ -223,12 +223,13 @@ class DeviceRanker final : public Ranker {
     const ItemTable* bias = nullptr;
     const ItemTable* mlp = nullptr;
   };
-  // `inputs` are as NeuMfRanker has them, of_inputs [inputs, H1].
-  DeviceRanker(DeviceHistory history, Tables tables,
-               std::vector<torch::Tensor> dense,
+  // `linear` and `inputs` are as NeuMfRanker has them, of_inputs [inputs, H1].
+  DeviceRanker(DeviceHistory history, std::optional<DeviceHistory> linear,
+               Tables tables, std::vector<torch::Tensor> dense,
                std::optional<HeadInputs> inputs, torch::Tensor of_inputs,
                torch::Device device)
       : history_(std::move(history)),
+        linear_(std::move(linear)),
         inputs_(std::move(inputs)),
         of_inputs_(std::move(of_inputs)),
         tables_(tables),
@@ -270,7 +271,9 @@ class DeviceRanker final : public Ranker {
       }
       torch::Tensor sum = torch::mv(z, dense_.back());
       if (tables_.gmf != nullptr) {
-        sum += torch::mv(Rows(*tables_.gmf, gmf_, candidates), h) +
+        const torch::Tensor g =
+            linear_ ? torch::cat({h, linear_->Apply(one).squeeze(0)}) : h;
+        sum += torch::mv(Rows(*tables_.gmf, gmf_, candidates), g) +
                Rows(*tables_.bias, bias_, candidates).squeeze(1);
       }
       RETURN_IF_ERROR(ToHost(sum, scores));
@@ -302,6 +305,7 @@ class DeviceRanker final : public Ranker {
   }
 
   const DeviceHistory history_;
+  const std::optional<DeviceHistory> linear_;
   const std::optional<HeadInputs> inputs_;
   const torch::Tensor of_inputs_;
   const Tables tables_;
@@ -377,8 +381,7 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
         parts.emplace_back(*first, first_bias, 0.0f, device);
       }
     }
-    if (kind == RetrieverKind::kHistory &&
-        tables.contains(model + ".item.linear")) {
+    if (tables.contains(model + ".item.linear")) {
       parts.emplace_back(*load.Table(model + ".item.linear"), nullptr, 0.0f,
                          device);
     }
@@ -408,7 +411,12 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   const ItemTable* first = load.Table(ranker + ".item.history");
   const Tensor* first_bias = load.Plain(ranker + ".history.bias");
   DeviceRanker::Tables ranked = {.mlp = load.Table(ranker + ".item.mlp")};
+  std::optional<DeviceHistory> linear;
   if (ranker == "neumf") {
+    const auto table = tables.find(ranker + ".item.linear");
+    if (table != tables.end()) {
+      linear.emplace(*table->second, nullptr, 0.0f, device);
+    }
     ranked.gmf = load.Table(ranker + ".item.gmf");
     ranked.bias = load.Table(ranker + ".item.bias");
   }
@@ -428,8 +436,9 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
   }
   RETURN_IF_ERROR(load.status());
   scoring.ranker = std::make_unique<DeviceRanker>(
-      DeviceHistory(*first, first_bias, 0.0f, device), ranked, std::move(dense),
-      std::move(inputs), std::move(of_inputs), device);
+      DeviceHistory(*first, first_bias, 0.0f, device), std::move(linear),
+      ranked, std::move(dense), std::move(inputs), std::move(of_inputs),
+      device);
   return scoring;
 }
 

@@ -9,24 +9,13 @@
 namespace nearline::model {
 namespace {
 
-// Relative, so that what is right for dense data is for sparse data, too.
-double UnobservedWeight(const TrainingSet& set, const Parameters& p) {
-  if (p["unobserved_weight"] > 0) return p["unobserved_weight"];
-  double events = 0;
-  for (const float weight : set.train.weights) events += weight;
-  return p["unobserved_share"] * events /
-         (static_cast<double>(set.train.users()) *
-          static_cast<double>(set.items));
-}
-
 class Ials {
  public:
   Ials(const TrainingSet& set, const Parameters& p, const TrainOptions& options)
       : set_(set),
         p_(p),
         options_(options),
-        rule_{.unobserved_weight = UnobservedWeight(set, p),
-              .ridge = p["regularization"]},
+        rule_(IalsRule(set, p)),
         steps_(p.Int("steps")),
         users_of_(Transposed(set.train, set.items)),
         items_(StartItems("ials", set, p, options)) {}

@@ -422,6 +422,8 @@ absl::StatusOr<Tensors> TrainHeadOver(const Paths& paths,
     if (set.train.ItemsOf(u).size() >= 5) ++users;
   }
   if (share == 0 || users < (share < 0 ? kFewUsers : kFewest)) return Tensors();
+  // There it brings nothing, or loses.
+  if (share < 0 && IsSparse(set) && !set.in_order) return Tensors();
   const int halves = users >= kManyUsers ? 1 : 2;
   std::vector<HeadFold> folds;
   for (int half = 0; half < halves; ++half) {

@@ -4,15 +4,20 @@
 // The GMF branch is fitted first, with a softmax over all items; then the MLP
 // branch alone, on the frozen h, over items of a sample; then both together.
 // "gmf" stops after the first step; "mlp" after the second, and keeps the GMF
-// branch for the shortlist alone.
+// branch for the shortlist alone. "neumf" then gets another half of the GMF
+// branch, which is pre-trained as matrix factorization (iALS), and whose users
+// are sums of rows:
+//   + (sum_i y_i L_i) . q_i
+// where y is the history as it is, and x of length 1.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "model/autoencoder_step.h"
-#include "model/torch_training.h"
+#include "model/factors.h"
 #include "model/trainers.h"
 
 namespace nearline::model {
@@ -353,13 +358,139 @@ class Phases {
   NeuMf model_;
 };
 
+// The halves of the GMF branch: what is learned by a softmax, and matrix
+// factorization, whose logits are brought to the same spread.
+class Halves {
+ public:
+  // `left` [N, R] and `right` [N, R]: x left right^T are its logits.
+  Halves(const TrainingSet& set, const Tensors& neumf, torch::Tensor left,
+         torch::Tensor right)
+      : set_(set),
+        history_(Get(neumf, "neumf.item.history")),
+        history_bias_(Get(neumf, "neumf.history.bias")),
+        gmf_(Get(neumf, "neumf.item.gmf")),
+        bias_(Get(neumf, "neumf.item.bias").squeeze(1)),
+        left_(std::move(left)),
+        right_(std::move(right)) {
+    std::vector<int64_t> some;
+    const int64_t stride = std::max<int64_t>(1, set.train.users() / 200);
+    for (int64_t u = 0; u < set.train.users(); u += stride) some.push_back(u);
+    const Bags bags = MakeBags(set.train, some, {}, nullptr, torch::kCPU);
+    left_ *= OfSoftmax(bags).std() / OfFactors(bags).std().clamp_min(1e-12);
+  }
+
+  // Of both with that weight of the second, @100 on validation users.
+  double Ndcg(double weight) const {
+    return ValidationNdcg(set_, 100, torch::kCPU, [&](const Bags& bags) {
+      return OfSoftmax(bags) + weight * OfFactors(bags);
+    });
+  }
+  double ChooseWeight() const {
+    double best = 0, most = -1;
+    for (const double weight : {0.0, 0.125, 0.25, 0.5, 1.0, 2.0}) {
+      const double ndcg = Ndcg(weight);
+      if (ndcg <= most) continue;
+      best = weight;
+      most = ndcg;
+    }
+    return best;
+  }
+
+  // Both in one table of the scan, alike in length.
+  void Export(double weight, Tensors* neumf) const {
+    const double balance = gmf_.norm().item<double>() /
+                           std::max(1e-12, right_.norm().item<double>());
+    AddTensor(neumf, "neumf.item.linear", left_ * (weight / balance));
+    AddTensor(neumf, "neumf.item.gmf", torch::cat({gmf_, right_ * balance}, 1));
+  }
+
+ private:
+  static torch::Tensor Get(const Tensors& tensors, const std::string& name) {
+    return FromPlain(tensors.all().at(name));
+  }
+  torch::Tensor OfSoftmax(const Bags& bags) const {
+    return torch::linear(HiddenOf(bags, history_, history_bias_), gmf_, bias_);
+  }
+  torch::Tensor OfFactors(const Bags& bags) const {
+    return SumOf(bags, left_).matmul(right_.t());
+  }
+
+  const TrainingSet& set_;
+  const torch::Tensor history_, history_bias_, gmf_, bias_;
+  torch::Tensor left_;
+  const torch::Tensor right_;
+};
+
+// Trains the second half of the GMF branch and adds it, with a weight that is
+// chosen when it is below 0.
+absl::Status AddFactors(const TrainingSet& set, double weight,
+                        const TrainOptions& options, Tensors* neumf) {
+  constexpr double kUsual = 1, kExplained = 1.0 / 3;
+  ASSIGN_OR_RETURN(const Parameters usual, ParametersOf("ials"));
+  ASSIGN_OR_RETURN(Tensors ials, TrainIals("ials", set, usual, options));
+  ASSIGN_OR_RETURN(Tensor rows, ials.Take("ials.item.decoder", {-1, -1}));
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor right = FromPlain(rows);
+  const Factors items{rows.values, static_cast<size_t>(rows.shape[1])};
+  std::vector<float> counts(items.rows(), 0.0f);
+  for (size_t i = 0; i < set.train.items.size(); ++i) {
+    counts[set.train.items[i]] += set.train.weights[i];
+  }
+  const double mean =
+      std::accumulate(counts.begin(), counts.end(), 0.0) /
+      static_cast<double>(std::max<int64_t>(1, set.train.users()));
+  const FoldIn fold_in = IalsRule(set, usual).Over(items);
+  rows.values = fold_in.Gathered(rows.values, counts, kExplained * mean);
+  const Halves halves(set, *neumf, FromPlain(rows), right);
+  if (weight < 0) {
+    weight = set.validation_target.users() > 0 ? halves.ChooseWeight() : kUsual;
+  }
+  if (weight > 0) halves.Export(weight, neumf);
+  if (options.on_epoch) {
+    options.on_epoch({.phase = "neumf factors",
+                      .epoch = 1,
+                      .epochs = 1,
+                      .metric = halves.Ndcg(weight),
+                      .share = 1,
+                      .note = absl::StrFormat("mf_weight %.3g", weight)});
+  }
+  return absl::OkStatus();
+}
+
+// Of an earlier NeuMF, without the second half of its GMF branch.
+absl::StatusOr<Tensors> WithoutFactors(Tensors neumf) {
+  if (!neumf.Has("neumf.item.linear")) return neumf;
+  ASSIGN_OR_RETURN(const Tensor linear,
+                   neumf.Take("neumf.item.linear", {-1, -1}));
+  ASSIGN_OR_RETURN(const Tensor gmf, neumf.Take("neumf.item.gmf", {-1, -1}));
+  const int64_t width = gmf.shape[1] - linear.shape[1];
+  if (width > 0) {
+    AddTensor(&neumf, "neumf.item.gmf", FromPlain(gmf).narrow(1, 0, width));
+  }
+  return neumf;
+}
+
 }  // namespace
 
 absl::StatusOr<Tensors> TrainNeuMf(const std::string& model,
                                    const TrainingSet& set,
                                    const Parameters& parameters,
                                    const TrainOptions& options) {
-  return Phases(model, set, parameters, options).Run();
+  if (model != "neumf") return Phases(model, set, parameters, options).Run();
+  const double weight = parameters["mf_weight"];
+  TrainOptions part = options;
+  Tensors warm;
+  if (options.warm_start != nullptr) {
+    ASSIGN_OR_RETURN(warm, WithoutFactors(*options.warm_start));
+    part.warm_start = &warm;
+  }
+  part.on_epoch = PartOf(options.on_epoch, 0, weight == 0 ? 1 : 0.8);
+  ASSIGN_OR_RETURN(Tensors neumf, Phases(model, set, parameters, part).Run());
+  if (weight == 0) return neumf;
+  part.warm_start = nullptr;  // it learns quickly
+  part.on_epoch = PartOf(options.on_epoch, 0.8, 1);
+  RETURN_IF_ERROR(AddFactors(set, weight, part, &neumf));
+  return neumf;
 }
 
 }  // namespace nearline::model

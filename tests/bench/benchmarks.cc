@@ -88,6 +88,7 @@ BENCHMARK(BM_Product)
 void BM_Scan(benchmark::State& state) {
   const auto precision = static_cast<PackedMatrix::Precision>(state.range(0));
   const int m = static_cast<int>(state.range(1));
+  const int k = static_cast<int>(state.range(2));
   const model::ItemTable rows(LikeTrained(kItems, 1), kDim);
   const model::ItemTable bias(RandomFloats(kItems, 3), 1);
   const auto values = LikeTrained(static_cast<size_t>(m), 2);
@@ -95,14 +96,16 @@ void BM_Scan(benchmark::State& state) {
   const auto scanner = *model::MatrixScanner::Create(&rows, &bias, precision);
   const model::RowMask mask(kItems, true);
   const std::vector<const model::RowMask*> masks(static_cast<size_t>(m), &mask);
-  const std::vector<int> ks(static_cast<size_t>(m), 11);
+  const std::vector<int> ks(static_cast<size_t>(m), k);
   std::vector<std::vector<model::ScoredRow>> best;
   for (auto _ : state) {
     if (!scanner->Scan(values, masks, ks, &best).ok()) std::abort();
   }
   ByQuery(state, m);
 }
-BENCHMARK(BM_Scan)->ArgNames({"int8", "batch"})->ArgsProduct({{0, 1}, {1, 32}});
+BENCHMARK(BM_Scan)
+    ->ArgNames({"int8", "batch", "k"})
+    ->ArgsProduct({{0, 1}, {1, 32}, {11, 200}});
 
 // A user folded in by least squares, or gathered, from as many items as a user
 // of MovieLens 1M has.
@@ -130,6 +133,68 @@ void BM_Encode(benchmark::State& state) {
   ByQuery(state, 1);
 }
 BENCHMARK(BM_Encode)->ArgName("fold_in")->Arg(0)->Arg(1);
+
+// A shortlist of 200 put in order: by NeuMF, or by the head of two paths, with
+// the joint model's shapes.
+void BM_Rank(benchmark::State& state) {
+  constexpr int kCandidates = 200, kHistory = 100;
+  const bool head = state.range(0) != 0;
+  const int width = head ? 64 : 200, layer1 = head ? 64 : 128;
+  const std::vector<size_t> widths = {200, 512};
+  const auto table = [](int dim, uint64_t seed) {
+    return model::ItemTable(RandomFloats(size_t{kItems} * dim, seed), dim);
+  };
+  const model::ItemTable history_rows = table(width, 1), gmf = table(width, 2),
+                         bias = table(1, 3), mlp = table(layer1, 4),
+                         rows = table(712, 5);
+  const auto dense = [](int out, int in, uint64_t seed) {
+    return *model::DenseLayer::Create(RandomFloats(size_t(out) * in, seed),
+                                      RandomFloats(out, seed + 1), in);
+  };
+  model::NeuMfRanker::Parts parts{.mlp = &mlp, .last = RandomFloats(32, 6)};
+  size_t inputs_in = 0;
+  if (head) {
+    model::HeadInputs::Parts inputs{
+        .widths = widths, .rows = &rows, .bias = &bias, .popularity = &bias};
+    inputs.SetMeans();
+    inputs.mean.assign(widths.size() + 2, 0.0f);
+    inputs.scale.assign(widths.size() + 2, 1.0f);
+    parts.inputs.emplace(std::move(inputs));
+    inputs_in = parts.inputs->size();
+  } else {
+    parts.gmf = &gmf;
+    parts.gmf_bias = &bias;
+  }
+  const auto relu = [](size_t out, size_t in, uint64_t seed) {
+    return model::NeuMfRanker::Layer{
+        model::ReluLayer(RandomFloats(out * in, seed), out, in),
+        RandomFloats(out, seed + 1)};
+  };
+  const size_t h1 = static_cast<size_t>(layer1);
+  const model::NeuMfRanker ranker(
+      model::HistoryLayer(&history_rows, RandomFloats(width, 9)),
+      dense(layer1, width, 10), {relu(h1, inputs_in, 8), relu(32, h1, 7)},
+      std::move(parts));
+  model::History history;
+  for (model::Row row = 0; row < kHistory; ++row) {
+    history.rows.push_back(row * 30);
+    history.weights.push_back(1);
+  }
+  std::vector<model::ScoredRow> shortlist;
+  for (model::Row row = 0; row < kCandidates; ++row) {
+    shortlist.push_back({0.0f, row * 17 % kItems});
+  }
+  const auto query = RandomFloats(712, 11);
+  std::vector<float> scores;
+  for (auto _ : state) {
+    if (!ranker.Score(history, query.data(), shortlist, &scores).ok()) {
+      std::abort();
+    }
+    benchmark::DoNotOptimize(scores.data());
+  }
+  ByQuery(state, 1);
+}
+BENCHMARK(BM_Rank)->ArgName("head")->Arg(0)->Arg(1);
 
 constexpr int kEvents = 100, kUsers = 1000, kCatalogue = 3000;
 

@@ -5,6 +5,7 @@
 
 #include "base/random.h"
 #include "model/generation.h"
+#include "model/kernels.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
@@ -71,6 +72,29 @@ TEST(FoldIn, IsWhereTheGradientVanishes) {
     }
   }
   for (size_t i = 0; i < kDim; ++i) EXPECT_NE(queries[i], 0);
+}
+
+// Where a history is the average one, the sum of gathered rows is its solution.
+TEST(FoldIn, IsGatheredOfTheAverageHistory) {
+  const std::vector<float> rows = RandomRows();
+  const FoldIn fold_in(ScaledGram(rows, kDim, 0.1),
+                       std::vector<float>(kDim, 0.0f), 0.02, 4);
+  std::vector<float> counts(kItems, 0.0f), weights;
+  std::vector<const float*> some;
+  double events = 0;
+  for (size_t row = 5; row < 30; ++row) {
+    counts[row] = static_cast<float>(row);
+    weights.push_back(0.1f * counts[row]);
+    some.push_back(rows.data() + row * kDim);
+    events += weights.back();
+  }
+  const std::vector<float> gathered = fold_in.Gathered(rows, counts, events);
+  std::vector<float> solution(kDim), sum(kDim, 0.0f);
+  fold_in.Solve(some, weights, solution.data());
+  for (size_t row = 5; row < 30; ++row) {
+    AddScaled(gathered.data() + row * kDim, weights[row - 5], kDim, sum.data());
+  }
+  for (size_t i = 0; i < kDim; ++i) EXPECT_NEAR(sum[i], solution[i], 1e-4);
 }
 
 TEST(FoldIn, StepsLeadToTheSolution) {

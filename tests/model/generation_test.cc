@@ -28,7 +28,7 @@ class Obvious {
            At("mult-vae.item.bias", item);
   }
   double NeuMfScore(const History& history, Row item) const {
-    const auto h =
+    auto h =
         Tanh(FirstLayer("neumf.item.history", "neumf.history.bias", history));
     auto z = Dense("neumf.mlp.user", h);
     for (size_t i = 0; i < z.size(); ++i) {
@@ -38,6 +38,14 @@ class Obvious {
     z = Relu(z);
     double mlp = 0;
     for (size_t i = 0; i < z.size(); ++i) mlp += z[i] * At("neumf.mlp.last", i);
+    for (size_t c = 0; c < 5; ++c) {
+      double sum = 0;
+      for (size_t i = 0; i < history.rows.size(); ++i) {
+        sum += history.weights[i] *
+               At("neumf.item.linear", history.rows[i] * 5 + c);
+      }
+      h.push_back(sum);
+    }
     return Dot(h, "neumf.item.gmf", item) + At("neumf.item.bias", item) + mlp;
   }
 

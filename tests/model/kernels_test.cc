@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "model/cpu_scoring.h"
 #include "model/packed_matrix.h"
+#include "model/relu_layer.h"
 #include "model/top_k.h"
 #include "tests/testing.h"
 
@@ -24,20 +25,53 @@ std::vector<float> RandomFloats(size_t n, uint64_t seed) {
 TEST(Kernels, AgreeWithPlainLoopsAtEveryLength) {
   for (size_t n = 1; n < 70; ++n) {
     const auto a = RandomFloats(n, n), b = RandomFloats(n, n + 100);
-    std::vector<float> sum = b, relu(n), tanh = a, blend = b;
+    std::vector<float> sum = b, tanh = a, blend = b;
     Blend(0.25f, 0.5f, a.data(), n, blend.data());
     AddScaled(a.data(), 0.5f, n, sum.data());
-    AddRelu(a.data(), b.data(), n, relu.data());
     AddBiasTanh(b.data(), n, tanh.data());
     double dot = 0;
     for (size_t i = 0; i < n; ++i) {
       EXPECT_NEAR(sum[i], b[i] + 0.5f * a[i], 1e-6);
       EXPECT_NEAR(blend[i], 0.25f * b[i] + 0.5f * a[i], 1e-6);
-      EXPECT_EQ(relu[i], std::max(0.0f, a[i] + b[i]));
       EXPECT_NEAR(tanh[i], std::tanh(a[i] + b[i]), 1e-6);
       dot += static_cast<double>(a[i]) * b[i];
     }
     EXPECT_NEAR(Dot(a.data(), b.data(), n), dot, 1e-4);
+  }
+}
+
+// Of every number of rows and columns, with and without what is added.
+TEST(Kernels, ReluLayerAgreesWithPlainLoops) {
+  for (size_t out = 1; out < 70; out += 3) {
+    const size_t in = out % 4 == 0 ? 0 : out % 9 + 1, n = out % 11 + 1;
+    const size_t x_stride = in + 2;
+    const auto weight = RandomFloats(out * in, out),
+               x = RandomFloats(n * x_stride, 2);
+    const auto rows = RandomFloats(n * out, 3);
+    const ReluLayer layer(weight, out, in);
+    ASSERT_EQ(layer.stride() % 16, 0u);
+    auto bias = RandomFloats(out, 4);
+    bias.resize(layer.stride(), 0.0f);
+    std::vector<const float*> more;
+    for (size_t i = 0; i < n; ++i) more.push_back(rows.data() + i * out);
+    for (const bool added : {false, true}) {
+      std::vector<float> y(n * layer.stride(), -1.0f);
+      layer.Apply(x.data(), x_stride, n, bias.data(),
+                  added ? more.data() : nullptr, y.data());
+      for (size_t i = 0; i < n; ++i) {
+        for (size_t o = 0; o < layer.stride(); ++o) {
+          double sum = 0;
+          if (o < out) {
+            sum = bias[o] + (added ? rows[i * out + o] : 0.0f);
+            for (size_t j = 0; j < in; ++j) {
+              sum +=
+                  static_cast<double>(x[i * x_stride + j]) * weight[o * in + j];
+            }
+          }
+          EXPECT_NEAR(y[i * layer.stride() + o], std::max(0.0, sum), 1e-5);
+        }
+      }
+    }
   }
 }
 

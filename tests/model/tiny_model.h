@@ -49,7 +49,8 @@ inline Bundle TinyBundle(int items, uint64_t seed = 1, int hidden = 24,
   add("mult-vae.item.bias", {n, 1});
   add("neumf.item.history", {n, 16});
   add("neumf.history.bias", {16});
-  add("neumf.item.gmf", {n, 16});
+  add("neumf.item.linear", {n, 5});
+  add("neumf.item.gmf", {n, 16 + 5});
   add("neumf.item.bias", {n, 1});
   add("neumf.item.mlp", {n, 12});
   add("neumf.mlp.user.weight", {12, 16});
