@@ -383,7 +383,7 @@ std::vector<ScoredRow> MatrixScanner::Rescore(
     Score(query, absl::MakeSpan(nominees).subspan(k));
   }
   std::erase_if(nominees, [](const auto& n) { return n.score == kNone; });
-  std::sort(nominees.begin(), nominees.end());
+  SortBestFirst(absl::MakeSpan(nominees));
   if (nominees.size() > k) nominees.resize(k);
   return nominees;
 }

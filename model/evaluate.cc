@@ -51,12 +51,19 @@ absl::Status RankBatch(const Generation& generation,
   }
   std::vector<std::vector<ScoredRow>> lists;
   RETURN_IF_ERROR(Recommend(generation, queries, options, &lists));
+  size_t rows = 0;  // that occur
+  for (const Case& c : cases) {
+    rows = std::max(rows, c.mask.rows());
+    if (!c.truth.empty()) rows = std::max<size_t>(rows, c.truth.back() + 1);
+  }
+  RowMask wanted(rows);
   for (size_t i = 0; i < cases.size(); ++i) {
     out[i].list = std::move(lists[i]);
+    for (const Row row : cases[i].truth) wanted.Set(row);
     for (const ScoredRow& scored : out[i].list) {
-      out[i].hits.push_back(std::binary_search(
-          cases[i].truth.begin(), cases[i].truth.end(), scored.row));
+      out[i].hits.push_back(wanted[scored.row]);
     }
+    for (const Row row : cases[i].truth) wanted.Clear(row);
     if (depth == 0) CountTies(cases[i], &out[i]);
   }
   return absl::OkStatus();

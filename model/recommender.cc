@@ -22,7 +22,7 @@ absl::Status Rerank(const Ranker& ranker, const History& history,
   }
   const float scan_last = (*list)[head - 1].score;
   for (size_t i = 0; i < head; ++i) (*list)[i].score = scores[i];
-  std::sort(list->begin(), list->begin() + static_cast<std::ptrdiff_t>(head));
+  SortBestFirst(absl::MakeSpan(list->data(), head));
   const float rank_last = (*list)[head - 1].score;
   for (size_t i = head; i < list->size(); ++i) {
     (*list)[i].score = rank_last + ((*list)[i].score - scan_last);

@@ -1,6 +1,7 @@
 #include "model/top_k.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -17,7 +18,31 @@ float KthOf(std::vector<float>* x, size_t k) {
   return KthLargest(x->data(), x->size(), k);
 }
 
+// Unsigned numbers in the opposite order of scores: 0 and -0 have the same.
+uint32_t KeyOf(float score) {
+  constexpr uint32_t kSign = 0x80000000;
+  const auto bits = std::bit_cast<uint32_t>(score + 0.0f);
+  return bits & kSign ? bits : ~(bits | kSign);
+}
+float ScoreOf(uint32_t key) {
+  constexpr uint32_t kSign = 0x80000000;
+  return std::bit_cast<float>(key & kSign ? key : ~key & ~kSign);
+}
+
 }  // namespace
+
+void SortBestFirst(absl::Span<ScoredRow> rows) {
+  thread_local std::vector<uint64_t> keys;
+  keys.clear();
+  for (const ScoredRow& one : rows) {
+    keys.push_back(uint64_t{KeyOf(one.score)} << 32 | one.row);
+  }
+  std::sort(keys.begin(), keys.end());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    rows[i] = {ScoreOf(static_cast<uint32_t>(keys[i] >> 32)),
+               static_cast<Row>(keys[i])};
+  }
+}
 
 TopK::TopK(int k, const RowMask* mask, float slack)
     : k_(static_cast<size_t>(k)),
@@ -32,25 +57,28 @@ TopK::TopK(int k, const RowMask* mask, float slack)
 // row.
 void TopK::RaiseThreshold(absl::Span<const ScoredBlock> blocks) {
   constexpr size_t kSets = 64;  // that StridedMaxima tells apart
-  const bool whole =
-      std::any_of(blocks.begin(), blocks.end(),
-                  [](const ScoredBlock& block) { return block.n >= kSets; });
-  if (!whole) return;
+  size_t rows = 0;
+  for (const ScoredBlock& block : blocks) rows += block.n / kSets * kSets;
+  if (rows < k_) return;
   const bool across = 4 * k_ <= kSets;
+  const size_t piece = kSets * std::max<size_t>(1, rows / (2 * k_));
   thread_local std::vector<float> maxima;
   thread_local std::vector<uint64_t> eligible;
-  maxima.assign(kSets * (across ? 1 : blocks.size()), kNone);
-  if (2 * k_ > maxima.size()) return;
-  for (size_t b = 0; b < blocks.size(); ++b) {
-    const ScoredBlock& block = blocks[b];
-    eligible.clear();
-    for (size_t i = 0; i + kSets <= block.n; i += kSets) {
-      eligible.push_back(mask_->From(block.first + static_cast<Row>(i)));
+  maxima.assign(across ? kSets : 0, kNone);
+  for (const ScoredBlock& block : blocks) {
+    const size_t n = block.n / kSets * kSets;
+    for (size_t first = 0; first < n; first += across ? n : piece) {
+      const size_t count = across ? n : std::min(piece, n - first);
+      eligible.clear();
+      for (size_t i = first; i < first + count; i += kSets) {
+        eligible.push_back(mask_->From(block.first + static_cast<Row>(i)));
+      }
+      if (!across) maxima.resize(maxima.size() + kSets, kNone);
+      StridedMaxima(block.scores + first, block.bias + first, eligible.data(),
+                    count, maxima.data() + maxima.size() - kSets);
     }
-    StridedMaxima(block.scores, block.bias, eligible.data(),
-                  eligible.size() * kSets,
-                  maxima.data() + (across ? 0 : b * kSets));
   }
+  if (k_ > maxima.size()) return;
   const float kth = KthOf(&maxima, k_);
   if (kth != kNone) SetThreshold(kth);
 }
@@ -111,7 +139,7 @@ void TopK::Shrink() {
 
 std::vector<ScoredRow> TopK::Take() {
   Shrink();
-  if (slack_ == 0) std::sort(best_.begin(), best_.end());
+  if (slack_ == 0) SortBestFirst(absl::MakeSpan(best_));
   return std::move(best_);
 }
 

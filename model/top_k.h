@@ -25,6 +25,9 @@ struct ScoredRow {
   friend bool operator==(const ScoredRow&, const ScoredRow&) = default;
 };
 
+// The order of operator<, of scores that are numbers.
+void SortBestFirst(absl::Span<ScoredRow> rows);
+
 // One bit a row, set for the eligible.
 class RowMask {
  public:

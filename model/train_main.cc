@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "features/generator.h"
+#include "model/blas.h"
 #include "model/evaluate_command.h"
 #include "model/learn.h"
 
@@ -127,4 +128,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace nearline::model
 
-int main(int argc, char** argv) { return nearline::model::Main(argc, argv); }
+int main(int argc, char** argv) {
+  nearline::model::StartWithFastBlas(argv);
+  return nearline::model::Main(argc, argv);
+}

@@ -297,5 +297,37 @@ TEST(Head, LearnsWhatTheScanHandsOutInVain) {
   EXPECT_EQ(old_ones(true), 0);
 }
 
+// Where items have few events, it is trained for an order alone.
+TEST(Head, IsForSparseSetsOnlyWhenTheyHaveAnOrder) {
+  TrainingSet set;
+  set.items = 200;
+  Random random(3);
+  for (int u = 0; u < 600; ++u) {
+    const auto first = static_cast<uint32_t>(random.Below(190));
+    for (uint32_t i = 0; i < 6; ++i) set.train.items.push_back(first + i);
+    set.train.weights.resize(set.train.items.size(), 1);
+    set.train.EndUser();
+  }
+  Parameters p = *ParametersOf("joint");
+  for (const char* setting : {"hidden=8", "epochs=1", "rank=8"}) {
+    ASSERT_THAT(p.SetText(setting), IsOk());
+  }
+  const auto trains_head = [&] {
+    bool trained = false;
+    const auto tensors =
+        Train("joint", set, p, {.on_epoch = [&](const EpochReport& report) {
+                if (report.phase == "joint head") trained = true;
+              }});
+    EXPECT_THAT(tensors, IsOk());
+    return trained;
+  };
+  EXPECT_FALSE(trains_head());
+  set.in_order = true;
+  EXPECT_TRUE(trains_head());
+  set.in_order = false;
+  ASSERT_THAT(p.SetText("head_share=1"), IsOk());
+  EXPECT_TRUE(trains_head());
+}
+
 }  // namespace
 }  // namespace nearline::model

@@ -342,6 +342,21 @@ TEST(TopK, EqualsAFullSortUnderMasksAndTies) {
   }
 }
 
+TEST(TopK, SortsAsScoresAndRowsCompare) {
+  Random random(4);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<ScoredRow> rows = {{kInfinity, 1}, {-kInfinity, 2}, {-0.0f, 7},
+                                 {0, 3},         {-1e-40f, 4},    {1e-40f, 5}};
+  for (Row row = 10; row < 300; ++row) {
+    rows.push_back({static_cast<float>(random.Normal()), row});
+    rows.push_back({static_cast<float>(random.Below(9)) - 4, 1000 - row});
+  }
+  std::vector<ScoredRow> expected = rows;
+  std::sort(expected.begin(), expected.end());
+  SortBestFirst(absl::MakeSpan(rows));
+  EXPECT_EQ(rows, expected);
+}
+
 TEST(TopK, NeverKeepsNaN) {
   const std::vector<float> scores = {std::numeric_limits<float>::quiet_NaN(),
                                      1};

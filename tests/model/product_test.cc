@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "model/blas.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
@@ -118,6 +119,13 @@ TEST(Product, OfBfloat16IsTheOneOfThreeLoops) {
       ExpectThreeLoops(x, y, m, k, n, add ? 1.0f : 0.0f, out);
     }
   }
+}
+
+TEST(Blas, IsToldOfProcessorsThatItDoesNotKnow) {
+  EXPECT_EQ(BetterBlasCore("Prescott", true, true), "SkylakeX");
+  EXPECT_EQ(BetterBlasCore("Prescott", true, false), "Haswell");
+  EXPECT_EQ(BetterBlasCore("Prescott", false, false), "");
+  EXPECT_EQ(BetterBlasCore("Zen", true, true), "");
 }
 
 }  // namespace
