@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
 namespace nearline::model {
 
@@ -15,7 +17,7 @@ std::string BetterBlasCore(const std::string& core, bool avx2, bool avx512) {
   return avx512 ? "SkylakeX" : "Haswell";
 }
 
-void StartWithFastBlas(char** argv) {
+void StartWithFastBlas([[maybe_unused]] char** argv) {
   constexpr char kName[] = "OPENBLAS_CORETYPE";
   if (std::getenv(kName) != nullptr) return;
   void* const found = dlsym(RTLD_DEFAULT, "openblas_get_corename");
@@ -25,11 +27,15 @@ void StartWithFastBlas(char** argv) {
   const bool avx512 =
       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  const std::string better =
-      BetterBlasCore(reinterpret_cast<const char* (*)()>(found)(),
-                     __builtin_cpu_supports("avx2"), avx512);
-  if (better.empty() || setenv(kName, better.c_str(), 0) != 0) return;
-  execv("/proc/self/exe", argv);  // returns only when it fails
+  const std::string better = BetterBlasCore(
+      reinterpret_cast<const char* (*)()>(found)(),
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx512);
+  if (better.empty()) return;
+  // By its own name, which a process goes by.
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error || setenv(kName, better.c_str(), 0) != 0) return;
+  execv(program.c_str(), argv);  // returns only when it fails
 #endif
 }
 

@@ -110,11 +110,12 @@ absl::Status HistoryEncoder::Encode(absl::Span<const History* const> histories,
 }
 
 NeuMfRanker::NeuMfRanker(HistoryLayer first, DenseLayer user,
-                         std::vector<Layer> layers, Parts parts)
+                         std::vector<Layer> layers, std::vector<float> last,
+                         Parts parts)
     : first_(std::move(first)),
       user_(std::move(user)),
       layers_(std::move(layers)),
-      last_(parts.last),
+      last_(std::move(last)),
       parts_(std::move(parts)) {
   for (Layer& layer : layers_) layer.bias.resize(layer.matrix.stride(), 0.0f);
   last_.resize(layers_.back().matrix.stride(), 0.0f);

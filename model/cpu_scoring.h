@@ -111,8 +111,9 @@ class RecentLayer {
 // items, or several side by side:
 // - Mult-DAE, which is the first alone; with a temperature t, a direction of
 //   length 1 / t;
-// - NeuMF's user side (docs/decisions/0003), likewise: its GMF branch is the
-//   dot product of h * w with an item's row, and w is folded into the rows;
+// - NeuMF's user side (docs/decisions/0003), the first, or both: its GMF branch
+//   is the dot product of h * w with an item's row, and w is folded into the
+//   rows;
 // - EASE, ELSA and nearest neighbours, which are the second alone;
 // - the joint model, which is both, with the third where it helps.
 class HistoryEncoder final : public Encoder {
@@ -161,7 +162,6 @@ class NeuMfRanker final : public Ranker {
     const ItemTable* gmf_bias = nullptr;
     const ItemTable* linear = nullptr;  // whose rows are summed; may be null
     const ItemTable* mlp;               // a, [N, H1]
-    std::vector<float> last;            // w, [H_last]
     std::optional<HeadInputs> inputs;   // x; or none
   };
   // A layer of the MLP, with its bias.
@@ -169,9 +169,10 @@ class NeuMfRanker final : public Ranker {
     ReluLayer matrix;
     std::vector<float> bias;  // [matrix.out()]
   };
-  // layers: P, [H1, inputs], or [H1, 0] without; W2, W3, ...
+  // layers: P, [H1, inputs], or [H1, 0] without, whose bias is the user's; W2,
+  // W3, ... last: w, [H_last].
   NeuMfRanker(HistoryLayer first, DenseLayer user, std::vector<Layer> layers,
-              Parts parts);
+              std::vector<float> last, Parts parts);
   bool Ranks(const History& history) const override {
     return parts_.inputs.has_value() ? parts_.inputs->Knows(history)
                                      : Ranker::Ranks(history);

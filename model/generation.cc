@@ -245,9 +245,9 @@ absl::StatusOr<std::unique_ptr<Ranker>> LoadRanker(const std::string& model,
     in = out;
   }
   ASSIGN_OR_RETURN(const Tensor* last, tensors.Get(model + ".mlp.last", {in}));
-  parts.last = last->values;
   return std::make_unique<NeuMfRanker>(std::move(first), std::move(user),
-                                       std::move(layers), std::move(parts));
+                                       std::move(layers), last->values,
+                                       std::move(parts));
 }
 
 absl::Status LoadRetriever(const std::string& model, const ItemTables& tables,

@@ -30,8 +30,12 @@ HWY_INLINE void ReluTile(const ReluLayer::Args& a, size_t row, size_t count,
   const auto start = [&](size_t r, size_t at) {
     const auto bias = hn::LoadU(d, a.bias + at);
     if (a.more == nullptr) return bias;
-    const auto there = hn::FirstN(d, a.out > at ? a.out - at : 0);
-    return hn::Add(bias, hn::MaskedLoad(there, d, a.more[row + r] + at));
+    const float* const more = a.more[row + r];
+    if (at + hn::Lanes(d) <= a.out)
+      return hn::Add(bias, hn::LoadU(d, more + at));
+    float end[16] = {};  // nothing is read beyond the row
+    for (size_t o = at; o < a.out; ++o) end[o - at] = more[o];
+    return hn::Add(bias, hn::LoadU(d, end));
   };
   auto a0 = start(0, column), a1 = start(r1, column), a2 = start(r2, column),
        a3 = start(r3, column);
@@ -57,12 +61,13 @@ HWY_INLINE void ReluTile(const ReluLayer::Args& a, size_t row, size_t count,
       b3 = hn::MulAdd(x3, w1, b3);
     }
   }
+  // In this order a sum that is no number stays so.
   const auto store = [&](size_t r, auto first, auto other) {
     if (r >= count) return;
     float* const to = a.y + (row + r) * a.stride + column;
-    hn::StoreU(hn::Max(first, hn::Zero(d)), d, to);
+    hn::StoreU(hn::Max(hn::Zero(d), first), d, to);
     if constexpr (Vectors > 1) {
-      hn::StoreU(hn::Max(other, hn::Zero(d)), d, to + second);
+      hn::StoreU(hn::Max(hn::Zero(d), other), d, to + second);
     }
   };
   store(0, a0, b0);

@@ -53,7 +53,7 @@ TopK::TopK(int k, const RowMask* mask, float slack)
 }
 
 // Of disjoint sets of rows, k have one at or above the k-th largest of the
-// sets' maxima. Sets several times as many as k make that close to the k-th
+// sets' maxima. Twice as many sets as k, or more, make that close to the k-th
 // row.
 void TopK::RaiseThreshold(absl::Span<const ScoredBlock> blocks) {
   constexpr size_t kSets = 64;  // that StridedMaxima tells apart
@@ -78,7 +78,6 @@ void TopK::RaiseThreshold(absl::Span<const ScoredBlock> blocks) {
                     count, maxima.data() + maxima.size() - kSets);
     }
   }
-  if (k_ > maxima.size()) return;
   const float kth = KthOf(&maxima, k_);
   if (kth != kNone) SetThreshold(kth);
 }

@@ -74,7 +74,7 @@ struct ScoredBlock {
 // and with a slack every row whose score is within it of the k-th.
 class TopK {
  public:
-  // Rows that `mask` does not cover are not eligible. It outlives this.
+  // k > 0. Rows that `mask` does not cover are not eligible; it outlives this.
   TopK(int k, const RowMask* mask, float slack = 0);
 
   // NaN is never kept. Blocks that are shown together cost less.

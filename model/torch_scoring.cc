@@ -381,7 +381,8 @@ absl::StatusOr<Scoring> Build(const Manifest& manifest,
         parts.emplace_back(*first, first_bias, 0.0f, device);
       }
     }
-    if (tables.contains(model + ".item.linear")) {
+    if (kind != RetrieverKind::kMultVae &&
+        tables.contains(model + ".item.linear")) {
       parts.emplace_back(*load.Table(model + ".item.linear"), nullptr, 0.0f,
                          device);
     }

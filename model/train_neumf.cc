@@ -376,7 +376,8 @@ class Halves {
     const int64_t stride = std::max<int64_t>(1, set.train.users() / 200);
     for (int64_t u = 0; u < set.train.users(); u += stride) some.push_back(u);
     const Bags bags = MakeBags(set.train, some, {}, nullptr, torch::kCPU);
-    left_ *= OfSoftmax(bags).std() / OfFactors(bags).std().clamp_min(1e-12);
+    left_ *= OfSoftmax(bags).std(/*unbiased=*/false) /
+             OfFactors(bags).std(/*unbiased=*/false).clamp_min(1e-12);
   }
 
   // Of both with that weight of the second, @100 on validation users.
@@ -398,7 +399,7 @@ class Halves {
 
   // Both in one table of the scan, alike in length.
   void Export(double weight, Tensors* neumf) const {
-    const double balance = gmf_.norm().item<double>() /
+    const double balance = std::max(1e-12, gmf_.norm().item<double>()) /
                            std::max(1e-12, right_.norm().item<double>());
     AddTensor(neumf, "neumf.item.linear", left_ * (weight / balance));
     AddTensor(neumf, "neumf.item.gmf", torch::cat({gmf_, right_ * balance}, 1));
@@ -427,8 +428,10 @@ absl::Status AddFactors(const TrainingSet& set, double weight,
                         const TrainOptions& options, Tensors* neumf) {
   constexpr double kUsual = 1, kExplained = 1.0 / 3;
   ASSIGN_OR_RETURN(const Parameters usual, ParametersOf("ials"));
-  ASSIGN_OR_RETURN(Tensors ials, TrainIals("ials", set, usual, options));
-  ASSIGN_OR_RETURN(Tensor rows, ials.Take("ials.item.decoder", {-1, -1}));
+  absl::StatusOr<Tensors> ials = TrainIals("ials", set, usual, options);
+  if (absl::IsOutOfRange(ials.status())) return absl::OkStatus();  // diverged
+  RETURN_IF_ERROR(ials.status());
+  ASSIGN_OR_RETURN(Tensor rows, ials->Take("ials.item.decoder", {-1, -1}));
   const torch::NoGradGuard no_grad;
   const torch::Tensor right = FromPlain(rows);
   const Factors items{rows.values, static_cast<size_t>(rows.shape[1])};

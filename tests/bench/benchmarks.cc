@@ -144,14 +144,15 @@ void BM_Rank(benchmark::State& state) {
   const auto table = [](int dim, uint64_t seed) {
     return model::ItemTable(RandomFloats(size_t{kItems} * dim, seed), dim);
   };
-  const model::ItemTable history_rows = table(width, 1), gmf = table(width, 2),
+  const model::ItemTable history_rows = table(width, 1),
+                         linear = table(192, 12), gmf = table(width + 192, 2),
                          bias = table(1, 3), mlp = table(layer1, 4),
                          rows = table(712, 5);
   const auto dense = [](int out, int in, uint64_t seed) {
     return *model::DenseLayer::Create(RandomFloats(size_t(out) * in, seed),
                                       RandomFloats(out, seed + 1), in);
   };
-  model::NeuMfRanker::Parts parts{.mlp = &mlp, .last = RandomFloats(32, 6)};
+  model::NeuMfRanker::Parts parts{.mlp = &mlp};
   size_t inputs_in = 0;
   if (head) {
     model::HeadInputs::Parts inputs{
@@ -162,6 +163,7 @@ void BM_Rank(benchmark::State& state) {
     parts.inputs.emplace(std::move(inputs));
     inputs_in = parts.inputs->size();
   } else {
+    parts.linear = &linear;
     parts.gmf = &gmf;
     parts.gmf_bias = &bias;
   }
@@ -174,7 +176,7 @@ void BM_Rank(benchmark::State& state) {
   const model::NeuMfRanker ranker(
       model::HistoryLayer(&history_rows, RandomFloats(width, 9)),
       dense(layer1, width, 10), {relu(h1, inputs_in, 8), relu(32, h1, 7)},
-      std::move(parts));
+      RandomFloats(32, 6), std::move(parts));
   model::History history;
   for (model::Row row = 0; row < kHistory; ++row) {
     history.rows.push_back(row * 30);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/workers.h"
+#include "model/evaluate.h"
 #include "model/recommender.h"
 #include "tests/model/tiny_model.h"
 #include "tests/testing.h"
@@ -434,6 +436,44 @@ TEST(Generation, AnswersAlikeWithAndWithoutKeptQueries) {
     ASSERT_THAT(Recommend(**kept, queries, {}, &got), IsOk());
     EXPECT_EQ(got, expected);
   }
+}
+
+// As many lists as fill several rounds of turns.
+TEST(RankCases, GivesTheSameListsOnAnyNumberOfThreads) {
+  const auto generation = Generation::Create(TinyBundle(60));
+  ASSERT_THAT(generation, IsOk());
+  Random random(8);
+  std::vector<Case> cases(2500);
+  for (Case& c : cases) {
+    const auto first = static_cast<Row>(random.Below(50));
+    c.history = {.rows = {first, first + 3}, .weights = {1, 0.5f}};
+    c.mask = RowMask(60, true);
+    for (const Row row : c.history.rows) c.mask.Clear(row);
+    c.truth = {first + 1, first + 9};
+    c.positives = 2;
+  }
+  const auto one = RankCases(**generation, cases, 10, {});
+  ASSERT_THAT(one, IsOk());
+  Workers workers(3);
+  double share = 0;
+  const auto three = RankCases(
+      **generation, cases, 10, {}, [&](double done) { share = done; },
+      &workers);
+  ASSERT_THAT(three, IsOk());
+  EXPECT_EQ(share, 1);
+  size_t hits = 0;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    EXPECT_EQ((*one)[i].list, (*three)[i].list);
+    EXPECT_EQ((*one)[i].hits, (*three)[i].hits);
+    for (size_t r = 0; r < 10; ++r) {
+      const auto& truth = cases[i].truth;
+      const bool wanted = std::find(truth.begin(), truth.end(),
+                                    (*one)[i].list[r].row) != truth.end();
+      EXPECT_EQ((*one)[i].hits[r], wanted);
+      hits += wanted;
+    }
+  }
+  EXPECT_GT(hits, 0u);
 }
 
 }  // namespace
