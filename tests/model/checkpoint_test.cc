@@ -75,7 +75,8 @@ INSTANTIATE_TEST_SUITE_P(Models, InterruptedTest,
                          testing::Values("mult-vae", "mult-dae", "elsa", "ials",
                                          "mf", "bpr-mf", "joint", "gmf", "mlp",
                                          "neumf", kCosineDae, "recent",
-                                         kRecentJoint, kHeadJoint),
+                                         kRecentJoint, kHeadJoint,
+                                         kHalvesNeuMf),
                          NameOf);
 
 class CheckpointTest : public testing::Test {

@@ -93,6 +93,30 @@ TEST_P(WarmStartTest, BeginsWhereTheOldWeightsWere) {
   EXPECT_LT(of_warm.loss, of_cold.loss);
 }
 
+// The half of its GMF that a softmax has learned, without the other one.
+TEST(NeuMf, StartsWarmWithOneHalfOfItsGmf) {
+  const TrainingSet set = TwoTastes();
+  Parameters p = SmallModel(kHalvesNeuMf).parameters;
+  for (const char* setting : {"mlp_share=0", "joint_epochs=0"}) {
+    ASSERT_THAT(p.SetText(setting), IsOk());
+  }
+  const auto cold = Train("neumf", set, p, {});
+  ASSERT_THAT(cold, IsOk());
+  ASSERT_THAT(p.SetText("gmf_learning_rate=1e-6"), IsOk());
+  const auto warm = Train("neumf", set, p, {.warm_start = &*cold});
+  ASSERT_THAT(warm, IsOk());
+  const Tensor& before = cold->all().at("neumf.item.gmf");
+  const Tensor& after = warm->all().at("neumf.item.gmf");
+  ASSERT_EQ(after.shape, before.shape);
+  const auto columns = static_cast<size_t>(before.shape[1]);
+  const auto half = static_cast<size_t>(p.Int("factors"));
+  ASSERT_LT(half, columns);
+  for (size_t i = 0; i < before.values.size(); ++i) {
+    if (i % columns >= half) continue;
+    EXPECT_NEAR(after.values[i], before.values[i], 1e-3);
+  }
+}
+
 // The scores of 60 items and one of the tail agree with the CPU's path.
 void ExpectScoresOfCpu(const std::string& model, const Tensors& tensors,
                        const std::string& device) {
@@ -126,10 +150,10 @@ TEST_P(TrainTest, DevicesAgree) {
 }
 
 constexpr const char* kModels[] = {
-    "mult-vae", "mult-dae",   "ease",    "paths", "item-knn", "user-knn",
-    "content",  "hybrid",     "elsa",    "ials",  "mf",       "bpr-mf",
-    "joint",    "gmf",        "mlp",     "neumf", kCosineDae, kCosineJoint,
-    "recent",   kRecentJoint, kHeadJoint};
+    "mult-vae", "mult-dae",   "ease",     "paths",     "item-knn", "user-knn",
+    "content",  "hybrid",     "elsa",     "ials",      "mf",       "bpr-mf",
+    "joint",    "gmf",        "mlp",      "neumf",     kCosineDae, kCosineJoint,
+    "recent",   kRecentJoint, kHeadJoint, kHalvesNeuMf};
 
 TEST(Devices, EveryModelTrainsAndServesOnCuda) {
   if (!CheckDevice("cuda:0").ok()) GTEST_SKIP() << "there is no CUDA device";
@@ -155,7 +179,8 @@ INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
                          testing::Values("mult-vae", "mult-dae", "elsa", "ials",
                                          "mf", "bpr-mf", "joint", "gmf", "mlp",
                                          "neumf", kCosineDae, kCosineJoint,
-                                         "recent", kRecentJoint, kHeadJoint),
+                                         "recent", kRecentJoint, kHeadJoint,
+                                         kHalvesNeuMf),
                          NameOf);
 
 class ByHandTest : public TrainTest {};
