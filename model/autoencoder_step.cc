@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "model/kernels.h"
 
 namespace nearline::model {
 namespace {

@@ -11,8 +11,8 @@
 #include "absl/types/span.h"
 #include "base/workers.h"
 #include "model/checkpoint.h"
-#include "model/kernels.h"
 #include "model/product.h"
+#include "model/training_kernels.h"
 
 namespace nearline::model {
 

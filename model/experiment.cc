@@ -36,7 +36,7 @@ double SecondsSince(absl::Time start) {
 }
 
 // Raised when trainers come to something else than before.
-constexpr int kTrainers = 2;
+constexpr int kTrainers = 3;
 
 // What the experiment's files hold and how they are read, in one word.
 absl::StatusOr<std::string> DataOf(const ProtocolFiles& files) {

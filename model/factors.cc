@@ -74,18 +74,12 @@ Factors StartItems(const std::string& model, const TrainingSet& set,
   return items;
 }
 
-std::optional<FoldIn> WarmFoldIn(const std::string& model, int64_t dim,
-                                 const TrainOptions& options) {
-  if (options.warm_start == nullptr) return std::nullopt;
-  const auto get = [&](const char* name, std::vector<int64_t> shape) {
-    return options.warm_start->Get(model + name, std::move(shape));
-  };
-  const auto gram = get(".fold_in.gram", {dim, dim});
-  const auto pull = get(".fold_in.pull", {dim});
-  const auto ridge = get(".fold_in.ridge", {2});
-  if (!gram.ok() || !pull.ok() || !ridge.ok()) return std::nullopt;
-  return FoldIn((*gram)->values, (*pull)->values, (*ridge)->values[0],
-                (*ridge)->values[1]);
+std::unique_ptr<const Folding> WarmFolding(const std::string& model,
+                                           int64_t dim,
+                                           const TrainOptions& options) {
+  if (options.warm_start == nullptr) return nullptr;
+  auto folding = LoadFolding(model, dim, *options.warm_start);
+  return folding.ok() ? *std::move(folding) : nullptr;
 }
 
 std::vector<float> FoldInRule::Gram(const Factors& rows) const {
@@ -118,8 +112,12 @@ FoldInRule IalsRule(const TrainingSet& set, const Parameters& p) {
   return rule;
 }
 
-void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
-               const Factors& rows, int steps, Factors* out) {
+namespace {
+
+// solve(rows, weights, vector) for each user of `data`.
+template <typename Solve>
+void ForEachUser(const features::Interactions& data, const Factors& rows,
+                 Factors* out, const Solve& solve) {
   constexpr int64_t kGrain = 16;  // users a thread takes at least
   out->dim = rows.dim;
   out->values.resize(static_cast<size_t>(data.users()) * rows.dim);
@@ -128,35 +126,68 @@ void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
     for (int64_t user = begin; user < end; ++user) {
       some.clear();
       for (const uint32_t row : data.ItemsOf(user)) some.push_back(rows[row]);
-      float* const vector = (*out)[static_cast<size_t>(user)];
-      if (steps > 0) {
-        fold_in.Approach(some, data.WeightsOf(user), steps, vector);
-      } else {
-        fold_in.Solve(some, data.WeightsOf(user), vector);
-      }
+      solve(some, data.WeightsOf(user), (*out)[static_cast<size_t>(user)]);
     }
   });
 }
 
+// What a scan needs.
+Tensors ItemTensors(const std::string& model, const Factors& items) {
+  const auto n = static_cast<int64_t>(items.rows());
+  Tensors out;
+  out.Add(model + ".item.decoder", {n, static_cast<int64_t>(items.dim)},
+          items.values);
+  out.Add(model + ".item.bias", {n, 1}, std::vector<float>(items.rows(), 0.0f));
+  return out;
+}
+
+}  // namespace
+
+void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
+               const Factors& rows, int steps, Factors* out) {
+  if (steps == 0) return FoldInAll(fold_in, data, rows, out);
+  ForEachUser(
+      data, rows, out,
+      [&](absl::Span<const float* const> some, absl::Span<const float> weights,
+          float* vector) { fold_in.Approach(some, weights, steps, vector); });
+}
+
+void FoldInAll(const Folding& folding, const features::Interactions& data,
+               const Factors& rows, Factors* out) {
+  ForEachUser(
+      data, rows, out,
+      [&](absl::Span<const float* const> some, absl::Span<const float> weights,
+          float* vector) { folding.Solve(some, weights, vector); });
+}
+
 torch::Tensor FoldedLogits(const Bags& bags, const Factors& items,
-                           const FoldInRule& rule) {
+                           const Folding& folding) {
   Factors users;
-  FoldInAll(rule.Over(items), HistoriesOf(bags), items, 0, &users);
+  FoldInAll(folding, HistoriesOf(bags), items, &users);
   return View(users).matmul(View(items).t()).to(bags.items.device());
 }
 
 Tensors ExportFactors(const std::string& model, const Factors& items,
                       const FoldInRule& rule) {
-  const auto n = static_cast<int64_t>(items.rows());
   const auto dim = static_cast<int64_t>(items.dim);
-  Tensors out;
-  out.Add(model + ".item.decoder", {n, dim}, items.values);
-  out.Add(model + ".item.bias", {n, 1}, std::vector<float>(items.rows(), 0.0f));
+  Tensors out = ItemTensors(model, items);
   out.Add(model + ".fold_in.gram", {dim, dim}, rule.Gram(items));
   out.Add(model + ".fold_in.pull", {dim}, rule.Pull(items));
   out.Add(model + ".fold_in.ridge", {2},
           {static_cast<float>(rule.ridge),
            static_cast<float>(rule.Base(items.rows()))});
+  return out;
+}
+
+Tensors ExportFactors(const std::string& model, const Factors& items,
+                      const std::vector<float>& drawn, double negatives,
+                      double ridge) {
+  const auto dim = static_cast<int64_t>(items.dim);
+  Tensors out = ItemTensors(model, items);
+  out.Add(model + ".fold_in.drawn",
+          {static_cast<int64_t>(drawn.size()) / dim, dim}, drawn);
+  out.Add(model + ".fold_in.logistic", {2},
+          {static_cast<float>(negatives), static_cast<float>(ridge)});
   return out;
 }
 

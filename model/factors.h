@@ -3,7 +3,7 @@
 #ifndef NEARLINE_MODEL_FACTORS_H_
 #define NEARLINE_MODEL_FACTORS_H_
 
-#include <optional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,9 +33,10 @@ Factors RandomFactors(size_t rows, int dim, double length, uint64_t seed);
 Factors StartItems(const std::string& model, const TrainingSet& set,
                    const Parameters& parameters, const TrainOptions& options);
 
-// The warm start's fold-in; none when there is none of this width.
-std::optional<FoldIn> WarmFoldIn(const std::string& model, int64_t dim,
-                                 const TrainOptions& options);
+// The warm start's; none when there is none of this width.
+std::unique_ptr<const Folding> WarmFolding(const std::string& model,
+                                           int64_t dim,
+                                           const TrainOptions& options);
 
 // How rows' vectors follow from the vectors they go with; see FoldIn.
 struct FoldInRule {
@@ -60,14 +61,20 @@ FoldInRule IalsRule(const TrainingSet& set, const Parameters& parameters);
 // of `out`, where it has any, brought closer by `steps`; with 0 the solutions.
 void FoldInAll(const FoldIn& fold_in, const features::Interactions& data,
                const Factors& rows, int steps, Factors* out);
+void FoldInAll(const Folding& folding, const features::Interactions& data,
+               const Factors& rows, Factors* out);
 
 // Logits [users, items] of a batch whose users are folded in.
 torch::Tensor FoldedLogits(const Bags& bags, const Factors& items,
-                           const FoldInRule& rule);
+                           const Folding& folding);
 
-// A generation's tensors for FoldInEncoder and a scan over the items.
+// A generation's tensors for FoldInEncoder and a scan over the items: these,
+// and what loads as the rule, or as a LogisticFoldIn of `drawn` rows.
 Tensors ExportFactors(const std::string& model, const Factors& items,
                       const FoldInRule& rule);
+Tensors ExportFactors(const std::string& model, const Factors& items,
+                      const std::vector<float>& drawn, double negatives,
+                      double ridge);
 
 }  // namespace nearline::model
 

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/cpu_scoring.h"
+#include "model/folding.h"
 
 namespace nearline::model {
 
@@ -15,7 +15,7 @@ namespace nearline::model {
 //   sum_h w_h (p . v_h - 1)^2 + sum_all a (p . v - t)^2
 //     + ridge (W + base) |p|^2,
 // W the sum of w_h. It is the solution of a linear system of D equations.
-class FoldIn {
+class FoldIn final : public Folding {
  public:
   // gram: a V^T V, [D, D]; pull: a t V^T 1, [D].
   FoldIn(std::vector<float> gram, std::vector<float> pull, double ridge,
@@ -24,10 +24,10 @@ class FoldIn {
         pull_(std::move(pull)),
         ridge_(ridge),
         base_(base) {}
-  int dim() const { return static_cast<int>(pull_.size()); }
-  // rows[h]: v_h; out: [D]. O(n D^2 + D^3 / 3).
+  int dim() const override { return static_cast<int>(pull_.size()); }
+  // O(n D^2 + D^3 / 3).
   void Solve(absl::Span<const float* const> rows,
-             absl::Span<const float> weights, float* out) const;
+             absl::Span<const float> weights, float* out) const override;
   // Brings `out`, which is anything, closer to the solution by steps of
   // conjugate gradients (Takacs et al., RecSys 2011): O(n D + D^2) each.
   void Approach(absl::Span<const float* const> rows,
@@ -57,21 +57,6 @@ class FoldIn {
 // a V^T V, [D, D], of row-major rows [n, D].
 std::vector<float> ScaledGram(const std::vector<float>& rows, int dim,
                               double a);
-
-// Matrix factorization's users, folded in.
-class FoldInEncoder final : public Encoder {
- public:
-  // `rows` outlives this.
-  FoldInEncoder(const ItemTable* rows, FoldIn fold_in)
-      : rows_(*rows), fold_in_(std::move(fold_in)) {}
-  int dim() const override { return fold_in_.dim(); }
-  absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override;
-
- private:
-  const ItemTable& rows_;
-  const FoldIn fold_in_;
-};
 
 }  // namespace nearline::model
 

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "model/cpu_scoring.h"
-#include "model/fold_in.h"
+#include "model/folding.h"
 #include "model/kernels.h"
 #include "model/parameters.h"
 
@@ -171,25 +171,8 @@ absl::Status LoadFoldIn(const std::string& model, const ItemTables& tables,
                         const Tensors& tensors, Scoring* scoring) {
   ASSIGN_OR_RETURN(const ItemTable* rows,
                    Table(tables, model + ".item.decoder", -1));
-  const auto dim = static_cast<int>(rows->dim());
-  ASSIGN_OR_RETURN(const Tensor* gram,
-                   tensors.Get(model + ".fold_in.gram", {dim, dim}));
-  ASSIGN_OR_RETURN(const Tensor* pull,
-                   tensors.Get(model + ".fold_in.pull", {dim}));
-  ASSIGN_OR_RETURN(const Tensor* ridge,
-                   tensors.Get(model + ".fold_in.ridge", {2}));
-  bool sound = ridge->values[0] > 0 && ridge->values[1] >= 0;
-  for (int i = 0; i < dim; ++i) {
-    sound = sound && gram->values[static_cast<size_t>(i * (dim + 1))] >= 0;
-  }
-  if (!sound) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensors ", Quoted(model + ".fold_in.gram"), " and ",
-        Quoted(model + ".fold_in.ridge"), " are of no least squares"));
-  }
-  scoring->encoder = std::make_unique<FoldInEncoder>(
-      rows,
-      FoldIn(gram->values, pull->values, ridge->values[0], ridge->values[1]));
+  ASSIGN_OR_RETURN(auto folding, LoadFolding(model, rows->dim(), tensors));
+  scoring->encoder = std::make_unique<FoldInEncoder>(rows, std::move(folding));
   return LoadScanner(model, tables, scoring);
 }
 

@@ -206,118 +206,24 @@ void AddBiasTanhImpl(const float* bias, size_t n, float* x) {
   }
 }
 
-void TanhGradientImpl(const float* y, size_t n, float* dy) {
+void SigmoidImpl(size_t n, float* x) {
   const D d;
   const size_t lanes = hn::Lanes(d);
+  const auto of = [&](auto v) {
+    const auto one = hn::Set(d, 1.0f);
+    // Highway's e^x is of no use beyond 104.
+    const auto e = hn::Exp(d, hn::Min(hn::Neg(v), hn::Set(d, 80.0f)));
+    return hn::Div(one, hn::Add(one, e));
+  };
   size_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    const auto v = hn::LoadU(d, y + i);
-    const auto slope = hn::NegMulAdd(v, v, hn::Set(d, 1.0f));
-    hn::StoreU(hn::Mul(hn::LoadU(d, dy + i), slope), d, dy + i);
+    hn::StoreU(of(hn::LoadU(d, x + i)), d, x + i);
   }
-  for (; i < n; ++i) dy[i] *= 1 - y[i] * y[i];
-}
-
-float SoftmaxImpl(const float* bias, float scale, size_t n, float* x) {
-  const D d;
-  const size_t lanes = hn::Lanes(d);
-  const size_t whole = n - n % lanes;
-  auto most = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (size_t i = 0; i < whole; i += lanes) {
-    const auto v = hn::Add(hn::LoadU(d, x + i), hn::LoadU(d, bias + i));
-    hn::StoreU(v, d, x + i);
-    most = hn::Max(most, v);
-  }
-  float largest = hn::GetLane(hn::MaxOfLanes(d, most));
-  for (size_t i = whole; i < n; ++i) {
-    x[i] += bias[i];
-    largest = std::max(largest, x[i]);
-  }
-  auto sums = hn::Zero(d);
-  for (size_t i = 0; i < whole; i += lanes) {
-    const auto e =
-        hn::Exp(d, hn::Sub(hn::LoadU(d, x + i), hn::Set(d, largest)));
-    hn::StoreU(e, d, x + i);
-    sums = hn::Add(sums, e);
-  }
-  float sum = hn::GetLane(hn::SumOfLanes(d, sums));
-  for (size_t i = whole; i < n; ++i) {
-    x[i] = std::exp(x[i] - largest);
-    sum += x[i];
-  }
-  ScaleImpl(x, scale / sum, n, x);
-  return largest + std::log(sum);
-}
-
-void AdamStepImpl(const AdamRates& rates, const float* gradient, size_t n,
-                  float* weights, float* first, float* second) {
-  constexpr float kBeta1 = AdamRates::kBeta1, kBeta2 = AdamRates::kBeta2;
-  const D d;
-  const size_t lanes = hn::Lanes(d);
-  const auto step = hn::Set(d, rates.step);
-  const auto unbiased = hn::Set(d, rates.unbiased);
-  const auto decay = hn::Set(d, rates.decay);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto w = hn::LoadU(d, weights + i);
-    const auto g = hn::MulAdd(decay, w, hn::LoadU(d, gradient + i));
-    const auto m = hn::MulAdd(hn::Set(d, kBeta1), hn::LoadU(d, first + i),
-                              hn::Mul(hn::Set(d, 1 - kBeta1), g));
-    const auto v = hn::MulAdd(hn::Set(d, kBeta2), hn::LoadU(d, second + i),
-                              hn::Mul(hn::Set(d, 1 - kBeta2), hn::Mul(g, g)));
-    const auto length =
-        hn::MulAdd(hn::Sqrt(v), unbiased, hn::Set(d, AdamRates::kEpsilon));
-    hn::StoreU(m, d, first + i);
-    hn::StoreU(v, d, second + i);
-    hn::StoreU(hn::NegMulAdd(step, hn::Div(m, length), w), d, weights + i);
-  }
-  for (; i < n; ++i) {
-    const float g = gradient[i] + rates.decay * weights[i];
-    first[i] = kBeta1 * first[i] + (1 - kBeta1) * g;
-    second[i] = kBeta2 * second[i] + (1 - kBeta2) * g * g;
-    weights[i] -= rates.step * first[i] /
-                  (std::sqrt(second[i]) * rates.unbiased + AdamRates::kEpsilon);
-  }
-}
-
-void ToBfloat16Impl(const float* x, size_t n, Bfloat16* out) {
-  const D d;
-  const hn::Rebind<uint32_t, D> d32;
-  const hn::Rebind<int32_t, D> signed32;
-  const hn::Rebind<uint16_t, D> d16;
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto bits = hn::BitCast(d32, hn::LoadU(d, x + i));
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
-    const auto rounded =
-        hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fffu))));
-    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(signed32, rounded)), d16, out + i);
-  }
-  for (; i < n; ++i) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, x + i, sizeof(bits));
-    out[i] = static_cast<Bfloat16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-  }
-}
-
-void AddBfloat16Impl(const Bfloat16* x, size_t n, float* out) {
-  const D d;
-  const hn::Rebind<uint32_t, D> d32;
-  const hn::Rebind<uint16_t, D> d16;
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto bits =
-        hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, x + i)));
-    hn::StoreU(hn::Add(hn::LoadU(d, out + i), hn::BitCast(d, bits)), d,
-               out + i);
-  }
-  for (; i < n; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof(value));
-    out[i] += value;
+  if (i < n) {
+    float tail[hn::MaxLanes(D())] = {};
+    std::copy(x + i, x + n, tail);
+    hn::StoreU(of(hn::LoadU(d, tail)), d, tail);
+    std::copy(tail, tail + (n - i), x + i);
   }
 }
 
@@ -486,11 +392,7 @@ HWY_EXPORT(SumScaledImpl);
 HWY_EXPORT(AddGramImpl);
 HWY_EXPORT(DotImpl);
 HWY_EXPORT(AddBiasTanhImpl);
-HWY_EXPORT(TanhGradientImpl);
-HWY_EXPORT(SoftmaxImpl);
-HWY_EXPORT(AdamStepImpl);
-HWY_EXPORT(ToBfloat16Impl);
-HWY_EXPORT(AddBfloat16Impl);
+HWY_EXPORT(SigmoidImpl);
 HWY_EXPORT(IndicesAboveImpl);
 HWY_EXPORT(StridedMaximaImpl);
 HWY_EXPORT(KthLargestImpl);
@@ -518,23 +420,7 @@ float Dot(const float* a, const float* b, size_t n) {
 void AddBiasTanh(const float* bias, size_t n, float* x) {
   HWY_DYNAMIC_DISPATCH(AddBiasTanhImpl)(bias, n, x);
 }
-void TanhGradient(const float* y, size_t n, float* dy) {
-  HWY_DYNAMIC_DISPATCH(TanhGradientImpl)(y, n, dy);
-}
-float Softmax(const float* bias, float scale, size_t n, float* x) {
-  return HWY_DYNAMIC_DISPATCH(SoftmaxImpl)(bias, scale, n, x);
-}
-void AdamStep(const AdamRates& rates, const float* gradient, size_t n,
-              float* weights, float* first, float* second) {
-  HWY_DYNAMIC_DISPATCH(AdamStepImpl)
-  (rates, gradient, n, weights, first, second);
-}
-void ToBfloat16(const float* x, size_t n, Bfloat16* out) {
-  HWY_DYNAMIC_DISPATCH(ToBfloat16Impl)(x, n, out);
-}
-void AddBfloat16(const Bfloat16* x, size_t n, float* out) {
-  HWY_DYNAMIC_DISPATCH(AddBfloat16Impl)(x, n, out);
-}
+void Sigmoid(size_t n, float* x) { HWY_DYNAMIC_DISPATCH(SigmoidImpl)(n, x); }
 size_t IndicesAbove(const float* scores, const float* bias, size_t n,
                     float threshold, uint32_t* indices) {
   return HWY_DYNAMIC_DISPATCH(IndicesAboveImpl)(scores, bias, n, threshold,

@@ -31,33 +31,8 @@ float Dot(const float* a, const float* b, size_t n);
 // x[i] = tanh(x[i] + bias[i]).
 void AddBiasTanh(const float* bias, size_t n, float* x);
 
-// dy[i] *= 1 - y[i]^2, the gradient before a tanh whose value was y[i].
-void TanhGradient(const float* y, size_t n, float* dy);
-
-// x[i] = scale * e^(x[i] + bias[i]) / S, S the sum of e^(x[i] + bias[i]).
-// Returns log S; n > 0.
-float Softmax(const float* bias, float scale, size_t n, float* x);
-
-// A step of Adam (Kingma and Ba, ICLR 2015), its means corrected for their
-// start.
-struct AdamRates {
-  static constexpr float kBeta1 = 0.9f, kBeta2 = 0.999f, kEpsilon = 1e-8f;
-  float step = 0;      // rate / (1 - beta1^t)
-  float unbiased = 1;  // 1 / sqrt(1 - beta2^t)
-  float decay = 0;     // L2, added to the gradient
-};
-// Moves n weights and their two moments.
-void AdamStep(const AdamRates& rates, const float* gradient, size_t n,
-              float* weights, float* first, float* second);
-
-// The upper half of a float32.
-using Bfloat16 = uint16_t;
-
-// out[i] = x[i], rounded to the nearest, of two the even one.
-void ToBfloat16(const float* x, size_t n, Bfloat16* out);
-
-// out[i] += x[i].
-void AddBfloat16(const Bfloat16* x, size_t n, float* out);
+// x[i] = 1 / (1 + e^-x[i]).
+void Sigmoid(size_t n, float* x);
 
 // Writes every i in [0, n) with scores[i] + bias[i] > threshold, ascending, to
 // `indices`, which has room for n + 64. Returns how many.

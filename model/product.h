@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "model/kernels.h"
+#include "model/training_kernels.h"
 
 namespace nearline::model {
 

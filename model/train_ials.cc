@@ -28,7 +28,8 @@ class Ials {
          .train = [&](int) { return RunEpoch(); },
          .validate = Validation(set_, options_,
                                 [&](const Bags& bags) {
-                                  return FoldedLogits(bags, items_, rule_);
+                                  return FoldedLogits(bags, items_,
+                                                      rule_.Over(items_));
                                 }),
          .save = [&] { return ExportFactors("ials", items_, rule_); },
          .state =

@@ -2,18 +2,23 @@
 // the logistic loss of Rendle et al. (RecSys 2020), "bpr-mf" with the pairwise
 // one of Rendle et al. (UAI 2009). Negatives are drawn as they are needed.
 //
-// Users who come later have no vector. They are folded in by least squares,
-// with the weights under which training users' vectors come out most like the
-// ones that they have learned.
+// Users who come later have no vector. With the logistic loss they get the one
+// that it has its minimum at; with the other they are folded in by least
+// squares, with the weights under which training users' vectors come out most
+// like the ones that they have learned.
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <numeric>
+#include <optional>
 
 #include "base/random.h"
 #include "model/factors.h"
 #include "model/kernels.h"
+#include "model/logistic_fold_in.h"
 #include "model/trainers.h"
+#include "model/training_kernels.h"
 
 namespace nearline::model {
 namespace {
@@ -99,7 +104,7 @@ FoldInRule LearnRule(const features::Interactions& data, const Factors& users,
         Factors folded;
         const FoldIn fold_in(gram, rule.Pull(items), rule.ridge,
                              rule.Base(items.rows()));
-        FoldInAll(fold_in, some, items, 0, &folded);
+        FoldInAll(fold_in, some, items, &folded);
         double sum = 0;
         for (size_t i = 0; i < who.size(); ++i) {
           sum += likeness.Of(users[who[i]], folded[i]);
@@ -136,44 +141,69 @@ class MatrixFactorization {
                 sorted_.end());
     }
     const auto warm =
-        WarmFoldIn(name, static_cast<int64_t>(items_.dim), options);
-    if (warm.has_value()) FoldInAll(*warm, set.train, items_, 0, &users_);
+        WarmFolding(name, static_cast<int64_t>(items_.dim), options);
+    if (warm != nullptr) FoldInAll(*warm, set.train, items_, &users_);
     order_.resize(owners_.size());
     std::iota(order_.begin(), order_.end(), 0u);
   }
 
   absl::StatusOr<Tensors> Run() {
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
-    return RunEpochs(
-        {.phase = name_,
-         .epochs = epochs,
-         .patience = p_.Int("patience"),
-         .train =
-             [&](int epoch) {
-               rate_ = RateFor(options_, p_["learning_rate"]) *
-                       std::max(0.02, 1 - (epoch - 1.0) / epochs);
-               rule_.reset();
-               return RunEpoch();
-             },
-         .validate = Validation(set_, options_,
-                                [&](const Bags& bags) {
-                                  return FoldedLogits(bags, items_, Rule());
-                                }),
-         .save = [&] { return ExportFactors(name_, items_, Rule()); },
-         .state =
-             [&](TrainingState* state) {
-               state->Value("random", &random_);
-               state->Values("users", &users_.values);
-               state->Values("items", &items_.values);
-               state->Values("order", &order_);
-             }},
-        options_);
+    return RunEpochs({.phase = name_,
+                      .epochs = epochs,
+                      .patience = p_.Int("patience"),
+                      .train =
+                          [&](int epoch) {
+                            rate_ = RateFor(options_, p_["learning_rate"]) *
+                                    std::max(0.02, 1 - (epoch - 1.0) / epochs);
+                            rule_.reset();
+                            return RunEpoch();
+                          },
+                      .validate = Validation(set_, options_,
+                                             [&](const Bags& bags) {
+                                               return FoldedLogits(bags, items_,
+                                                                   *Fold());
+                                             }),
+                      .save = [&] { return Export(); },
+                      .state =
+                          [&](TrainingState* state) {
+                            state->Value("random", &random_);
+                            state->Values("users", &users_.values);
+                            state->Values("items", &items_.values);
+                            state->Values("order", &order_);
+                          }},
+                     options_);
   }
 
  private:
   const FoldInRule& Rule() {
     if (!rule_.has_value()) rule_ = LearnRule(set_.train, users_, items_);
     return *rule_;
+  }
+
+  // Of the items as they are.
+  std::unique_ptr<const Folding> Fold() {
+    if (pairwise_) return std::make_unique<FoldIn>(Rule().Over(items_));
+    return std::make_unique<LogisticFoldIn>(
+        Drawn(), static_cast<int>(items_.dim), negatives_, Ridge());
+  }
+  Tensors Export() {
+    if (pairwise_) return ExportFactors(name_, items_, Rule());
+    return ExportFactors(name_, items_, Drawn(), negatives_, Ridge());
+  }
+  // What an event and its negatives keep from growing.
+  double Ridge() const {
+    return std::max(1e-6, regularization_ * (1 + negatives_));
+  }
+  // Items by turns, as many as tell what all would.
+  std::vector<float> Drawn() const {
+    constexpr size_t kMost = 2048;
+    const size_t every = (items_.rows() + kMost - 1) / kMost;
+    std::vector<float> rows;
+    for (size_t row = 0; row < items_.rows(); row += every) {
+      rows.insert(rows.end(), items_[row], items_[row] + items_.dim);
+    }
+    return rows;
   }
 
   // The mean loss of an event.
@@ -208,13 +238,14 @@ class MatrixFactorization {
   double Step(uint32_t user, uint32_t item, bool wanted, double weight) {
     float* const p = users_[user];
     float* const q = items_[item];
-    const double x = (wanted ? 1 : -1) * Dot(p, q, items_.dim);
-    const double pull = weight * Sigmoid(-x) * (wanted ? 1 : -1);
-    const auto step = static_cast<float>(rate_ * pull);
-    before_.assign(p, p + items_.dim);
-    Blend(Keep(), step, q, items_.dim, p);
-    Blend(Keep(), step, before_.data(), items_.dim, q);
-    return weight * std::log1p(std::exp(-x));
+    const float sign = wanted ? 1.0f : -1.0f;
+    const float x = sign * Dot(p, q, items_.dim);
+    // 1 / (1 + e^x) and log(1 + e^-x), of which neither overflows.
+    const float e = std::exp(-std::abs(x));
+    const float missed = (x > 0 ? e : 1.0f) / (1 + e);
+    Approach(Keep(), static_cast<float>(rate_ * weight) * sign * missed,
+             items_.dim, p, q);
+    return weight * (std::log1p(e) + std::max(0.0f, -x));
   }
 
   double StepOfEvent(uint32_t at) {
@@ -222,7 +253,9 @@ class MatrixFactorization {
     double loss =
         Step(user, set_.train.items[at], true, set_.train.weights[at]);
     for (int n = 0; n < negatives_; ++n) {
-      loss += Step(user, Negative(user), false, set_.train.weights[at]);
+      // Any item, as the fold-in has it; few are among the user's own.
+      const auto item = static_cast<uint32_t>(random_.Below(items_.rows()));
+      loss += Step(user, item, false, set_.train.weights[at]);
     }
     return loss;
   }

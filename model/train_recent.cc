@@ -12,6 +12,7 @@
 
 #include "base/random.h"
 #include "base/workers.h"
+#include "model/kernels.h"
 #include "model/product.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"

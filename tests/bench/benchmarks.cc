@@ -12,6 +12,7 @@
 #include "model/cpu_scoring.h"
 #include "model/fold_in.h"
 #include "model/kernels.h"
+#include "model/logistic_fold_in.h"
 #include "tests/features/store_fixture.h"
 
 namespace nearline {
@@ -107,18 +108,24 @@ BENCHMARK(BM_Scan)
     ->ArgNames({"int8", "batch", "k"})
     ->ArgsProduct({{0, 1}, {1, 32}, {11, 200}});
 
-// A user folded in by least squares, or gathered, from as many items as a user
-// of MovieLens 1M has.
+// A user gathered, folded in by least squares or by the logistic loss, from as
+// many items as a user of MovieLens 1M has.
 void BM_Encode(benchmark::State& state) {
   constexpr int kFactors = 192, kHistory = 165;
-  const auto values = RandomFloats(size_t{kItems} * kFactors, 1);
+  auto values = RandomFloats(size_t{kItems} * kFactors, 1);
+  for (float& x : values) x *= 0.1f;
   const model::ItemTable rows(values, kFactors);
-  const model::FoldInEncoder folds(
-      &rows, model::FoldIn(model::ScaledGram(values, kFactors, 0.3),
-                           std::vector<float>(kFactors, 0.0f), 0.007, 1000));
+  const model::FoldInEncoder squares(
+      &rows, std::make_unique<model::FoldIn>(
+                 model::ScaledGram(values, kFactors, 0.3),
+                 std::vector<float>(kFactors, 0.0f), 0.007, 1000));
+  std::vector<float> drawn(values.begin(), values.begin() + 2048 * kFactors);
+  const model::FoldInEncoder logistic(
+      &rows, std::make_unique<model::LogisticFoldIn>(std::move(drawn), kFactors,
+                                                     8, 0.045));
   const model::HistoryEncoder gathers(std::nullopt, &rows);
-  const model::Encoder* const encoder =
-      state.range(0) ? static_cast<const model::Encoder*>(&folds) : &gathers;
+  const model::Encoder* const encoders[] = {&gathers, &squares, &logistic};
+  const model::Encoder* const encoder = encoders[state.range(0)];
   model::History history;
   for (model::Row row = 0; row < kHistory; ++row) {
     history.rows.push_back(row * 20);
@@ -132,7 +139,7 @@ void BM_Encode(benchmark::State& state) {
   }
   ByQuery(state, 1);
 }
-BENCHMARK(BM_Encode)->ArgName("fold_in")->Arg(0)->Arg(1);
+BENCHMARK(BM_Encode)->ArgName("fold_in")->DenseRange(0, 2);
 
 // A shortlist of 200 put in order: by NeuMF, or by the head of two paths, with
 // the joint model's shapes.

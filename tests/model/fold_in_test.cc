@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "model/generation.h"
 #include "model/kernels.h"
+#include "model/logistic_fold_in.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
@@ -52,7 +53,8 @@ TEST(FoldIn, IsWhereTheGradientVanishes) {
     pull[i % kDim] += static_cast<float>(a * t) * rows[i];
   }
   const FoldInEncoder encoder(
-      &table, FoldIn(ScaledGram(rows, kDim, a), pull, ridge, base));
+      &table,
+      std::make_unique<FoldIn>(ScaledGram(rows, kDim, a), pull, ridge, base));
   const History few{.rows = {3}, .weights = {2}};
   History many;
   for (Row row = 0; row < 30; ++row) {
@@ -129,6 +131,95 @@ TEST(FoldIn, StepsLeadToTheSolution) {
   // Nothing is lost by steps too many.
   EXPECT_LT(distance(10 * kDim, zeros), 1e-4);
   EXPECT_LT(distance(5, solution), 1e-4);
+}
+
+// The gradient of the logistic loss, sum by sum.
+std::vector<double> LogisticGradient(const std::vector<float>& rows,
+                                     const std::vector<float>& drawn,
+                                     const History& history, const float* p,
+                                     double negatives, double ridge) {
+  std::vector<double> out(kDim, 0.0);
+  const auto add = [&](const float* row, double sign, double weight) {
+    double score = 0;
+    for (size_t i = 0; i < kDim; ++i) score += p[i] * row[i];
+    const double pull = weight * sign / (1 + std::exp(-sign * score));
+    for (size_t i = 0; i < kDim; ++i) out[i] += pull * row[i];
+  };
+  double total = 0;
+  for (const float w : history.weights) total += w;
+  for (size_t h = 0; h < history.rows.size(); ++h) {
+    add(rows.data() + history.rows[h] * kDim, -1, history.weights[h] / total);
+  }
+  for (size_t at = 0; at < drawn.size(); at += kDim) {
+    add(drawn.data() + at, 1,
+        negatives * kDim / static_cast<double>(drawn.size()));
+  }
+  for (size_t i = 0; i < kDim; ++i) out[i] += ridge * p[i];
+  return out;
+}
+
+TEST(LogisticFoldInTest, IsWhereTheGradientVanishes) {
+  // Scores of any size, and ridges that matter or not.
+  for (const float length : {0.02f, 0.3f, 3.0f}) {
+    for (const double ridge : {1e-4, 0.05}) {
+      std::vector<float> rows = RandomRows();
+      for (float& x : rows) x *= length;
+      const std::vector<float> drawn(rows.begin() + 40 * kDim, rows.end());
+      const ItemTable table(rows, kDim);
+      const FoldInEncoder encoder(
+          &table, std::make_unique<LogisticFoldIn>(drawn, kDim, 8, ridge));
+      const History few{.rows = {3}, .weights = {2}};
+      History many;
+      for (Row row = 20; row < 60; ++row) {
+        many.rows.push_back(row);
+        many.weights.push_back(0.1f * static_cast<float>(row));
+      }
+      const History* const histories[] = {&few, &many};
+      std::vector<float> queries;
+      ASSERT_THAT(encoder.Encode(histories, &queries), IsOk());
+      for (size_t i = 0; i < 2; ++i) {
+        const std::vector<float> nothing(kDim, 0.0f);
+        const auto length_at = [&](const float* p) {
+          double sum = 0;
+          for (const double g :
+               LogisticGradient(rows, drawn, *histories[i], p, 8, ridge)) {
+            sum += g * g;
+          }
+          return std::sqrt(sum);
+        };
+        EXPECT_LT(length_at(queries.data() + i * kDim),
+                  1e-2 * length_at(nothing.data()))
+            << length << " " << ridge << " " << i;
+      }
+    }
+  }
+}
+
+TEST(LogisticFoldInTest, NothingIsKnownOfAnEmptyHistory) {
+  const LogisticFoldIn fold_in(RandomRows(), kDim, 8, 0.1);
+  std::vector<float> out(kDim, 1.0f);
+  fold_in.Solve({}, {}, out.data());
+  EXPECT_THAT(out, testing::Each(0));
+}
+
+TEST(LogisticFoldInTest, BundlesThatAreNoneAreRefused) {
+  const auto load = [](float negatives, float ridge, int64_t rows,
+                       int64_t width) {
+    Tensors tensors;
+    tensors.Add("mf.fold_in.drawn", {rows, width},
+                std::vector<float>(static_cast<size_t>(rows * width), 1.0f));
+    tensors.Add("mf.fold_in.logistic", {2}, {negatives, ridge});
+    return LoadFolding("mf", 2, tensors);
+  };
+  EXPECT_THAT(load(8, 0.1f, 3, 2), IsOk());
+  const auto refused = [](const char* text) {
+    return IsError(absl::StatusCode::kInvalidArgument, text);
+  };
+  EXPECT_THAT(load(-1, 0.1f, 3, 2), refused("negatives >= 0"));
+  EXPECT_THAT(load(8, 0, 3, 2), refused("ridge > 0"));
+  EXPECT_THAT(load(8, std::nanf(""), 3, 2), refused("ridge > 0"));
+  EXPECT_THAT(load(8, 0.1f, 0, 2), refused("mf.fold_in.drawn"));
+  EXPECT_THAT(load(8, 0.1f, 3, 3), refused("mf.fold_in.drawn"));
 }
 
 TEST(ScaledGramTest, EqualsTheSlowSum) {

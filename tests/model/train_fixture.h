@@ -16,6 +16,7 @@ inline constexpr char kCosineDae[] = "mult-dae temperature=0.2";
 inline constexpr char kCosineJoint[] = "joint temperature=0.2";
 inline constexpr char kHeadJoint[] = "joint head_share=1";
 inline constexpr char kHalvesNeuMf[] = "neumf mf_weight=1";
+inline constexpr char kLongMf[] = "mf epochs=30";
 inline constexpr char kRecentJoint[] = "joint recent_weight=1";
 
 // A model, and settings of it for toy data: "mult-dae temperature=0.2".

@@ -151,7 +151,7 @@ TEST_P(TrainTest, DevicesAgree) {
 
 constexpr const char* kModels[] = {
     "mult-vae", "mult-dae",   "ease",     "paths",     "item-knn", "user-knn",
-    "content",  "hybrid",     "elsa",     "ials",      "mf",       "bpr-mf",
+    "content",  "hybrid",     "elsa",     "ials",      kLongMf,    "bpr-mf",
     "joint",    "gmf",        "mlp",      "neumf",     kCosineDae, kCosineJoint,
     "recent",   kRecentJoint, kHeadJoint, kHalvesNeuMf};
 
@@ -177,10 +177,10 @@ TEST(Devices, EveryModelTrainsAndServesOnCuda) {
 INSTANTIATE_TEST_SUITE_P(Models, TrainTest, testing::ValuesIn(kModels), NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, WarmStartTest,
                          testing::Values("mult-vae", "mult-dae", "elsa", "ials",
-                                         "mf", "bpr-mf", "joint", "gmf", "mlp",
-                                         "neumf", kCosineDae, kCosineJoint,
-                                         "recent", kRecentJoint, kHeadJoint,
-                                         kHalvesNeuMf),
+                                         kLongMf, "bpr-mf", "joint", "gmf",
+                                         "mlp", "neumf", kCosineDae,
+                                         kCosineJoint, "recent", kRecentJoint,
+                                         kHeadJoint, kHalvesNeuMf),
                          NameOf);
 
 class ByHandTest : public TrainTest {};

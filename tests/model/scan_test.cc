@@ -1,0 +1,283 @@
+// Scanning: packed products, masks and the best k, against full sorts.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/random.h"
+#include "model/cpu_scoring.h"
+#include "model/kernels.h"
+#include "model/packed_matrix.h"
+#include "model/top_k.h"
+#include "tests/testing.h"
+
+namespace nearline::model {
+namespace {
+
+std::vector<float> RandomFloats(size_t n, uint64_t seed) {
+  Random random(seed);
+  std::vector<float> out(n);
+  for (float& x : out) x = static_cast<float>(random.Normal());
+  return out;
+}
+
+TEST(PackedMatrix, MultipliesLikeThreeLoops) {
+  for (const int n : {1, 17, 512, 700}) {
+    for (const int m : {1, 3, 32, 33}) {
+      const int d = 40;
+      const auto rows = RandomFloats(static_cast<size_t>(n * d), 1);
+      const auto queries = RandomFloats(static_cast<size_t>(m * d), 2);
+      const auto matrix = PackedMatrix::Create(rows.data(), n, d);
+      ASSERT_THAT(matrix, IsOk());
+      std::vector<float> out(static_cast<size_t>(m * n));
+      matrix->Multiply(queries.data(), m, out.data());
+      for (int i = 0; i < m; ++i) {
+        for (int j = 0; j < n; ++j) {
+          double sum = 0;
+          for (int k = 0; k < d; ++k) {
+            sum +=
+                static_cast<double>(queries[static_cast<size_t>(i * d + k)]) *
+                rows[static_cast<size_t>(j * d + k)];
+          }
+          ASSERT_NEAR(out[static_cast<size_t>(i * n + j)], sum, 1e-3)
+              << n << " " << m;
+        }
+      }
+    }
+  }
+}
+
+std::vector<ScoredRow> SortAll(const std::vector<float>& scores,
+                               const std::vector<float>& bias,
+                               const RowMask& mask, size_t k) {
+  std::vector<ScoredRow> all;
+  for (Row r = 0; r < scores.size(); ++r) {
+    if (mask[r]) all.push_back({scores[r] + bias[r], r});
+  }
+  std::sort(all.begin(), all.end());
+  all.resize(std::min(k, all.size()));
+  return all;
+}
+
+TEST(TopK, EqualsAFullSortUnderMasksAndTies) {
+  Random random(9);
+  for (int round = 0; round < 300; ++round) {
+    const size_t n = 1 + random.Below(2000);
+    std::vector<float> scores(n), bias(n, 0.0f);
+    // Few distinct scores: ties everywhere.
+    for (float& s : scores) s = static_cast<float>(random.Below(20));
+    RowMask mask(n);
+    for (Row r = 0; r < n; ++r) {
+      if (random.Below(3) > 0) mask.Set(r);
+    }
+    const size_t k = 1 + random.Below(random.Below(2) == 0 ? 16 : 300);
+    TopK one_by_one(static_cast<int>(k), &mask);
+    TopK together(static_cast<int>(k), &mask);
+    const size_t step = 1 + random.Below(1000);
+    std::vector<ScoredBlock> blocks;
+    for (size_t first = 0; first < n; first += step) {
+      blocks.push_back({scores.data() + first, bias.data() + first,
+                        std::min(step, n - first), static_cast<Row>(first)});
+      one_by_one.Add({blocks.back()});
+    }
+    together.Add(blocks);
+    const auto expected = SortAll(scores, bias, mask, k);
+    EXPECT_EQ(one_by_one.Take(), expected);
+    EXPECT_EQ(together.Take(), expected);
+  }
+}
+
+TEST(TopK, SortsAsScoresAndRowsCompare) {
+  Random random(4);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<ScoredRow> rows = {{kInfinity, 1}, {-kInfinity, 2}, {-0.0f, 7},
+                                 {0, 3},         {-1e-40f, 4},    {1e-40f, 5}};
+  for (Row row = 10; row < 300; ++row) {
+    rows.push_back({static_cast<float>(random.Normal()), row});
+    rows.push_back({static_cast<float>(random.Below(9)) - 4, 1000 - row});
+  }
+  std::vector<ScoredRow> expected = rows;
+  std::sort(expected.begin(), expected.end());
+  SortBestFirst(absl::MakeSpan(rows));
+  EXPECT_EQ(rows, expected);
+}
+
+TEST(TopK, NeverKeepsNaN) {
+  const std::vector<float> scores = {std::numeric_limits<float>::quiet_NaN(),
+                                     1};
+  const std::vector<float> bias(2, 0.0f);
+  const RowMask mask(2, true);
+  TopK top(2, &mask);
+  top.Add({{scores.data(), bias.data(), 2, 0}});
+  EXPECT_EQ(top.Take().size(), 1u);
+}
+
+TEST(RowMask, GivesTheBitsFromAnyRowOn) {
+  RowMask mask(150);
+  for (Row row = 0; row < 150; row += 7) mask.Set(row);
+  for (Row from = 0; from < 150; ++from) {
+    const uint64_t bits = mask.From(from);
+    for (Row i = 0; i < 64; ++i) {
+      EXPECT_EQ((bits >> i) & 1, from + i < 150 && mask[from + i] ? 1u : 0u);
+    }
+  }
+}
+
+TEST(RowMask, FullMasksHaveNoBitBeyondTheEnd) {
+  EXPECT_EQ(RowMask(70, true).Count(), 70);
+  EXPECT_EQ(RowMask(64, true).Count(), 64);
+}
+
+struct ScannerCase {
+  PackedMatrix::Precision precision;
+  size_t outlier;  // a value beside which int8 leaves the others few bits
+};
+
+constexpr size_t kNoOutlier = SIZE_MAX, kScannerDim = 24;
+
+class MatrixScannerTest : public testing::TestWithParam<ScannerCase> {};
+
+TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
+  if (GetParam().precision != PackedMatrix::Precision::kFloat32 &&
+      GetParam().precision != PackedMatrix::Fastest()) {
+    GTEST_SKIP() << "this processor has no fast int8 product";
+  }
+  constexpr size_t kDim = kScannerDim, kBase = 50, kFew = 700, kAll = 2000;
+  auto values = RandomFloats(kAll * kDim, 1);
+  if (GetParam().outlier != kNoOutlier) values[GetParam().outlier] = 20;
+  const auto biases = RandomFloats(kAll, 2);
+  ItemTable rows({values.begin(), values.begin() + kBase * kDim}, kDim);
+  ItemTable bias({biases.begin(), biases.begin() + kBase}, 1);
+  auto scanner = MatrixScanner::Create(&rows, &bias, GetParam().precision);
+  ASSERT_THAT(scanner, IsOk());
+  for (size_t row = kBase; row < kAll; ++row) {
+    rows.SetTail(row - kBase, values.data() + row * kDim);
+    bias.SetTail(row - kBase, &biases[row]);
+    // One by one, and many at once.
+    if (row < kFew) (*scanner)->Extend(static_cast<Row>(row + 1));
+  }
+  (*scanner)->Extend(kAll);
+  // Masks made before and after blocks were laid out.
+  const std::vector<size_t> ends = {kBase, 177, 178, 300, kFew, kAll};
+  const auto queries = RandomFloats(ends.size() * kDim, 3);
+  std::vector<RowMask> masks;
+  for (const size_t end : ends) masks.emplace_back(end, true);
+  masks.back().Clear(1999);
+  std::vector<const RowMask*> pointers;
+  for (const RowMask& mask : masks) pointers.push_back(&mask);
+  const std::vector<int> ks(ends.size(), 30);
+  std::vector<std::vector<ScoredRow>> best;
+  ASSERT_THAT((*scanner)->Scan(queries, pointers, ks, &best), IsOk());
+  for (size_t i = 0; i < ends.size(); ++i) {
+    std::vector<ScoredRow> all;
+    for (Row row = 0; row < masks[i].rows(); ++row) {
+      if (!masks[i][row]) continue;
+      const float score = biases[row] + Dot(queries.data() + i * kDim,
+                                            values.data() + row * kDim, kDim);
+      all.push_back({score, row});
+    }
+    std::sort(all.begin(), all.end());
+    all.resize(30);
+    EXPECT_EQ(best[i], all) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Precisions, MatrixScannerTest,
+    testing::Values(
+        ScannerCase{PackedMatrix::Precision::kFloat32, kNoOutlier},
+        ScannerCase{PackedMatrix::Precision::kInt8, kNoOutlier},
+        ScannerCase{PackedMatrix::Precision::kInt8, 7 * kScannerDim},
+        ScannerCase{PackedMatrix::Precision::kInt8, 1500 * kScannerDim}));
+
+TEST(PackedMatrix, ErrsByLessThanItsBound) {
+  for (const auto precision :
+       {PackedMatrix::Precision::kFloat32, PackedMatrix::Fastest()}) {
+    constexpr int kRows = 200, kDim = 300, kQueries = 5;
+    const auto rows = RandomFloats(kRows * kDim, 1);
+    const auto values = RandomFloats(kQueries * kDim, 2);
+    const auto matrix =
+        PackedMatrix::Create(rows.data(), kRows, kDim, precision);
+    ASSERT_THAT(matrix, IsOk());
+    PackedMatrix::Queries queries;
+    matrix->Prepare(values.data(), kQueries, &queries);
+    std::vector<float> out(
+        static_cast<size_t>(PackedMatrix::kMaxBatch * matrix->stride()));
+    matrix->MultiplyBlock(queries, 0, out.data());
+    for (int i = 0; i < kQueries; ++i) {
+      const float* const query = values.data() + i * kDim;
+      const float bound =
+          matrix->ErrorBound(std::sqrt(Dot(query, query, kDim)),
+                             queries.lost[static_cast<size_t>(i)], 0);
+      for (int j = 0; j < kRows; ++j) {
+        double exact = 0;
+        for (int k = 0; k < kDim; ++k) {
+          exact +=
+              static_cast<double>(values[static_cast<size_t>(i * kDim + k)]) *
+              rows[static_cast<size_t>(j * kDim + k)];
+        }
+        EXPECT_LE(std::abs(out[static_cast<size_t>(i * matrix->stride() + j)] -
+                           exact),
+                  bound);
+      }
+    }
+  }
+}
+
+TEST(PackedMatrix, TellsWhatRoundingTook) {
+  constexpr int kRows = 20, kDim = 300;
+  auto rows = RandomFloats(kRows * kDim, 1);
+  const auto loss = [&](PackedMatrix::Precision precision) {
+    return PackedMatrix::Create(rows.data(), kRows, kDim, precision)->loss();
+  };
+  EXPECT_EQ(loss(PackedMatrix::Precision::kFloat32), 0);
+  if (PackedMatrix::Fastest() == PackedMatrix::Precision::kFloat32) {
+    GTEST_SKIP() << "this processor has no fast int8 product";
+  }
+  EXPECT_LT(loss(PackedMatrix::Precision::kInt8), 0.01);
+  rows[7] = 20;  // the others keep few bits beside it
+  EXPECT_GT(loss(PackedMatrix::Precision::kInt8), MatrixScanner::kMostLoss);
+}
+
+// As long as a shortlist. The k best come first.
+TEST(TopK, KeepsAllWithinTheSlackOfLongLists) {
+  Random random(10);
+  for (const float slack : {0.0f, 0.05f, 3.0f}) {
+    for (const size_t n : {150u, 3000u, 9000u}) {
+      const auto scores = RandomFloats(n, n), bias = RandomFloats(n, n + 1);
+      RowMask mask(n);
+      for (Row r = 0; r < n; ++r) {
+        if (random.Below(3) > 0) mask.Set(r);
+      }
+      std::vector<ScoredRow> expected = SortAll(scores, bias, mask, n);
+      const size_t k = std::min<size_t>(200, expected.size());
+      const float least = expected[k - 1].score - slack;
+      std::erase_if(expected,
+                    [&](const ScoredRow& row) { return row.score < least; });
+      TopK top(200, &mask, slack);
+      for (size_t first = 0; first < n; first += 512) {
+        top.Add({{scores.data() + first, bias.data() + first,
+                  std::min<size_t>(512, n - first), static_cast<Row>(first)}});
+      }
+      std::vector<ScoredRow> found = top.Take();
+      ASSERT_EQ(found.size(), expected.size()) << n << " " << slack;
+      const auto kth = found.begin() + static_cast<std::ptrdiff_t>(k);
+      std::sort(found.begin(), kth);
+      std::sort(kth, found.end());
+      EXPECT_EQ(found, expected) << n << " " << slack;
+    }
+  }
+}
+
+TEST(TopK, KeepsAllWithinTheSlack) {
+  const std::vector<float> scores = {5, 1, 4.5, 3, 4, 2.9f};
+  const std::vector<float> bias(6, 0.0f);
+  const RowMask mask(6, true);
+  TopK top(2, &mask, 1.5f);  // the second is 4.5
+  top.Add({{scores.data(), bias.data(), 6, 0}});
+  EXPECT_THAT(top.Take(),
+              testing::ElementsAre(ScoredRow{5, 0}, ScoredRow{4.5, 2},
+                                   ScoredRow{4, 4}, ScoredRow{3, 3}));
+}
+
+}  // namespace
+}  // namespace nearline::model
