@@ -49,7 +49,7 @@ find_package(gRPC CONFIG REQUIRED)
 find_package(prometheus-cpp CONFIG REQUIRED)
 find_package(OpenMP REQUIRED)
 # Packaged without usable CMake or pkg-config files (dnnl's asks for OpenCL).
-foreach(name dnnl hwy jemalloc roaring rocksdb cpp-httplib)
+foreach(name dnnl hwy hwy_contrib jemalloc roaring rocksdb cpp-httplib)
   string(MAKE_C_IDENTIFIER "${name}" upper)
   string(TOUPPER "${upper}" upper)
   find_library(${upper}_LIBRARY ${name} REQUIRED)

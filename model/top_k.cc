@@ -1,5 +1,7 @@
 #include "model/top_k.h"
 
+#include <hwy/contrib/sort/vqsort.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -29,6 +31,13 @@ float ScoreOf(uint32_t key) {
   return std::bit_cast<float>(key & kSign ? key : ~key & ~kSign);
 }
 
+void SortKeys(std::vector<uint64_t>* keys) {
+  constexpr size_t kFew = 32;  // which are not worth vectors
+  if (keys->size() <= kFew) return std::sort(keys->begin(), keys->end());
+  thread_local const hwy::Sorter sort;
+  sort(keys->data(), keys->size(), hwy::SortAscending());
+}
+
 }  // namespace
 
 void SortBestFirst(absl::Span<ScoredRow> rows) {
@@ -37,7 +46,7 @@ void SortBestFirst(absl::Span<ScoredRow> rows) {
   for (const ScoredRow& one : rows) {
     keys.push_back(uint64_t{KeyOf(one.score)} << 32 | one.row);
   }
-  std::sort(keys.begin(), keys.end());
+  SortKeys(&keys);
   for (size_t i = 0; i < rows.size(); ++i) {
     rows[i] = {ScoreOf(static_cast<uint32_t>(keys[i] >> 32)),
                static_cast<Row>(keys[i])};
@@ -114,6 +123,25 @@ void TopK::AddBlock(const ScoredBlock& block) {
   }
 }
 
+// Puts the rows that reach `kth` first, and those beyond the threshold behind
+// them; returns how many these are. Without a branch: which is which is guessed
+// wrong too often.
+size_t TopK::Divide(float kth) {
+  thread_local std::vector<ScoredRow> behind;
+  behind.resize(best_.size());
+  size_t first = 0, second = 0;
+  for (const ScoredRow& row : best_) {
+    const bool reaches = row.score >= kth;
+    behind[second] = row;
+    second += static_cast<size_t>(!reaches & (row.score > threshold_));
+    best_[first] = row;
+    first += static_cast<size_t>(reaches);
+  }
+  std::copy_n(behind.begin(), second,
+              best_.begin() + static_cast<std::ptrdiff_t>(first));
+  return first + second;
+}
+
 void TopK::Shrink() {
   if (best_.size() <= k_) return;
   auto end = best_.begin() + static_cast<std::ptrdiff_t>(k_);
@@ -126,11 +154,7 @@ void TopK::Shrink() {
     for (const ScoredRow& row : best_) scores.push_back(row.score);
     const float kth = KthOf(&scores, k_);
     SetThreshold(kth);
-    end = std::partition(best_.begin(), best_.end(),
-                         [&](const ScoredRow& r) { return r.score >= kth; });
-    end = std::partition(end, best_.end(), [&](const ScoredRow& r) {
-      return r.score > threshold_;
-    });
+    end = best_.begin() + static_cast<std::ptrdiff_t>(Divide(kth));
   }
   best_.erase(end, best_.end());
   limit_ = std::max(limit_, 2 * best_.size());

@@ -89,6 +89,7 @@ class TopK {
   void AddBlock(const ScoredBlock& block);
   void SetThreshold(float kth);
   void Shrink();
+  size_t Divide(float kth);
 
   const size_t k_;
   const RowMask* mask_;

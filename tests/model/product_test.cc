@@ -104,7 +104,7 @@ TEST(Product, OfFloat32IsTheOneOfThreeLoops) {
 }
 
 TEST(Product, OfBfloat16IsTheOneOfThreeLoops) {
-  if (!HasFastBfloat16()) GTEST_SKIP() << "this processor has no bfloat16";
+  if (!HasFastBfloat16()) GTEST_SKIP() << "this processor has no fast bfloat16";
   for (const auto [m, k, n] : kShapes) {
     for (int which = 0; which < 8; ++which) {
       const bool left = which & 1, right = which & 2, add = which & 4;

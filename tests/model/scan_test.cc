@@ -275,8 +275,8 @@ TEST(TopK, KeepsAllWithinTheSlack) {
   TopK top(2, &mask, 1.5f);  // the second is 4.5
   top.Add({{scores.data(), bias.data(), 6, 0}});
   EXPECT_THAT(top.Take(),
-              testing::ElementsAre(ScoredRow{5, 0}, ScoredRow{4.5, 2},
-                                   ScoredRow{4, 4}, ScoredRow{3, 3}));
+              testing::UnorderedElementsAre(ScoredRow{5, 0}, ScoredRow{4.5, 2},
+                                            ScoredRow{4, 4}, ScoredRow{3, 3}));
 }
 
 }  // namespace

@@ -212,7 +212,7 @@ TEST_P(ByHandTest, TakesTheStepsThatLibTorchTakes) {
 }
 
 TEST_P(ByHandTest, InBfloat16LeadsToAlmostTheSameWeights) {
-  if (!HasFastBfloat16()) GTEST_SKIP() << "this processor has no bfloat16";
+  if (!HasFastBfloat16()) GTEST_SKIP() << "this processor has no fast bfloat16";
   const TrainingSet set = TwoTastes();
   Parameters p = Small();
   for (const char* setting : {"epochs=3", "gmf_epochs=3", "batch=150"}) {
