@@ -21,7 +21,8 @@ struct MatrixView {
 // with `out` undefined, when memory has run out.
 bool Multiply(const MatrixView<float>& a, const MatrixView<float>& b,
               float* out, bool add = false);
-// The same for values of bfloat16, summed in float32.
+// The same for values of bfloat16, summed in float32; false also where there is
+// no such product for this processor.
 bool Multiply(const MatrixView<Bfloat16>& a, const MatrixView<Bfloat16>& b,
               float* out, bool add = false);
 

@@ -3,6 +3,7 @@
 #define NEARLINE_MODEL_TRAIN_H_
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
@@ -57,8 +58,9 @@ struct TrainOptions {
   std::string device = "cpu";  // "cuda:N"
   // On the CPU, steps written by hand where a model has them; else LibTorch's.
   bool by_hand = true;
-  // Those steps in bfloat16, where the processor multiplies it faster.
-  bool bfloat16 = true;
+  // Those steps in bfloat16; by default where the processor multiplies it
+  // faster.
+  std::optional<bool> bfloat16;
   OnEpoch on_epoch;  // may be empty
   // Where training by epochs goes on from and leaves what it has; null:
   // nowhere.

@@ -173,7 +173,7 @@ class Autoencoding {
     model_.to(device_);
     if (device_.is_cpu() && options.by_hand) {
       by_hand_.emplace(model_.Weights(), options.threads,
-                       options.bfloat16 && HasFastBfloat16());
+                       options.bfloat16.value_or(HasFastBfloat16()));
     }
   }
 

@@ -225,7 +225,7 @@ class Phases {
     const bool whole_gmf = !phase.mlp && phase.items == 0;
     if (whole_gmf && device_.is_cpu() && options_.by_hand) {
       by_hand.emplace(model_.GmfWeights(), options_.threads,
-                      options_.bfloat16 && HasFastBfloat16());
+                      options_.bfloat16.value_or(HasFastBfloat16()));
     }
     const int64_t users = set_.train.users();
     const auto steps = static_cast<double>(
