@@ -256,13 +256,13 @@ class Laboratory {
       RETURN_IF_ERROR(generations.Write(bundle));
     }
     ASSIGN_OR_RETURN(const auto generation, Load(data_, std::move(bundle)));
-    ASSIGN_OR_RETURN(const std::vector<RankedCase> ranked,
+    ASSIGN_OR_RETURN(std::vector<RankedCase> ranked,
                      RankCases(*generation, data_.cases, Depth(e_.metrics),
                                Pure(*generation), {}, &workers_));
     Measure(ranked, &out.by_user, &out.means);
     RETURN_IF_ERROR(MeasureScores(*generation, ranked, &out));
     out.served = out.means;
-    RETURN_IF_ERROR(MeasureServed(*generation, ranked, &out.served));
+    RETURN_IF_ERROR(MeasureServed(*generation, &ranked, &out.served));
     out.evaluate_seconds = SecondsSince(start);
     if (first) CountByTenth(ranked);
     if (first && !e_.run_file.empty()) RETURN_IF_ERROR(WriteRun(ranked));
@@ -343,9 +343,9 @@ class Laboratory {
   }
 
   // Ranks once more the cases that a server would answer otherwise than the
-  // model by itself, whose answers are `pure`.
+  // model by itself, whose answers are `ranked`, and are so again in the end.
   absl::Status MeasureServed(const Generation& generation,
-                             const std::vector<RankedCase>& pure,
+                             std::vector<RankedCase>* ranked,
                              std::map<std::string, double>* means) {
     const bool ranks_all =
         generation.ranker() != nullptr && generation.manifest().ranker != kHead;
@@ -368,12 +368,15 @@ class Laboratory {
     ASSIGN_OR_RETURN(std::vector<RankedCase> served,
                      RankCases(generation, cases, Depth(e_.metrics),
                                {.shortlist = kServedShortlist}, {}, &workers_));
-    std::vector<RankedCase> ranked = pure;
-    for (size_t i = 0; i < places.size(); ++i) {
-      ranked[places[i]] = std::move(served[i]);
-    }
+    const auto exchange = [&] {
+      for (size_t i = 0; i < places.size(); ++i) {
+        std::swap((*ranked)[places[i]], served[i]);
+      }
+    };
+    exchange();
     CaseMetrics by_user;
-    Measure(ranked, &by_user, means);
+    Measure(*ranked, &by_user, means);
+    exchange();
     return absl::OkStatus();
   }
 
