@@ -6,6 +6,7 @@
 #include "model/kernels.h"
 
 namespace nearline::model {
+
 std::vector<float> ScaledGram(const std::vector<float>& rows, int dim,
                               double a) {
   const auto d = static_cast<size_t>(dim);

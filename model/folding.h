@@ -3,11 +3,13 @@
 #ifndef NEARLINE_MODEL_FOLDING_H_
 #define NEARLINE_MODEL_FOLDING_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "base/status.h"
 #include "model/item_table.h"
 #include "model/scoring.h"
@@ -28,7 +30,8 @@ class Folding {
 
 // How the users of a generation's model of D = `dim` are folded in, from the
 // tensors named after it: least squares or, where it has these, by a
-// LogisticFoldIn. INVALID_ARGUMENT naming what is missing or cannot be.
+// LogisticFoldIn. Errors: those of Tensors::Get, INVALID_ARGUMENT naming what
+// cannot be.
 absl::StatusOr<std::unique_ptr<const Folding>> LoadFolding(
     const std::string& model, int64_t dim, const Tensors& tensors);
 

@@ -31,7 +31,7 @@ float Dot(const float* a, const float* b, size_t n);
 // x[i] = tanh(x[i] + bias[i]).
 void AddBiasTanh(const float* bias, size_t n, float* x);
 
-// x[i] = 1 / (1 + e^-x[i]).
+// x[i] = 1 / (1 + e^-x[i]); of NaN, what the processor makes of it.
 void Sigmoid(size_t n, float* x);
 
 // Writes every i in [0, n) with scores[i] + bias[i] > threshold, ascending, to

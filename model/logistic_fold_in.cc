@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "model/cholesky.h"
@@ -11,10 +12,13 @@
 namespace nearline::model {
 namespace {
 
-constexpr int kSteps = 30;
+constexpr int kSteps = 30, kTries = 20;
 // How much of the first step's promise a step may promise for no other to
 // follow: about the square of how far p is from the solution.
 constexpr float kEnough = 1e-5f;
+// How steeply the loss may rise where a step ends, by how steeply it fell where
+// it began.
+constexpr float kMostRise = 0.1f;
 
 // What the last steps of a descent have taught of the second derivative
 // (Nocedal, 1980): L-BFGS.
@@ -78,7 +82,13 @@ LogisticFoldIn::LogisticFoldIn(std::vector<float> drawn, int dim,
   const auto d = static_cast<size_t>(dim);
   const auto rows = static_cast<double>(drawn_.size() / d);
   curvature_ = ScaledGram(drawn_, dim, kBend * negatives / rows);
-  for (size_t i = 0; i < d; ++i) curvature_[i * d + i] += ridge_;
+  double mean = 0;
+  for (size_t i = 0; i < d; ++i) {
+    mean += curvature_[i * d + i] / static_cast<double>(d);
+  }
+  // Where no drawn row points there may be a user's.
+  const float least = std::max(ridge_, static_cast<float>(0.1 * mean));
+  for (size_t i = 0; i < d; ++i) curvature_[i * d + i] += least;
   Factorize(d, curvature_.data());
 }
 
@@ -98,7 +108,7 @@ void LogisticFoldIn::Gradient(const History& history, const float* p,
   const float share = negatives_ / static_cast<float>(s);
   for (size_t i = n; i < n + s; ++i) pulls[i] *= share;
   SumScaled(rows.data(), pulls.data(), n + s, d, out);
-  AddScaled(p, ridge_, d, out);
+  AddScaled(p, history.ridge, d, out);
 }
 
 void LogisticFoldIn::Solve(absl::Span<const float* const> rows,
@@ -112,7 +122,9 @@ void LogisticFoldIn::Solve(absl::Span<const float* const> rows,
   for (const float w : weights) {
     shares.push_back(static_cast<float>(w / total));
   }
-  const History history = {rows, shares};
+  const History history = {
+      rows, shares,
+      static_cast<float>(ridge_ * static_cast<double>(rows.size()) / total)};
   std::vector<float> gradient(d), direction, next(d), after(d);
   Gradient(history, out, gradient.data());
   Curvatures curvatures(d);
@@ -127,13 +139,14 @@ void LogisticFoldIn::Solve(absl::Span<const float* const> rows,
     if (!(promise > kEnough * first)) return;
     // The loss is convex: where it rises again, the lowest point is before.
     float length = 1;
-    for (int tries = 0; tries < 4; ++tries) {
+    for (int tries = 0;; ++tries) {
       std::copy(out, out + d, next.begin());
       AddScaled(direction.data(), -length, d, next.data());
       Gradient(history, next.data(), after.data());
       const float rise = -Dot(direction.data(), after.data(), d);
-      if (rise <= promise / 2) break;
-      length *= promise / (promise + rise);
+      if (rise <= kMostRise * promise) break;
+      if (tries == kTries || std::isnan(rise)) return;
+      length *= std::clamp(promise / (promise + rise), 0.1f, 0.9f);
     }
     curvatures.Learn(direction.data(), length, gradient.data(), after.data());
     std::copy(next.begin(), next.end(), out);

@@ -80,8 +80,8 @@ class TopK {
   // NaN is never kept. Blocks that are shown together cost less.
   void Add(absl::Span<const ScoredBlock> blocks);
 
-  // Without a slack, best first, at most k; with one, the k best come first,
-  // and otherwise there is no order.
+  // Without a slack, best first, at most k; with one, k of the k best
+  // scores come first, and otherwise there is no order.
   std::vector<ScoredRow> Take();
 
  private:

@@ -59,7 +59,7 @@ struct TrainOptions {
   // On the CPU, steps written by hand where a model has them; else LibTorch's.
   bool by_hand = true;
   // Those steps in bfloat16; by default where the processor multiplies it
-  // faster.
+  // faster. They fail where there is no such product.
   std::optional<bool> bfloat16;
   OnEpoch on_epoch;  // may be empty
   // Where training by epochs goes on from and leaves what it has; null:

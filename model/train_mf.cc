@@ -3,7 +3,7 @@
 // one of Rendle et al. (UAI 2009). Negatives are drawn as they are needed.
 //
 // Users who come later have no vector. With the logistic loss they get the one
-// that it has its minimum at; with the other they are folded in by least
+// that minimizes it; with the other they are folded in by least
 // squares, with the weights under which training users' vectors come out most
 // like the ones that they have learned.
 #include <algorithm>
@@ -136,6 +136,7 @@ class MatrixFactorization {
     for (int64_t u = 0; u < set.train.users(); ++u) {
       const auto items = set.train.ItemsOf(u);
       owners_.insert(owners_.end(), items.size(), static_cast<uint32_t>(u));
+      if (!pairwise_) continue;
       sorted_.insert(sorted_.end(), items.begin(), items.end());
       std::sort(sorted_.end() - static_cast<std::ptrdiff_t>(items.size()),
                 sorted_.end());
@@ -294,7 +295,7 @@ class MatrixFactorization {
   Random random_;
   Factors users_, items_;
   std::vector<uint32_t> owners_;  // by event: its user
-  std::vector<uint32_t> sorted_;  // each user's items in order
+  std::vector<uint32_t> sorted_;  // each user's items in order, if pairwise
   std::vector<uint32_t> order_;
   std::optional<FoldInRule> rule_;
   std::vector<float> before_;  // a user's vector before a step

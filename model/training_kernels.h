@@ -1,4 +1,4 @@
-// The inner loops of training, as those of kernels.h.
+// The inner loops of training, compiled and chosen as those of kernels.h.
 #ifndef NEARLINE_MODEL_TRAINING_KERNELS_H_
 #define NEARLINE_MODEL_TRAINING_KERNELS_H_
 

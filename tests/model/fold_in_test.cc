@@ -2,8 +2,10 @@
 #include "model/fold_in.h"
 
 #include <cmath>
+#include <memory>
 
 #include "base/random.h"
+#include "model/folding.h"
 #include "model/generation.h"
 #include "model/kernels.h"
 #include "model/logistic_fold_in.h"
@@ -154,7 +156,8 @@ std::vector<double> LogisticGradient(const std::vector<float>& rows,
     add(drawn.data() + at, 1,
         negatives * kDim / static_cast<double>(drawn.size()));
   }
-  for (size_t i = 0; i < kDim; ++i) out[i] += ridge * p[i];
+  const auto n = static_cast<double>(history.rows.size());
+  for (size_t i = 0; i < kDim; ++i) out[i] += ridge * n / total * p[i];
   return out;
 }
 
@@ -193,6 +196,41 @@ TEST(LogisticFoldInTest, IsWhereTheGradientVanishes) {
       }
     }
   }
+}
+
+// Of rows that are unlike the drawn ones, of which nothing but the ridge keeps
+// the vector from growing.
+TEST(LogisticFoldInTest, FallsWhereNothingWasDrawn) {
+  const std::vector<float> rows = RandomRows();
+  const std::vector<float> drawn(rows.begin(), rows.begin() + 12 * kDim);
+  std::vector<const float*> some;
+  for (size_t row = 20; row < 24; ++row) {
+    some.push_back(rows.data() + row * kDim);
+  }
+  const std::vector<float> weights(some.size(), 1.0f);
+  const auto loss = [&](const std::vector<float>& p, double ridge) {
+    double sum = ridge / 2 * Dot(p.data(), p.data(), kDim);
+    for (const float* const row : some) {
+      sum +=
+          std::log1p(std::exp(-static_cast<double>(Dot(p.data(), row, kDim)))) /
+          4;
+    }
+    for (size_t at = 0; at < drawn.size(); at += kDim) {
+      sum += 8.0 / 12 *
+             std::log1p(std::exp(
+                 static_cast<double>(Dot(p.data(), drawn.data() + at, kDim))));
+    }
+    return sum;
+  };
+  double last = 1;  // that which the least ridge leaves is the least
+  for (const double ridge : {0.1, 0.01, 0.001, 1e-4, 1e-6}) {
+    std::vector<float> p(kDim);
+    LogisticFoldIn(drawn, kDim, 8, ridge).Solve(some, weights, p.data());
+    const double now = loss(p, ridge);
+    EXPECT_LT(now, last) << ridge;
+    last = now;
+  }
+  EXPECT_LT(last, 0.01);
 }
 
 TEST(LogisticFoldInTest, NothingIsKnownOfAnEmptyHistory) {

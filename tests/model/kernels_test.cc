@@ -1,4 +1,4 @@
-// Each loop on each instruction set of this processor, against plain ones.
+// The loops on each instruction set of this processor, against plain ones.
 #include "model/kernels.h"
 
 #include <algorithm>
@@ -11,17 +11,11 @@
 #include "base/random.h"
 #include "model/relu_layer.h"
 #include "model/training_kernels.h"
+#include "tests/model/random_floats.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
 namespace {
-
-std::vector<float> RandomFloats(size_t n, uint64_t seed) {
-  Random random(seed);
-  std::vector<float> out(n);
-  for (float& x : out) x = static_cast<float>(random.Normal());
-  return out;
-}
 
 class Kernels : public testing::TestWithParam<int64_t> {
  protected:

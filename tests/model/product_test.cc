@@ -5,8 +5,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "base/random.h"
 #include "model/blas.h"
+#include "tests/model/random_floats.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
@@ -18,13 +18,6 @@ float FromBits(uint32_t bits) {
   return value;
 }
 float Widen(Bfloat16 x) { return FromBits(uint32_t{x} << 16); }
-
-std::vector<float> RandomFloats(int64_t n, uint64_t seed) {
-  Random random(seed);
-  std::vector<float> out(static_cast<size_t>(n));
-  for (float& x : out) x = static_cast<float>(random.Normal());
-  return out;
-}
 
 TEST(Bfloat16, IsTheNearestAndOfTwoTheEvenOne) {
   const std::vector<float> x = {0.0f,
@@ -93,8 +86,8 @@ TEST(Product, OfFloat32IsTheOneOfThreeLoops) {
   for (const auto [m, k, n] : kShapes) {
     for (int which = 0; which < 8; ++which) {
       const bool left = which & 1, right = which & 2, add = which & 4;
-      const auto a = RandomFloats((m + 5) * (k + 5), 1);
-      const auto b = RandomFloats((k + 5) * (n + 5), 2);
+      const auto a = RandomFloats(static_cast<size_t>((m + 5) * (k + 5)), 1);
+      const auto b = RandomFloats(static_cast<size_t>((k + 5) * (n + 5)), 2);
       const auto x = View(a, m, k, left, 5), y = View(b, k, n, right, 3);
       std::vector<float> out(static_cast<size_t>(m * n), 1.0f);
       ASSERT_TRUE(Multiply(x, y, out.data(), add));
@@ -113,8 +106,8 @@ TEST(Product, OfBfloat16IsTheOneOfThreeLoops) {
   for (const auto [m, k, n] : kShapes) {
     for (int which = 0; which < 8; ++which) {
       const bool left = which & 1, right = which & 2, add = which & 4;
-      const auto a = RandomFloats((m + 5) * (k + 5), 1);
-      const auto b = RandomFloats((k + 5) * (n + 5), 2);
+      const auto a = RandomFloats(static_cast<size_t>((m + 5) * (k + 5)), 1);
+      const auto b = RandomFloats(static_cast<size_t>((k + 5) * (n + 5)), 2);
       std::vector<Bfloat16> p(a.size()), q(b.size());
       ToBfloat16(a.data(), a.size(), p.data());
       ToBfloat16(b.data(), b.size(), q.data());

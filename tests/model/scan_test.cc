@@ -1,24 +1,20 @@
 // Scanning: packed products, masks and the best k, against full sorts.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "base/random.h"
 #include "model/cpu_scoring.h"
 #include "model/kernels.h"
 #include "model/packed_matrix.h"
 #include "model/top_k.h"
+#include "tests/model/random_floats.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
 namespace {
-
-std::vector<float> RandomFloats(size_t n, uint64_t seed) {
-  Random random(seed);
-  std::vector<float> out(n);
-  for (float& x : out) x = static_cast<float>(random.Normal());
-  return out;
-}
 
 TEST(PackedMatrix, MultipliesLikeThreeLoops) {
   for (const int n : {1, 17, 512, 700}) {
