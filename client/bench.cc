@@ -3,34 +3,34 @@
 #include <time.h>
 
 #include <algorithm>
-#include <atomic>
+#include <cmath>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <optional>
 
-#include "absl/time/clock.h"
-#include "base/mutex.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/strip.h"
 #include "base/random.h"
 #include "client/client.h"
+#include "client/load.h"
 
 namespace nearline::client {
 namespace {
 
-// Draws ranks 0 .. n - 1 with probability ~ 1 / (rank + 1).
+// Draws ranks 0 .. n - 1 with probability ~ 1 / (rank + 1)^skew.
 class Zipf {
  public:
-  explicit Zipf(size_t n) {
+  Zipf(size_t n, double skew) {
     double sum = 0;
     for (size_t i = 0; i < n; ++i) {
-      sum += 1.0 / static_cast<double>(i + 1);
+      sum += std::pow(static_cast<double>(i + 1), -skew);
       cumulative_.push_back(sum);
     }
   }
   size_t Draw(Random* random) const {
     const double x = random->Uniform() * cumulative_.back();
     return static_cast<size_t>(
-        std::lower_bound(cumulative_.begin(), cumulative_.end(), x) -
+        std::lower_bound(cumulative_.begin(), cumulative_.end() - 1, x) -
         cumulative_.begin());
   }
 
@@ -50,80 +50,41 @@ struct Stubs {
   std::unique_ptr<api::AdminService::Stub> admin;
 };
 
-// One round of a closed loop: every slot sends its next call when the one
-// before has been answered.
-class Loop {
- public:
-  // Sends one call on a slot, whose answer ends in loop->Answered.
-  using Send = std::function<void(int slot, Loop* loop)>;
-
-  static BenchFigures Run(int slots, double seconds, const Send& send) {
-    Loop loop(slots, seconds, send);
-    for (int slot = 0; slot < slots; ++slot) loop.Next(slot);
-    MutexLock lock(&loop.mu_);
-    while (loop.active_ > 0) loop.cv_.Wait(&loop.mu_);
-    return loop.Figures();
+const char* NameOf(Call call) {
+  switch (call) {
+    case Call::kEmpty:
+      return "empty";
+    case Call::kBatched:
+      return "batched";
+    case Call::kRecommend:
+      return "recommend";
+    case Call::kFeedback:
+      return "feedback";
   }
+  return "";
+}
 
-  void Answered(int slot, const grpc::Status& status) {
-    if (!status.ok()) ++errors_;
-    Slot& s = slots_[static_cast<size_t>(slot)];
-    s.latencies.push_back(
-        static_cast<float>(absl::ToDoubleMilliseconds(absl::Now() - s.sent)));
-    Next(slot);
-  }
-
- private:
-  struct Slot {
-    absl::Time sent;
-    std::vector<float> latencies;
-  };
-
-  Loop(int slots, double seconds, const Send& send)
-      : send_(send),
-        start_(absl::Now()),
-        end_(start_ + absl::Seconds(seconds)),
-        active_(slots),
-        slots_(static_cast<size_t>(slots)) {}
-
-  void Next(int slot) {
-    absl::Time& sent = slots_[static_cast<size_t>(slot)].sent;
-    sent = absl::Now();
-    if (sent < end_) return send_(slot, this);
-    MutexLock lock(&mu_);
-    if (--active_ == 0) cv_.Signal();
-  }
-
-  BenchFigures Figures() {
-    std::vector<float> all;
-    for (const Slot& slot : slots_) {
-      all.insert(all.end(), slot.latencies.begin(), slot.latencies.end());
-    }
-    BenchFigures figures{.calls = static_cast<int64_t>(all.size()),
-                         .errors = errors_};
-    if (all.empty()) return figures;
-    std::sort(all.begin(), all.end());
-    const auto at = [&](double share) {
-      return static_cast<double>(all[static_cast<size_t>(
-          share * static_cast<double>(all.size() - 1))]);
-    };
-    figures.calls_a_second = static_cast<double>(all.size()) /
-                             absl::ToDoubleSeconds(absl::Now() - start_);
-    figures.p50_ms = at(0.5);
-    figures.p90_ms = at(0.9);
-    figures.p99_ms = at(0.99);
-    figures.max_ms = at(1);
-    return figures;
-  }
-
-  const Send& send_;
-  const absl::Time start_, end_;
-  std::atomic<int64_t> errors_{0};
-  Mutex mu_;
-  CondVar cv_;
-  int active_ ABSL_GUARDED_BY(mu_);
-  std::vector<Slot> slots_;
-};
+const char* CodeName(size_t code) {
+  static const auto* const kNames =
+      new std::vector<const char*>{"OK",
+                                   "CANCELLED",
+                                   "UNKNOWN",
+                                   "INVALID_ARGUMENT",
+                                   "DEADLINE_EXCEEDED",
+                                   "NOT_FOUND",
+                                   "ALREADY_EXISTS",
+                                   "PERMISSION_DENIED",
+                                   "RESOURCE_EXHAUSTED",
+                                   "FAILED_PRECONDITION",
+                                   "ABORTED",
+                                   "OUT_OF_RANGE",
+                                   "UNIMPLEMENTED",
+                                   "INTERNAL",
+                                   "UNAVAILABLE",
+                                   "DATA_LOSS",
+                                   "UNAUTHENTICATED"};
+  return (*kNames)[code];
+}
 
 BenchReport::Ratio Spread(std::vector<double> ratios) {
   std::sort(ratios.begin(), ratios.end());
@@ -136,22 +97,29 @@ absl::Duration OwnProcessorTime() {
   return absl::DurationFromTimespec(time);
 }
 
-// A slot's call in flight, with messages that keep their memory from call to
-// call.
+// A slot's calls in flight, one at a time, with messages that keep their memory
+// from call to call.
 template <typename Request, typename Response>
 struct Flight {
   std::optional<grpc::ClientContext> context;
   Request request;
   Response response;
 };
-template <typename Request, typename Response>
-using Flights = std::deque<Flight<Request, Response>>;  // by slot
+struct Slot {
+  explicit Slot(uint64_t seed) : random(seed) {}
+  Random random;
+  Flight<api::PingRequest, api::PingResponse> ping;
+  Flight<api::RecommendRequest, api::RecommendResponse> recommend;
+  Flight<api::FeedbackRequest, api::FeedbackResponse> feedback;
+};
 
 class Bench {
  public:
-  explicit Bench(const BenchOptions& options) : options_(options), zipf_(1) {}
-
-  absl::StatusOr<BenchReport> Run() {
+  Bench(const BenchOptions& options, std::function<void(double)> on_round)
+      : options_(options),
+        on_round_(std::move(on_round)),
+        of_users_(1, 1),
+        of_items_(1, 1) {
     for (int i = 0; i < options_.connections; ++i) {
       grpc::ChannelArguments arguments;
       arguments.SetInt("grpc.channel_id", i);  // else channels share a socket
@@ -159,48 +127,128 @@ class Bench {
       stubs_.emplace_back(grpc::CreateCustomChannel(
           options_.address, grpc::InsecureChannelCredentials(), arguments));
     }
-    RETURN_IF_ERROR(ReadUsers());
-    const auto slots = static_cast<size_t>(options_.in_flight);
-    for (size_t i = 0; i < slots; ++i) randoms_.emplace_back(i + 1);
-    pings_.resize(slots);
-    recommends_.resize(slots);
-    feedbacks_.resize(slots);
-    const bool writes = options_.what == "feedback";
-    const Loop::Send measured = [this, writes](int slot, Loop* loop) {
-      writes ? SendFeedback(slot, loop) : SendRecommend(slot, loop);
-    };
-    const Loop::Send empty = [this](int slot, Loop* loop) {
-      SendPing(slot, loop);
-    };
-    Loop::Run(options_.in_flight, 1.0, measured);  // warm-up
-    BenchReport report;
-    std::vector<double> throughput, processor;
-    for (int i = 0; i < options_.repetitions; ++i) {
-      ASSIGN_OR_RETURN(const BenchFigures base, Round(empty));
-      ASSIGN_OR_RETURN(const BenchFigures figures, Round(measured));
-      throughput.push_back(figures.calls_a_second / base.calls_a_second);
-      processor.push_back(base.processor_us / figures.processor_us);
-      report.empty.push_back(base);
-      report.measured.push_back(figures);
+  }
+
+  absl::StatusOr<BenchReport> Run() {
+    RETURN_IF_ERROR(ReadIds());
+    LoadOptions closed{
+        .slots = options_.in_flight > 0 ? options_.in_flight : kInFlight,
+        .seconds = options_.warm_up,
+        .poisson = options_.arrivals == "poisson",
+        .seed = options_.seed};
+    LoadOptions open = closed;
+    if (options_.in_flight == 0) open.slots = kMostInFlight;
+    const bool is_open = options_.rate > 0 || options_.load > 0;
+    const int slots = is_open ? open.slots : closed.slots;
+    for (int i = 0; i < slots; ++i) {
+      slots_.emplace_back(options_.seed + static_cast<uint64_t>(i));
     }
-    report.throughput = Spread(std::move(throughput));
-    report.processor = Spread(std::move(processor));
+    const Load::Send measured = SenderOf(options_.what);
+    if (options_.warm_up > 0) Load::Run(closed, measured);
+    BenchReport report{.rate = options_.rate};
+    if (options_.load > 0) {
+      closed.seconds = options_.seconds;
+      std::vector<BenchFigures> most;
+      RETURN_IF_ERROR(Round(closed, measured, &most).status());
+      for (const BenchFigures& f : most) {
+        report.rate += options_.load * f.calls_a_second;
+      }
+    }
+    LoadOptions load = is_open ? open : closed;
+    load.rate = report.rate;
+    load.seconds = options_.seconds;
+    std::map<std::string, std::vector<double>> ratios;
+    for (int i = 0; i < options_.repetitions; ++i) {
+      Totals base;
+      load.seed = options_.seed + static_cast<uint64_t>(i);
+      if (options_.baseline != "none") {
+        ASSIGN_OR_RETURN(
+            base, Round(load, SenderOf(options_.baseline), &report.rounds));
+      }
+      ASSIGN_OR_RETURN(const Totals totals,
+                       Round(load, measured, &report.rounds));
+      if (on_round_) on_round_((i + 1.0) / options_.repetitions);
+      if (options_.baseline == "none") continue;
+      ratios["throughput"].push_back(totals.calls_a_second /
+                                     base.calls_a_second);
+      ratios["processor"].push_back(base.processor_us / totals.processor_us);
+      ratios["p99"].push_back(totals.p99_ms / base.p99_ms);
+    }
+    for (auto& [name, values] : ratios) {
+      report.ratios[name] = Spread(std::move(values));
+    }
     return report;
   }
 
  private:
-  // Errors: UNAVAILABLE when no call was answered.
-  absl::StatusOr<BenchFigures> Round(const Loop::Send& send) {
+  static constexpr int kInFlight = 128, kMostInFlight = 10'000;
+
+  // Of all kinds of call in a round; the slower kind's percentile.
+  struct Totals {
+    double calls_a_second = 0, processor_us = 0, p99_ms = 0;
+  };
+
+  // Appends the round's figures, one a kind. Errors: UNAVAILABLE when no call
+  // was answered.
+  absl::StatusOr<Totals> Round(const LoadOptions& options,
+                               const Load::Send& send,
+                               std::vector<BenchFigures>* rounds) {
+    for (std::atomic<int64_t>& answers : served_by_) answers = 0;
     ASSIGN_OR_RETURN(const absl::Duration before, ProcessorTime());
-    BenchFigures figures =
-        Loop::Run(options_.in_flight, options_.seconds, send);
+    const std::unique_ptr<Load> load = Load::Run(options, send);
     ASSIGN_OR_RETURN(const absl::Duration after, ProcessorTime());
-    if (figures.calls == 0) {
+    int64_t all = 0, answered = 0;
+    for (const Call call : kEveryCall) {
+      for (const auto& code : (*load)[call].codes) all += code;
+      answered += (*load)[call].codes[0];
+    }
+    if (answered == 0) {
       return absl::UnavailableError(
           "no call was answered; take more --seconds");
     }
-    figures.processor_us = absl::ToDoubleMicroseconds(after - before) /
-                           static_cast<double>(figures.calls);
+    Totals totals{.processor_us = absl::ToDoubleMicroseconds(after - before) /
+                                  static_cast<double>(all)};
+    for (const Call call : kEveryCall) {
+      const BenchFigures figures = FiguresOf(*load, call, totals.processor_us);
+      if (figures.calls + figures.errors == 0) continue;
+      totals.calls_a_second += figures.calls_a_second;
+      totals.p99_ms = std::max(totals.p99_ms, figures.p99_ms);
+      rounds->push_back(figures);
+    }
+    return totals;
+  }
+
+  BenchFigures FiguresOf(const Load& load, Call call, double processor_us) {
+    const LoadCounts& counts = load[call];
+    const auto ms = [](absl::Duration d) {
+      return absl::ToDoubleMilliseconds(d);
+    };
+    BenchFigures figures{
+        .call = NameOf(call),
+        .calls = counts.latency.count(),
+        .not_begun = load.not_begun(),
+        .calls_a_second = static_cast<double>(counts.latency.count()) /
+                          absl::ToDoubleSeconds(load.took()),
+        .processor_us = processor_us,
+        .mean_ms = ms(counts.latency.Mean()),
+        .p50_ms = ms(counts.latency.Quantile(0.5)),
+        .p90_ms = ms(counts.latency.Quantile(0.9)),
+        .p99_ms = ms(counts.latency.Quantile(0.99)),
+        .p999_ms = ms(counts.latency.Quantile(0.999)),
+        .max_ms = ms(counts.latency.Max()),
+        .by_second = {counts.by_second.begin(), counts.by_second.end()}};
+    for (size_t code = 1; code < LoadCounts::kCodes; ++code) {
+      if (counts.codes[code] == 0) continue;
+      figures.errors += counts.codes[code];
+      figures.codes[CodeName(code)] = counts.codes[code];
+    }
+    if (call != Call::kRecommend) return figures;
+    for (size_t i = 0; i < served_by_.size(); ++i) {
+      if (served_by_[i] == 0) continue;
+      const std::string name = api::ServedBy_Name(static_cast<int>(i));
+      figures.served_by[absl::AsciiStrToLower(
+          absl::StripPrefix(name, "SERVED_BY_"))] = served_by_[i];
+    }
     return figures;
   }
 
@@ -213,8 +261,27 @@ class Bench {
            absl::Nanoseconds(server.nanos());
   }
 
-  Stubs& StubsOf(int slot) {
-    return stubs_[static_cast<size_t>(slot) % stubs_.size()];
+  absl::Status ReadIds() {
+    if (options_.what == "empty" || options_.what == "batched") {
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(ReadUsers());
+    if (users_.empty()) {
+      return absl::FailedPreconditionError(
+          "the server knows no user; import some data first");
+    }
+    of_users_ = Zipf(users_.size(), options_.skew);
+    if (options_.what == "recommend") return absl::OkStatus();
+    grpc::ClientContext context;
+    api::ListItemsRequest request;
+    request.set_count(1000);
+    api::ListItemsResponse response;
+    RETURN_IF_ERROR(
+        FromGrpc(stubs_[0].catalog->ListItems(&context, request, &response)));
+    for (const api::Item& item : response.items()) items_.push_back(item.id());
+    if (items_.empty()) items_.push_back("bench-item");
+    of_items_ = Zipf(items_.size(), options_.skew);
+    return absl::OkStatus();
   }
 
   absl::Status ReadUsers() {
@@ -228,75 +295,155 @@ class Bench {
       api::ListUsersResponse response;
       RETURN_IF_ERROR(
           FromGrpc(stubs_[0].catalog->ListUsers(&context, request, &response)));
-      for (const api::User& user : response.users())
+      for (const api::User& user : response.users()) {
         users_.push_back(user.id());
+      }
       token = response.next_page_token();
     } while (!token.empty() &&
              users_.size() < static_cast<size_t>(options_.users));
-    if (users_.empty()) {
-      return absl::FailedPreconditionError(
-          "the server knows no user; import some data first");
-    }
-    zipf_ = Zipf(users_.size());
     return absl::OkStatus();
   }
 
-  const std::string& DrawUser(int slot) {
-    return users_[zipf_.Draw(&randoms_[static_cast<size_t>(slot)])];
+  Stubs& StubsOf(int slot) {
+    return stubs_[static_cast<size_t>(slot) % stubs_.size()];
+  }
+  Slot& At(int slot) { return slots_[static_cast<size_t>(slot)]; }
+
+  const std::string& DrawUser(Random* random) {
+    return users_[of_users_.Draw(random)];
+  }
+
+  Load::Send SenderOf(const std::string& what) {
+    if (what == "empty" || what == "batched") {
+      return [this, batched = what == "batched"](int slot, Load* load) {
+        SendPing(slot, batched, load);
+      };
+    }
+    const double writes = what == "feedback" ? 1
+                          : what == "mixed"  ? options_.writes
+                                             : 0;
+    return [this, writes](int slot, Load* load) {
+      if (At(slot).random.Uniform() < writes) {
+        SendFeedback(slot, load);
+      } else {
+        SendRecommend(slot, load);
+      }
+    };
   }
 
   // Begins a slot's call by `send`, a method of a stub.
-  template <typename Flight, typename Send>
-  void Begin(Flight* flight, int slot, Loop* loop, const Send& send) {
+  template <typename Flight, typename Send, typename Done>
+  void Begin(Flight* flight, const Send& send, Done done) {
     flight->context.emplace();
+    if (options_.deadline > 0) {
+      flight->context->set_deadline(
+          absl::ToChronoTime(absl::Now() + absl::Seconds(options_.deadline)));
+    }
     send(&*flight->context, &flight->request, &flight->response,
-         [slot, loop](const grpc::Status& s) { loop->Answered(slot, s); });
+         std::move(done));
   }
 
-  void SendPing(int slot, Loop* loop) {
-    Begin(&pings_[static_cast<size_t>(slot)], slot, loop,
-          [&](auto... call) { StubsOf(slot).admin->async()->Ping(call...); });
+  void SendPing(int slot, bool batched, Load* load) {
+    auto* const flight = &At(slot).ping;
+    flight->request.set_batched(batched);
+    Begin(
+        flight,
+        [&](auto... call) { StubsOf(slot).admin->async()->Ping(call...); },
+        [slot, load, batched](const grpc::Status& status) {
+          load->Answered(slot, batched ? Call::kBatched : Call::kEmpty, status);
+        });
   }
 
-  void SendRecommend(int slot, Loop* loop) {
-    auto* const flight = &recommends_[static_cast<size_t>(slot)];
-    flight->request.set_user(DrawUser(slot));
+  void SendRecommend(int slot, Load* load) {
+    auto* const flight = &At(slot).recommend;
+    flight->request.set_user(DrawUser(&At(slot).random));
     flight->request.set_count(options_.count);
-    Begin(flight, slot, loop, [&](auto... call) {
-      StubsOf(slot).recommendation->async()->Recommend(call...);
-    });
+    Begin(
+        flight,
+        [&](auto... call) {
+          StubsOf(slot).recommendation->async()->Recommend(call...);
+        },
+        [this, flight, slot, load](const grpc::Status& status) {
+          const auto by = static_cast<size_t>(flight->response.served_by());
+          if (status.ok() && by < served_by_.size()) {
+            served_by_[by].fetch_add(1, std::memory_order_relaxed);
+          }
+          load->Answered(slot, Call::kRecommend, status);
+        });
   }
 
-  void SendFeedback(int slot, Loop* loop) {
-    auto* const flight = &feedbacks_[static_cast<size_t>(slot)];
-    Random& random = randoms_[static_cast<size_t>(slot)];
+  void SendFeedback(int slot, Load* load) {
+    auto* const flight = &At(slot).feedback;
+    Random* const random = &At(slot).random;
     flight->request.clear_events();
     for (int i = 0; i < options_.events; ++i) {
       api::Event* const event = flight->request.add_events();
-      event->set_user(DrawUser(slot));
-      event->set_item(absl::StrCat("bench-item-", random.Below(1000)));
+      event->set_user(DrawUser(random));
+      event->set_item(items_[of_items_.Draw(random)]);
       event->set_type("view");
-      event->set_event_id(absl::StrCat(slot, "-", random.Next()));
+      event->set_event_id(absl::StrCat(run_, "-", slot, "-", random->Next()));
     }
-    Begin(flight, slot, loop, [&](auto... call) {
-      StubsOf(slot).feedback->async()->Feedback(call...);
-    });
+    Begin(
+        flight,
+        [&](auto... call) {
+          StubsOf(slot).feedback->async()->Feedback(call...);
+        },
+        [slot, load](const grpc::Status& status) {
+          load->Answered(slot, Call::kFeedback, status);
+        });
   }
 
+  static constexpr std::array<Call, kCalls> kEveryCall = {
+      Call::kEmpty, Call::kBatched, Call::kRecommend, Call::kFeedback};
+
   const BenchOptions options_;
+  const std::function<void(double)> on_round_;
+  // In the ids of events, that those of another run are not taken for these.
+  const int64_t run_ = absl::GetCurrentTimeNanos();
   std::vector<Stubs> stubs_;
-  std::vector<std::string> users_;
-  Zipf zipf_;
-  std::vector<Random> randoms_;
-  Flights<api::PingRequest, api::PingResponse> pings_;
-  Flights<api::RecommendRequest, api::RecommendResponse> recommends_;
-  Flights<api::FeedbackRequest, api::FeedbackResponse> feedbacks_;
+  std::vector<std::string> users_, items_;
+  Zipf of_users_, of_items_;
+  std::deque<Slot> slots_;
+  std::array<std::atomic<int64_t>, api::ServedBy_ARRAYSIZE> served_by_{};
 };
 
 }  // namespace
 
-absl::StatusOr<BenchReport> RunBench(const BenchOptions& options) {
-  return Bench(options).Run();
+Json BenchFigures::ToJson() const {
+  Json json = {{"call", call},
+               {"calls", calls},
+               {"errors", errors},
+               {"codes", codes},
+               {"not_begun", not_begun},
+               {"calls_per_second", calls_a_second},
+               {"processor_us", processor_us},
+               {"mean_ms", mean_ms},
+               {"p50_ms", p50_ms},
+               {"p90_ms", p90_ms},
+               {"p99_ms", p99_ms},
+               {"p999_ms", p999_ms},
+               {"max_ms", max_ms},
+               {"by_second", by_second}};
+  if (!served_by.empty()) json["served_by"] = served_by;
+  return json;
+}
+
+Json BenchReport::ToJson() const {
+  Json json = {{"rounds", Json::array()}};
+  if (rate > 0) json["rate"] = rate;
+  for (const BenchFigures& figures : rounds) {
+    json["rounds"].push_back(figures.ToJson());
+  }
+  for (const auto& [name, ratio] : ratios) {
+    json[name + "_ratio"] = {
+        {"median", ratio.median}, {"low", ratio.low}, {"high", ratio.high}};
+  }
+  return json;
+}
+
+absl::StatusOr<BenchReport> RunBench(
+    const BenchOptions& options, std::function<void(double share)> on_round) {
+  return Bench(options, std::move(on_round)).Run();
 }
 
 }  // namespace nearline::client

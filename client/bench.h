@@ -1,49 +1,84 @@
 #ifndef NEARLINE_CLIENT_BENCH_H_
 #define NEARLINE_CLIENT_BENCH_H_
 
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "base/text.h"
 
 namespace nearline::client {
 
 struct BenchOptions {
   std::string address;
+  // recommend, feedback, mixed (both), empty, or batched: an empty call through
+  // the queue that Recommend goes through.
+  std::string what = "recommend";
+  std::string baseline = "empty";  // or batched, or none
   int connections = 2;
-  int in_flight = 128;  // in all; half as many leave batches unfilled
-  double seconds = 5;   // a repetition
+  // In all. 0: 128, as half as many leave batches unfilled; in an open loop, as
+  // many as come, up to 10,000.
+  int in_flight = 0;
+  // Of an open loop: calls a second, or a share of what a closed loop reached
+  // in one round before. Both 0: a closed loop.
+  double rate = 0, load = 0;
+  std::string arrivals = "poisson";  // or constant
+  double seconds = 5;                // a repetition
+  double warm_up = 1;                // seconds before the first
   int repetitions = 5;
-  int count = 10;    // items asked for
-  int users = 1000;  // the first of the server's, drawn by Zipf's law
-  int events = 100;  // a feedback call
-  std::string what = "recommend";  // or "feedback"
+  double deadline = 0;  // seconds that a call may take; 0: any
+  int count = 10;       // items asked for
+  int users = 1000;     // the first of the server's
+  double skew = 1;      // of users: the n-th is drawn by 1 / n^skew
+  int events = 100;     // a feedback call
+  double writes = 0.1;  // share of mixed calls that are feedback
+  uint64_t seed = 1;
 };
 
+// One kind of call in one round.
 struct BenchFigures {
-  int64_t calls = 0;
-  int64_t errors = 0;
+  std::string call;
+  int64_t calls = 0;      // answered with OK, as all that follows
+  int64_t errors = 0;     // the rest, also by name
+  int64_t not_begun = 0;  // an open loop's, for want of calls in flight
+  std::map<std::string, int64_t> codes;
   double calls_a_second = 0;
   // Processor time a call, of this process and of the server: what tells the
-  // truth on a machine that is shared with others.
+  // truth on a machine that is shared with others. Of all kinds in the round.
   double processor_us = 0;
-  double p50_ms = 0, p90_ms = 0, p99_ms = 0, max_ms = 0;
+  double mean_ms = 0, p50_ms = 0, p90_ms = 0, p99_ms = 0, p999_ms = 0,
+         max_ms = 0;
+  std::vector<int64_t> by_second;
+  // Of Recommend: answers by how they were made.
+  std::map<std::string, int64_t> served_by;
+
+  Json ToJson() const;
 };
 
 struct BenchReport {
-  // One a repetition, in turn: first the empty call, then the measured one.
-  std::vector<BenchFigures> empty, measured;
-  // Repetition by repetition: the measured call's throughput over the empty
-  // call's, and the empty call's processor time over the measured one's.
+  double rate = 0;  // of the open loop; 0: a closed one
+  // In turn: the baseline, then what is measured.
+  std::vector<BenchFigures> rounds;
+  // Repetition by repetition: the measured calls' throughput over the
+  // baseline's, the baseline's processor time over theirs, and their 99th
+  // percentile over the baseline's. Empty without a baseline.
   struct Ratio {
     double median = 0, low = 0, high = 0;
   };
-  Ratio throughput, processor;
+  std::map<std::string, Ratio> ratios;  // throughput, processor, p99
+
+  Json ToJson() const;
 };
 
-// A closed loop of calls over a few connections, in turn with empty calls over
-// the same ones.
-absl::StatusOr<BenchReport> RunBench(const BenchOptions& options);
+// Loads a server with calls over a few connections, in turn with calls that do
+// nothing over the same ones. Errors: FAILED_PRECONDITION when the server knows
+// no user, UNAVAILABLE when no call was answered.
+// `on_round`, told what share of the rounds is over, may be empty.
+absl::StatusOr<BenchReport> RunBench(
+    const BenchOptions& options,
+    std::function<void(double share)> on_round = {});
 
 }  // namespace nearline::client
 

@@ -340,48 +340,43 @@ int ShowStatus(Session& session) {
 
 int BenchCommand(Session& session, BenchOptions options) {
   options.address = session.options.address;
-  const auto report = RunBench(options);
+  ProgressBar bar("Measuring", session.json ? ProgressBar::Mode::kSilent
+                                            : ProgressBar::Mode::kAuto);
+  bar.Update(0, options.what);
+  const auto report =
+      RunBench(options, [&](double share) { bar.Update(share, options.what); });
+  bar.Finish(options.what);
   if (!report.ok()) return Fail(session, report.status());
-  Table table({"call", "calls/s", "cpu us", "p50 ms", "p90 ms", "p99 ms",
-               "max ms", "errors"});
-  Json out = Json::array();
-  const auto add = [&](const std::string& name, const BenchFigures& f) {
-    table.Add({name, absl::StrFormat("%.0f", f.calls_a_second),
-               absl::StrFormat("%.0f", f.processor_us),
-               absl::StrFormat("%.2f", f.p50_ms),
-               absl::StrFormat("%.2f", f.p90_ms),
-               absl::StrFormat("%.2f", f.p99_ms),
-               absl::StrFormat("%.2f", f.max_ms), absl::StrCat(f.errors)});
-    out.push_back({{"call", name},
-                   {"calls_per_second", f.calls_a_second},
-                   {"processor_us", f.processor_us},
-                   {"p50_ms", f.p50_ms},
-                   {"p90_ms", f.p90_ms},
-                   {"p99_ms", f.p99_ms},
-                   {"max_ms", f.max_ms},
-                   {"errors", f.errors}});
-  };
-  for (size_t i = 0; i < report->empty.size(); ++i) {
-    add("empty", report->empty[i]);
-    add(options.what, report->measured[i]);
-  }
-  const auto& [throughput, processor] =
-      std::tie(report->throughput, report->processor);
   if (session.json) {
-    const auto spread = [](const BenchReport::Ratio& r) {
-      return Json{{"median", r.median}, {"low", r.low}, {"high", r.high}};
-    };
-    PrintJson({{"rounds", out},
-               {"throughput_ratio", spread(throughput)},
-               {"processor_ratio", spread(processor)}});
+    PrintJson(report->ToJson());
     return 0;
   }
-  std::cout << table.Render()
-            << absl::StrFormat(
-                   "against the empty call: %.2f of its throughput (%.2f to "
-                   "%.2f), %.2f by processor time (%.2f to %.2f)\n",
-                   throughput.median, throughput.low, throughput.high,
-                   processor.median, processor.low, processor.high);
+  Table table({"call", "calls/s", "cpu us", "p50 ms", "p90 ms", "p99 ms",
+               "p99.9 ms", "max ms", "errors"});
+  for (const BenchFigures& f : report->rounds) {
+    const auto ms = [](double x) { return absl::StrFormat("%.2f", x); };
+    table.Add({f.call, absl::StrFormat("%.0f", f.calls_a_second),
+               absl::StrFormat("%.0f", f.processor_us), ms(f.p50_ms),
+               ms(f.p90_ms), ms(f.p99_ms), ms(f.p999_ms), ms(f.max_ms),
+               absl::StrCat(f.errors)});
+  }
+  if (report->rate > 0) {
+    std::cout << absl::StrFormat("%.0f calls a second, by the clock\n",
+                                 report->rate);
+  }
+  std::cout << table.Render();
+  const auto say = [&](const char* ratio, const char* words) {
+    const auto found = report->ratios.find(ratio);
+    if (found == report->ratios.end()) return;
+    const BenchReport::Ratio& r = found->second;
+    std::cout << absl::StrFormat("  %s %.2f (%.2f to %.2f)\n", words, r.median,
+                                 r.low, r.high);
+  };
+  if (options.baseline == "none") return 0;
+  std::cout << "against the " << options.baseline << " call:\n";
+  if (report->rate == 0) say("throughput", "throughput, share of it:    ");
+  say("processor", "by processor time, likewise:");
+  say("p99", "99th percentile, times it:  ");
   return 0;
 }
 

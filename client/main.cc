@@ -187,26 +187,62 @@ void CommandLine::AddRecords() {
 
 void CommandLine::AddBench() {
   BenchOptions& options = bench_;
-  CLI::App* const c = Add("bench",
-                          "load the server, in turn with empty calls; feedback "
-                          "is recorded for real",
-                          [this] { return BenchCommand(session_, bench_); });
-  c->add_option("what", options.what, "the call")
-      ->check(CLI::IsMember({"recommend", "feedback"}));
+  CLI::App* const c =
+      Add("bench",
+          "load the server, in turn with calls that do nothing; feedback is "
+          "recorded for real\n\n"
+          "  nearline bench                          as fast as answers come\n"
+          "  nearline bench --load 0.5               at half of that, by the "
+          "clock\n"
+          "  nearline bench mixed --rate 2000        so many calls a second\n"
+          "  nearline bench feedback --events 1000   batches of events\n"
+          "By the clock, a call's time counts from when it should have begun.",
+          [this] { return BenchCommand(session_, bench_); });
+  c->add_option("what", options.what,
+                "the call; mixed: recommend and feedback; batched: an empty "
+                "call through the queue of recommend")
+      ->check(CLI::IsMember(
+          {"recommend", "feedback", "mixed", "empty", "batched"}));
+  c->add_option("--baseline", options.baseline, "what to compare with")
+      ->check(CLI::IsMember({"empty", "batched", "none"}));
   c->add_option("--connections", options.connections, "gRPC channels")
       ->check(CLI::Range(1, 1000));
-  c->add_option("--in-flight", options.in_flight, "calls, over all connections")
-      ->check(CLI::Range(1, 100000));
+  c->add_option("--in-flight", options.in_flight,
+                "calls, over all connections; 0: 128, or by the clock up to "
+                "10,000")
+      ->check(CLI::Range(0, 100000));
+  auto* const rate =
+      c->add_option("--rate", options.rate,
+                    "calls a second by the clock; 0: the next when the one "
+                    "before is answered")
+          ->check(CLI::Range(0.0, 1e6));
+  c->add_option("--load", options.load,
+                "the same, as a share of what is reached without a clock")
+      ->check(CLI::Range(0.0, 100.0))
+      ->excludes(rate);
+  c->add_option("--arrivals", options.arrivals, "by the clock")
+      ->check(CLI::IsMember({"poisson", "constant"}));
+  c->add_option("--deadline", options.deadline,
+                "seconds a call may take; 0: any")
+      ->check(CLI::Range(0.0, 3600.0));
   c->add_option("--seconds", options.seconds, "of each repetition")
       ->check(CLI::Range(0.1, 3600.0));
-  c->add_option("--repetitions", options.repetitions, "of call and empty call")
+  c->add_option("--warm-up", options.warm_up, "seconds before the first")
+      ->check(CLI::Range(0.0, 3600.0));
+  c->add_option("--repetitions", options.repetitions, "of call and baseline")
       ->check(CLI::Range(1, 100));
   c->add_option("-n,--count", options.count, "items a recommend call")
       ->check(CLI::Range(1, 1000));
   c->add_option("--users", options.users, "to choose from")
       ->check(CLI::Range(1, 10000000));
+  c->add_option("--skew", options.skew,
+                "of users and items: the n-th is chosen by 1 / n^skew")
+      ->check(CLI::Range(0.0, 10.0));
   c->add_option("--events", options.events, "a feedback call")
       ->check(CLI::Range(1, 10000));
+  c->add_option("--writes", options.writes, "share of mixed calls")
+      ->check(CLI::Range(0.0, 1.0));
+  c->add_option("--seed", options.seed, "of what is chosen, and when");
 }
 
 int CommandLine::Run(int argc, char** argv) {

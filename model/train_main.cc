@@ -15,6 +15,7 @@
 #include "model/blas.h"
 #include "model/evaluate_command.h"
 #include "model/learn.h"
+#include "model/synthesize.h"
 
 namespace nearline::model {
 namespace {
@@ -105,6 +106,33 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(int64_t{100'000'000}, int64_t{10'000'000'000}))
       ->capture_default_str();
 
+  SynthesizeOptions synthetic;
+  CLI::App* synthesize = app.add_subcommand(
+      "synthesize",
+      "write a model of any size that nobody trained, and data for it, to "
+      "measure serving: start nearline-server on the folder, then import "
+      "FOLDER/import");
+  synthesize->add_option("folder", folder, "where to")->required();
+  synthesize->option_defaults()->always_capture_default();
+  synthesize->add_option("--retriever", synthetic.retriever, "what scans")
+      ->check(CLI::IsMember({"mult-vae", "elsa"}));
+  synthesize
+      ->add_option("--ranker", synthetic.ranker, "what ranks, if anything")
+      ->check(CLI::IsMember({"neumf"}));
+  synthesize->add_option("--items", synthetic.items, "of the catalogue")
+      ->check(CLI::Range(20, 9'999'999));
+  synthesize->add_option("--dim", synthetic.dim, "numbers an item")
+      ->check(CLI::Range(2, 4096));
+  synthesize
+      ->add_option("--latent", synthetic.latent, "numbers a user, of mult-vae")
+      ->check(CLI::Range(2, 4096));
+  synthesize->add_option("--users", synthetic.users, "with a history")
+      ->check(CLI::Range(1, 9'999'999));
+  synthesize
+      ->add_option("--history", synthetic.history, "events a user, distinct")
+      ->check(CLI::Range(1, 10'000));
+  synthesize->add_option("--seed", synthetic.seed, "the same, the same data");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -117,6 +145,10 @@ int Main(int argc, char** argv) {
   }
   if (generate->parsed()) {
     const absl::Status status = features::GenerateDemoData(demo, folder);
+    return status.ok() ? 0 : Fail(status);
+  }
+  if (synthesize->parsed()) {
+    const absl::Status status = Synthesize(synthetic, folder);
     return status.ok() ? 0 : Fail(status);
   }
   const absl::Status status = app.got_subcommand("compare")

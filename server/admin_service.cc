@@ -149,11 +149,30 @@ class Service final : public Base {
  public:
   explicit Service(const Parts* parts) : parts_(*parts) {}
 
-  ServerUnaryReactor* Ping(CallbackServerContext* context, const ByteBuffer*,
+  ServerUnaryReactor* Ping(CallbackServerContext* context, const ByteBuffer* in,
                            ByteBuffer* out) override {
+    if (in->Length() > 0) return PingBatched(context, in, out);
     ServerUnaryReactor* const reactor = context->DefaultReactor();
     reactor->Finish(ToGrpc(SerializeMessage(api::PingResponse(), out)));
     return reactor;
+  }
+
+  ServerUnaryReactor* PingBatched(CallbackServerContext* context,
+                                  const ByteBuffer* in, ByteBuffer* out) {
+    using Call = UnaryCall<api::PingRequest, api::PingResponse>;
+    return Call::Start(
+        parts_.rpc, "Ping", context, in, out, [this](Call::Ptr call) {
+          if (!call->request().batched()) return call->Finish(absl::OkStatus());
+          auto job = std::make_unique<RecommendJob>();
+          job->empty = true;
+          job->admitted = call->started();
+          job->deadline = call->deadline();
+          job->done = [call](const absl::StatusOr<RecommendAnswer>& answer) {
+            call->Finish(answer.status());
+          };
+          const absl::Status admitted = parts_.batcher->Submit(std::move(job));
+          if (!admitted.ok()) call->Finish(admitted);
+        });
   }
 
   ServerUnaryReactor* Status(CallbackServerContext* context,

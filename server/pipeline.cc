@@ -327,6 +327,7 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
   const GenerationPtr current = slot_.Snapshot();
   std::vector<Work> works;
   works.reserve(batch.size());
+  std::vector<RecommendJob*> empty;
   for (const auto& job : batch) {
     const bool cancelled = job->cancelled && job->cancelled();
     if (cancelled || job->deadline <= now) {
@@ -334,6 +335,10 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
       job->done(cancelled ? absl::CancelledError("the caller has gone")
                           : absl::DeadlineExceededError(
                                 "the deadline passed before work began"));
+      continue;
+    }
+    if (job->empty) {
+      empty.push_back(job.get());
       continue;
     }
     Work work{.job = job.get()};
@@ -389,6 +394,7 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
   for (size_t i = 0; i < works.size(); ++i) {
     works[i].job->done(std::move(answers[i]));
   }
+  for (RecommendJob* job : empty) job->done(RecommendAnswer());
   if (on_batch_) on_batch_(report);
 }
 

@@ -53,6 +53,8 @@ struct RecommendAnswer {
 
 // One request on its way through the pipeline.
 struct RecommendJob {
+  // An empty one asks for nothing, and gets it.
+  bool empty = false;
   RecommendRequest request;
   absl::Time admitted;
   absl::Time deadline = absl::InfiniteFuture();

@@ -1,0 +1,185 @@
+// The scan, each part beside its yardstick in the same run:
+//   build/release/bin/nearline_benchmarks --benchmark_filter=Scan
+// Compare within one run only; tests/bench/run.sh does.
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "model/cpu_scoring.h"
+#include "model/devices.h"
+#include "model/generation.h"
+#include "model/synthesize.h"
+#include "tests/bench/bench_common.h"
+
+namespace nearline {
+namespace {
+
+using model::PackedMatrix;
+using model::Row;
+using model::RowMask;
+using model::ScoredRow;
+
+struct Shape {
+  int items, dim;
+  friend auto operator<=>(const Shape&, const Shape&) = default;
+};
+struct Vectors {
+  std::vector<float> rows;     // [items, dim], in clusters
+  std::vector<float> queries;  // [kQueries, dim], each near some rows
+};
+constexpr int kQueries = 128;
+
+const Vectors& VectorsOf(Shape shape) {
+  return Once<Vectors>(shape, [&] {
+    auto bundle = *model::SynthesizeBundle(
+        {.retriever = "elsa", .items = shape.items, .dim = shape.dim});
+    Vectors out;
+    out.rows = bundle.tensors.all().at("elsa.item.decoder").values;
+    const auto d = static_cast<size_t>(shape.dim);
+    Random random(2);
+    for (int q = 0; q < kQueries; ++q) {
+      std::vector<float> query(d, 0);
+      for (int i = 0; i < 3; ++i) {
+        const size_t row = random.Below(static_cast<uint64_t>(shape.items));
+        for (size_t c = 0; c < d; ++c) query[c] += out.rows[row * d + c];
+      }
+      out.queries.insert(out.queries.end(), query.begin(), query.end());
+    }
+    return out;
+  });
+}
+
+// Precision, items, dim of a benchmark's first three arguments.
+struct Setup {
+  explicit Setup(const Vectors& vectors, Shape shape,
+                 PackedMatrix::Precision precision)
+      : rows(vectors.rows, static_cast<size_t>(shape.dim)),
+        bias(std::vector<float>(static_cast<size_t>(shape.items), 0), 1),
+        matrix(*PackedMatrix::Create(vectors.rows.data(), shape.items,
+                                     shape.dim, precision)),
+        scanner(*model::MatrixScanner::Create(&rows, &bias, precision)) {}
+  const model::ItemTable rows, bias;
+  const PackedMatrix matrix;
+  const std::unique_ptr<model::MatrixScanner> scanner;
+};
+
+Shape ShapeOf(const benchmark::State& state) {
+  return {static_cast<int>(state.range(1)), static_cast<int>(state.range(2))};
+}
+
+// Null, and said so, where the processor has no fast product of that kind.
+const Setup* SetupOf(benchmark::State& state) {
+  const auto precision = static_cast<PackedMatrix::Precision>(state.range(0));
+  if (precision != PackedMatrix::Precision::kFloat32 &&
+      precision != PackedMatrix::Fastest()) {
+    state.SkipWithError("this processor has no fast int8 product");
+    return nullptr;
+  }
+  const Shape shape = ShapeOf(state);
+  const auto& setup = Once<std::unique_ptr<Setup>>(
+      std::pair(static_cast<int>(precision), shape), [&] {
+        return std::make_unique<Setup>(VectorsOf(shape), shape, precision);
+      });
+  return setup.get();
+}
+
+// The bare product: the yardstick of the scan.
+void BM_Product(benchmark::State& state) {
+  const Setup* const setup = SetupOf(state);
+  if (setup == nullptr) return;
+  const PackedMatrix& matrix = setup->matrix;
+  const int batch = static_cast<int>(state.range(3));
+  const float* const queries = VectorsOf(ShapeOf(state)).queries.data();
+  PackedMatrix::Queries prepared;
+  std::vector<float> out(PackedMatrix::kMaxBatch *
+                         static_cast<size_t>(matrix.stride()));
+  for (auto _ : state) {
+    for (int first = 0; first < batch; first += PackedMatrix::kMaxBatch) {
+      matrix.Prepare(queries + static_cast<size_t>(first * matrix.dim()),
+                     std::min(batch - first, PackedMatrix::kMaxBatch),
+                     &prepared);
+      for (int b = 0; b < matrix.blocks(); ++b) {
+        matrix.MultiplyBlock(prepared, b, out.data());
+      }
+    }
+    benchmark::DoNotOptimize(out.data());
+  }
+  ByQuery(state, batch);
+}
+BENCHMARK(BM_Product)
+    ->ArgNames({"int8", "items", "dim", "batch"})
+    ->ArgsProduct({{0, 1}, {3500, 20000}, {600}, {1, 8, 32, 128}});
+
+struct Asked {
+  Asked(int items, int batch, int k)
+      : mask(static_cast<size_t>(items), true),
+        masks(static_cast<size_t>(batch), &mask),
+        ks(static_cast<size_t>(batch), k) {}
+  const RowMask mask;
+  const std::vector<const RowMask*> masks;
+  const std::vector<int> ks;
+};
+
+void RunScan(benchmark::State& state, const model::Scanner& scanner) {
+  const int batch = static_cast<int>(state.range(3));
+  const Shape shape = ShapeOf(state);
+  const Asked asked(shape.items, batch, static_cast<int>(state.range(4)));
+  const auto queries = absl::MakeSpan(VectorsOf(shape).queries)
+                           .subspan(0, static_cast<size_t>(batch) *
+                                           static_cast<size_t>(shape.dim));
+  std::vector<std::vector<ScoredRow>> best;
+  for (auto _ : state) {
+    if (!scanner.Scan(queries, asked.masks, asked.ks, &best).ok()) std::abort();
+  }
+  ByQuery(state, batch);
+}
+
+// The scan with its masks, top-k and exact scores.
+void BM_Scan(benchmark::State& state) {
+  const Setup* const setup = SetupOf(state);
+  if (setup != nullptr) RunScan(state, *setup->scanner);
+}
+BENCHMARK(BM_Scan)
+    ->ArgNames({"int8", "items", "dim", "batch", "k"})
+    ->ArgsProduct({{0, 1}, {3500, 20000}, {600}, {1, 8, 32, 128}, {11, 100}})
+    ->ArgsProduct({{0, 1}, {3500, 20000}, {600}, {1, 32}, {200, 1000}});
+
+// The same through LibTorch: a product, masks filled in, topk.
+void BM_PlainScan(benchmark::State& state) {
+  const Shape shape = ShapeOf(state);
+  const auto device = model::OpenDevice("torch:cpu");
+  if (!device.ok()) return state.SkipWithError("built without LibTorch");
+  const auto& generation = Once<std::shared_ptr<model::Generation>>(shape, [&] {
+    return *model::Generation::Create(
+        *model::SynthesizeBundle(
+            {.retriever = "elsa", .items = shape.items, .dim = shape.dim}),
+        device->scoring);
+  });
+  RunScan(state, generation->scanner());
+}
+BENCHMARK(BM_PlainScan)
+    ->ArgNames({"int8", "items", "dim", "batch", "k"})
+    ->ArgsProduct({{0}, {3500, 20000}, {600}, {1, 32}, {11, 100}})
+    ->ArgsProduct({{0}, {3500, 20000}, {600}, {1}, {1000}});
+
+// std::partial_sort over a query's scores, once they are stored.
+void BM_PartialSort(benchmark::State& state) {
+  const auto items = static_cast<size_t>(state.range(0));
+  const auto k = static_cast<std::ptrdiff_t>(state.range(1));
+  const auto scores = RandomFloats(items, 1);
+  std::vector<ScoredRow> rows(items);
+  for (auto _ : state) {
+    for (size_t i = 0; i < items; ++i)
+      rows[i] = {scores[i], static_cast<Row>(i)};
+    std::partial_sort(rows.begin(), rows.begin() + k, rows.end());
+    benchmark::DoNotOptimize(rows.data());
+  }
+  ByQuery(state, 1);
+}
+BENCHMARK(BM_PartialSort)
+    ->ArgNames({"items", "k"})
+    ->ArgsProduct({{3500, 20000}, {11, 100, 1000}});
+
+}  // namespace
+}  // namespace nearline
