@@ -91,7 +91,7 @@ BenchReport::Ratio Spread(std::vector<double> ratios) {
   return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
 }
 
-absl::Duration OwnProcessorTime() {
+absl::Duration OwnTime() {
   timespec time;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
   return absl::DurationFromTimespec(time);
@@ -194,9 +194,12 @@ class Bench {
                                const Load::Send& send,
                                std::vector<BenchFigures>* rounds) {
     for (std::atomic<int64_t>& answers : served_by_) answers = 0;
-    ASSIGN_OR_RETURN(const absl::Duration before, ProcessorTime());
+    ASSIGN_OR_RETURN(const absl::Duration server_before, ServerTime());
+    const absl::Duration own_before = OwnTime();
     const std::unique_ptr<Load> load = Load::Run(options, send);
-    ASSIGN_OR_RETURN(const absl::Duration after, ProcessorTime());
+    const absl::Duration own = OwnTime() - own_before;
+    ASSIGN_OR_RETURN(absl::Duration server, ServerTime());
+    server -= server_before;
     int64_t all = 0, answered = 0;
     for (const Call call : kEveryCall) {
       for (const auto& code : (*load)[call].codes) all += code;
@@ -206,10 +209,14 @@ class Bench {
       return absl::UnavailableError(
           "no call was answered; take more --seconds");
     }
-    Totals totals{.processor_us = absl::ToDoubleMicroseconds(after - before) /
-                                  static_cast<double>(all)};
+    const auto a_call = [&](absl::Duration time) {
+      return absl::ToDoubleMicroseconds(time) / static_cast<double>(all);
+    };
+    Totals totals{.processor_us = a_call(own + server)};
     for (const Call call : kEveryCall) {
-      const BenchFigures figures = FiguresOf(*load, call, totals.processor_us);
+      BenchFigures figures = FiguresOf(*load, call);
+      figures.processor_us = totals.processor_us;
+      figures.server_us = a_call(server);
       if (figures.calls + figures.errors == 0) continue;
       totals.calls_a_second += figures.calls_a_second;
       totals.p99_ms = std::max(totals.p99_ms, figures.p99_ms);
@@ -218,7 +225,7 @@ class Bench {
     return totals;
   }
 
-  BenchFigures FiguresOf(const Load& load, Call call, double processor_us) {
+  BenchFigures FiguresOf(const Load& load, Call call) {
     const LoadCounts& counts = load[call];
     const auto ms = [](absl::Duration d) {
       return absl::ToDoubleMilliseconds(d);
@@ -229,7 +236,6 @@ class Bench {
         .not_begun = load.not_begun(),
         .calls_a_second = static_cast<double>(counts.latency.count()) /
                           absl::ToDoubleSeconds(load.took()),
-        .processor_us = processor_us,
         .mean_ms = ms(counts.latency.Mean()),
         .p50_ms = ms(counts.latency.Quantile(0.5)),
         .p90_ms = ms(counts.latency.Quantile(0.9)),
@@ -252,13 +258,12 @@ class Bench {
     return figures;
   }
 
-  absl::StatusOr<absl::Duration> ProcessorTime() {
+  absl::StatusOr<absl::Duration> ServerTime() {
     grpc::ClientContext context;
     api::StatusResponse status;
     RETURN_IF_ERROR(FromGrpc(stubs_[0].admin->Status(&context, {}, &status)));
     const auto& server = status.processor_time();
-    return OwnProcessorTime() + absl::Seconds(server.seconds()) +
-           absl::Nanoseconds(server.nanos());
+    return absl::Seconds(server.seconds()) + absl::Nanoseconds(server.nanos());
   }
 
   absl::Status ReadIds() {
@@ -417,6 +422,7 @@ Json BenchFigures::ToJson() const {
                {"not_begun", not_begun},
                {"calls_per_second", calls_a_second},
                {"processor_us", processor_us},
+               {"server_us", server_us},
                {"mean_ms", mean_ms},
                {"p50_ms", p50_ms},
                {"p90_ms", p90_ms},

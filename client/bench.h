@@ -48,6 +48,7 @@ struct BenchFigures {
   // Processor time a call, of this process and of the server: what tells the
   // truth on a machine that is shared with others. Of all kinds in the round.
   double processor_us = 0;
+  double server_us = 0;  // of it, the server's
   double mean_ms = 0, p50_ms = 0, p90_ms = 0, p99_ms = 0, p999_ms = 0,
          max_ms = 0;
   std::vector<int64_t> by_second;

@@ -12,6 +12,15 @@ namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
+// Asks for a row that will be read soon.
+void Prefetch(const ItemTable& table, Row row) {
+  constexpr size_t kLine = 64 / sizeof(float);
+  const float* const values = table[row];
+  for (size_t at = 0; at < table.dim(); at += kLine) {
+    __builtin_prefetch(values + at);
+  }
+}
+
 }  // namespace
 
 void GatherSum(const ItemTable& table, const History& history, float scale,
@@ -116,64 +125,70 @@ NeuMfRanker::NeuMfRanker(HistoryLayer first, DenseLayer user,
       user_(std::move(user)),
       layers_(std::move(layers)),
       last_(std::move(last)),
-      parts_(std::move(parts)) {
+      parts_(std::move(parts)),
+      gmf_(parts_.gmf == nullptr ? 0 : parts_.gmf->dim()) {
   for (Layer& layer : layers_) layer.bias.resize(layer.matrix.stride(), 0.0f);
   last_.resize(layers_.back().matrix.stride(), 0.0f);
 }
 
+void NeuMfRanker::ReadUser(const History& history, float* user) const {
+  const auto d = static_cast<size_t>(first_.dim());
+  const size_t stride = layers_[0].matrix.stride();
+  thread_local std::vector<float> h;
+  h.resize(d);
+  first_.Apply(history, h.data());
+  std::fill(user, user + stride, 0.0f);
+  user_.Product(h.data(), 1, user);
+  AddScaled(user_.bias().data(), 1.0f, user_.bias().size(), user);
+  if (gmf_ == 0) return;
+  std::copy(h.begin(), h.end(), user + stride);
+  if (parts_.linear != nullptr) {
+    GatherSum(*parts_.linear, history, 1, user + stride + d);
+  }
+}
+
 absl::Status NeuMfRanker::Score(const History& history, const float* query,
+                                const float* user,
                                 absl::Span<const ScoredRow> shortlist,
                                 std::vector<float>* scores) const {
   const size_t n = shortlist.size();
-  const auto d = static_cast<size_t>(first_.dim());
-  thread_local std::vector<float> user, of_user, x, y;
+  thread_local std::vector<float> x, y;
   thread_local std::vector<const float*> of_items;
-  user.resize(d + (parts_.linear == nullptr ? 0 : parts_.linear->dim()));
-  first_.Apply(history, user.data());
-  if (parts_.linear != nullptr) {
-    GatherSum(*parts_.linear, history, 1, user.data() + d);
-  }
-  of_user.assign(layers_[0].matrix.stride(), 0.0f);
-  user_.Product(user.data(), 1, of_user.data());
-  AddScaled(user_.bias().data(), 1.0f, user_.bias().size(), of_user.data());
   of_items.clear();
   for (const ScoredRow& one : shortlist) {
     of_items.push_back((*parts_.mlp)[one.row]);
+    Prefetch(*parts_.mlp, one.row);
   }
-
   x.clear();
   if (parts_.inputs) parts_.inputs->Of(history, query, shortlist, &x);
   size_t stride = layers_[0].matrix.in();
   for (size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
     y.resize(n * layer.matrix.stride());
-    layer.matrix.Apply(x.data(), stride, n,
-                       l == 0 ? of_user.data() : layer.bias.data(),
+    layer.matrix.Apply(x.data(), stride, n, l == 0 ? user : layer.bias.data(),
                        l == 0 ? of_items.data() : nullptr, y.data());
     stride = layer.matrix.stride();
     x.swap(y);
   }
+  const float* const g = user + layers_[0].matrix.stride();
   scores->resize(n);
   for (size_t i = 0; i < n; ++i) {
     const Row row = shortlist[i].row;
     (*scores)[i] = Dot(x.data() + i * stride, last_.data(), stride);
     if (parts_.inputs.has_value()) (*scores)[i] += shortlist[i].score;
-    if (parts_.gmf == nullptr) continue;
-    (*scores)[i] += Dot(user.data(), (*parts_.gmf)[row], user.size()) +
-                    (*parts_.gmf_bias)[row][0];
+    if (gmf_ == 0) continue;
+    if (i + 1 < n) Prefetch(*parts_.gmf, shortlist[i + 1].row);
+    (*scores)[i] +=
+        Dot(g, (*parts_.gmf)[row], gmf_) + (*parts_.gmf_bias)[row][0];
   }
   return absl::OkStatus();
 }
 
 void ScoreRows(const ItemTable& table, const ItemTable& bias,
                const float* query, absl::Span<ScoredRow> rows) {
-  constexpr size_t kLine = 64 / sizeof(float);
   const size_t d = table.dim();
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (i + 1 < rows.size()) {
-      const float* const next = table[rows[i + 1].row];
-      for (size_t at = 0; at < d; at += kLine) __builtin_prefetch(next + at);
-    }
+    if (i + 1 < rows.size()) Prefetch(table, rows[i + 1].row);
     const float score = Dot(query, table[rows[i].row], d) + *bias[rows[i].row];
     rows[i].score = std::isnan(score) ? kNone : score;
   }
@@ -259,19 +274,37 @@ void MatrixScanner::Extend(Row rows) {
 absl::Status MatrixScanner::Scan(
     absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
     absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
+  return ScanAll(true, queries, masks, ks, best);
+}
+
+absl::Status MatrixScanner::ScanLater(
+    absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+    absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
+  const bool any = std::any_of(
+      masks.begin(), masks.end(),
+      [this](const RowMask* mask) { return mask->rows() > rows_.base_rows(); });
+  if (any) return ScanAll(false, queries, masks, ks, best);
+  best->assign(masks.size(), {});
+  return absl::OkStatus();
+}
+
+absl::Status MatrixScanner::ScanAll(
+    bool base, absl::Span<const float> queries,
+    absl::Span<const RowMask* const> masks, absl::Span<const int> ks,
+    std::vector<std::vector<ScoredRow>>* best) const {
   best->clear();
   const size_t d = rows_.dim();
   for (size_t first = 0; first < masks.size();
        first += PackedMatrix::kMaxBatch) {
     const size_t m =
         std::min<size_t>(PackedMatrix::kMaxBatch, masks.size() - first);
-    ScanBatch(queries.data() + first * d, masks.subspan(first, m),
+    ScanBatch(base, queries.data() + first * d, masks.subspan(first, m),
               ks.subspan(first, m), best);
   }
   return absl::OkStatus();
 }
 
-void MatrixScanner::ScanBatch(const float* queries,
+void MatrixScanner::ScanBatch(bool base, const float* queries,
                               absl::Span<const RowMask* const> masks,
                               absl::Span<const int> ks,
                               std::vector<std::vector<ScoredRow>>* best) const {
@@ -295,7 +328,7 @@ void MatrixScanner::ScanBatch(const float* queries,
     top.emplace_back(ks[i], masks[i], 2 * bound);
     bounds.push_back(bound);
   }
-  ScanParts(Parts(*tail), prepared, &top);
+  ScanParts(Parts(base, *tail), prepared, &top);
   ScanRows(
       tail->empty() ? static_cast<Row>(rows_.base_rows()) : tail->back()->end(),
       queries, masks, &top);
@@ -306,12 +339,13 @@ void MatrixScanner::ScanBatch(const float* queries,
   }
 }
 
-std::vector<MatrixScanner::Part> MatrixScanner::Parts(const Tail& tail) const {
+std::vector<MatrixScanner::Part> MatrixScanner::Parts(bool base,
+                                                      const Tail& tail) const {
   // To and fro: what the last scan read last is still near.
   thread_local bool back = false;
   back = !back;
   std::vector<Part> parts;
-  for (int i = 0; i < matrix_.blocks(); ++i) {
+  for (int i = 0; base && i < matrix_.blocks(); ++i) {
     const int b = back ? matrix_.blocks() - 1 - i : i;
     const auto row = static_cast<Row>(b) * static_cast<Row>(matrix_.stride());
     parts.push_back({&matrix_, b, bias_.base().data() + row, row});

@@ -178,8 +178,11 @@ class NeuMfRanker final : public Ranker {
                                      : Ranker::Ranks(history);
   }
   absl::Status Score(const History& history, const float* query,
-                     absl::Span<const ScoredRow> shortlist,
+                     const float* user, absl::Span<const ScoredRow> shortlist,
                      std::vector<float>* scores) const override;
+  // U h + b, padded as rows of the first layer are, then what g . v_i reads.
+  size_t user_dim() const override { return layers_[0].matrix.stride() + gmf_; }
+  void ReadUser(const History& history, float* user) const override;
 
  private:
   const HistoryLayer first_;
@@ -187,6 +190,7 @@ class NeuMfRanker final : public Ranker {
   std::vector<Layer> layers_;  // biases and last_ padded as rows are
   std::vector<float> last_;
   const Parts parts_;
+  const size_t gmf_;  // length of g; 0: the MLP alone
 };
 
 // The matrix product over all items, base and tail, in blocks that stay in
@@ -207,6 +211,11 @@ class MatrixScanner final : public Scanner {
                     absl::Span<const RowMask* const> masks,
                     absl::Span<const int> ks,
                     std::vector<std::vector<ScoredRow>>* best) const override;
+  // The same, among the rows that came after training alone.
+  absl::Status ScanLater(absl::Span<const float> queries,
+                         absl::Span<const RowMask* const> masks,
+                         absl::Span<const int> ks,
+                         std::vector<std::vector<ScoredRow>>* best) const;
   void Score(const float* query, absl::Span<ScoredRow> rows) const override {
     ScoreRows(rows_, bias_, query, rows);
   }
@@ -231,11 +240,17 @@ class MatrixScanner final : public Scanner {
     Row first;
   };
 
+  // Of the base, or without it; any number of queries.
+  absl::Status ScanAll(bool base, absl::Span<const float> queries,
+                       absl::Span<const RowMask* const> masks,
+                       absl::Span<const int> ks,
+                       std::vector<std::vector<ScoredRow>>* best) const;
   // At most kMaxBatch queries; appends to `best`.
-  void ScanBatch(const float* queries, absl::Span<const RowMask* const> masks,
+  void ScanBatch(bool base, const float* queries,
+                 absl::Span<const RowMask* const> masks,
                  absl::Span<const int> ks,
                  std::vector<std::vector<ScoredRow>>* best) const;
-  std::vector<Part> Parts(const Tail& tail) const;
+  std::vector<Part> Parts(bool base, const Tail& tail) const;
   void ScanParts(absl::Span<const Part> parts,
                  const PackedMatrix::Queries& queries,
                  std::vector<TopK>* top) const;

@@ -97,9 +97,18 @@ class Generation {
 
   // Keeps query vectors, in `bytes` of memory, from now on. Before sharing.
   void KeepQueries(int64_t bytes) {
-    queries_ = std::make_unique<QueryCache>(bytes, encoder().dim());
+    queries_ = std::make_unique<QueryCache>(bytes, kept_dim());
+  }
+  // Tunes the scan by queries such as will be asked. Before sharing.
+  absl::Status Tune(absl::Span<const float> queries) {
+    return scoring_.scanner->Tune(queries);
   }
   QueryCache* queries() const { return queries_.get(); }  // may be null
+  // Of what is kept: the query, and behind it what the ranker reads of a user.
+  size_t kept_dim() const {
+    return static_cast<size_t>(encoder().dim()) +
+           (ranker() == nullptr ? 0 : ranker()->user_dim());
+  }
 
   // Rows that can be read now; grows as items are bound.
   uint32_t rows() const { return rows_.load(std::memory_order_acquire); }

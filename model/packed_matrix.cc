@@ -51,6 +51,21 @@ size_t SizeFor(int m) {
   return size;
 }
 
+bool Has(dnnl::cpu_isa isa) {
+  // Every later set has the bits of the earlier ones.
+  const int needed = static_cast<int>(isa);
+  return (static_cast<int>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
+// What the length of int8 rows is filled up to: oneDNN copies what fills no AMX
+// tile; other instructions take four at a time.
+int DepthStep() {
+#if defined(__x86_64__)
+  if (Has(dnnl::cpu_isa::avx512_core_amx)) return 64;
+#endif
+  return 4;
+}
+
 int RoundUp(int n, int to) { return (n + to - 1) / to * to; }
 
 float Length(const float* x, int d) {
@@ -67,7 +82,7 @@ struct PackedMatrix::Impl {
 
   int n = 0;
   int d = 0;
-  int depth = 0;  // d and zeros: oneDNN copies what fills no AMX tile
+  int depth = 0;  // d and zeros
   bool int8 = false;
   std::vector<float> scales;  // of each row, when int8
   // Of rows: their lengths, and of what rounding took.
@@ -88,7 +103,7 @@ struct PackedMatrix::Impl {
 void PackedMatrix::Impl::Build(const float* rows) {
   const int parts = (n + kBlockRows - 1) / kBlockRows;
   block_rows = RoundUp((n + parts - 1) / parts, 16);
-  depth = int8 ? RoundUp(d, 64) : d;
+  depth = int8 ? RoundUp(d, DepthStep()) : d;
   ChooseLayout();
   for (int first = 0; first < n; first += block_rows) {
     const int count = std::min(block_rows, n - first);
@@ -157,11 +172,8 @@ PackedMatrix::~PackedMatrix() = default;
 
 PackedMatrix::Precision PackedMatrix::Fastest() {
 #if defined(__x86_64__)
-  // Older instructions saturate in the middle of a sum. Every later set has the
-  // bits of the earlier ones.
-  constexpr int kNeeded = static_cast<int>(dnnl::cpu_isa::avx512_core_vnni);
-  const int has = static_cast<int>(dnnl::get_effective_cpu_isa());
-  if ((has & kNeeded) == kNeeded) return Precision::kInt8;
+  // Older instructions saturate in the middle of a sum.
+  if (Has(dnnl::cpu_isa::avx512_core_vnni)) return Precision::kInt8;
 #endif
   return Precision::kFloat32;
 }

@@ -15,9 +15,8 @@ size_t HashOf(const History& history) {
 
 }  // namespace
 
-QueryCache::QueryCache(int64_t bytes, int dim)
-    : dim_(static_cast<size_t>(dim)),
-      shard_budget_(bytes / static_cast<int64_t>(kShards)) {}
+QueryCache::QueryCache(int64_t bytes, size_t dim)
+    : dim_(dim), shard_budget_(bytes / static_cast<int64_t>(kShards)) {}
 
 int64_t QueryCache::BytesOf(const Entry& entry) {
   constexpr size_t kPlace = 64;  // list node, map slot, allocator
@@ -34,7 +33,7 @@ void QueryCache::Drop(Shard* shard, std::list<Entry>::iterator entry) {
   shard->entries.erase(entry);
 }
 
-bool QueryCache::Find(const History& history, float* query) {
+bool QueryCache::Find(const History& history, size_t length, float* query) {
   const size_t hash = HashOf(history);
   Shard& shard = shards_[hash % kShards];
   MutexLock lock(&shard.mu);
@@ -42,7 +41,7 @@ bool QueryCache::Find(const History& history, float* query) {
   if (place == shard.places.end()) return false;
   const auto entry = place->second;
   if (entry->history != history) return false;
-  std::copy(entry->query.begin(), entry->query.end(), query);
+  std::copy_n(entry->query.begin(), length, query);
   shard.entries.splice(shard.entries.begin(), shard.entries, entry);
   return true;
 }

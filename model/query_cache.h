@@ -17,10 +17,11 @@ namespace nearline::model {
 // invalidated. Thread-safe.
 class QueryCache {
  public:
-  QueryCache(int64_t bytes, int dim);
+  QueryCache(int64_t bytes, size_t dim);
 
-  // Copies the history's vector to `query` [dim], or returns false.
-  bool Find(const History& history, float* query);
+  // Copies the beginning of the history's vector, `length` of its `dim`
+  // numbers, to `query`, or returns false.
+  bool Find(const History& history, size_t length, float* query);
   void Put(const History& history, const float* query);
   void Clear();
 

@@ -11,12 +11,13 @@ namespace {
 // Orders the head of `list` by the ranker's scores, if these are numbers; what
 // follows keeps its order, with scores shifted below the head's last.
 absl::Status Rerank(const Ranker& ranker, const History& history,
-                    const float* query, size_t shortlist,
+                    const float* query, const float* user, size_t shortlist,
                     std::vector<ScoredRow>* list) {
   const size_t head = std::min(shortlist, list->size());
   if (head == 0) return absl::OkStatus();
   thread_local std::vector<float> scores;
-  RETURN_IF_ERROR(ranker.Score(history, query, {list->data(), head}, &scores));
+  RETURN_IF_ERROR(
+      ranker.Score(history, query, user, {list->data(), head}, &scores));
   for (const float score : scores) {
     if (!std::isfinite(score)) return absl::OkStatus();  // it says nothing
   }
@@ -30,31 +31,48 @@ absl::Status Rerank(const Ranker& ranker, const History& history,
   return absl::OkStatus();
 }
 
-// Query vectors [queries.size(), D]; those that the generation keeps are not
-// computed again.
+// What models make of users: query vectors [m, D], and behind them what the
+// ranker, if there is one, reads of them, [m, U].
+struct Users {
+  std::vector<float> queries, ranked;
+};
+
+// Those that the generation keeps are not computed again.
 absl::Status Encode(const Generation& generation,
-                    absl::Span<const Query> queries,
-                    std::vector<float>* vectors) {
+                    absl::Span<const Query> queries, const Ranker* ranker,
+                    Users* users) {
   QueryCache* const cache = generation.queries();
   const auto d = static_cast<size_t>(generation.encoder().dim());
-  vectors->resize(queries.size() * d);
+  const size_t u = ranker == nullptr ? 0 : ranker->user_dim();
+  users->queries.resize(queries.size() * d);
+  users->ranked.resize(queries.size() * u);
   std::vector<const History*> missing;
   std::vector<size_t> places;
+  thread_local std::vector<float> kept;
+  kept.resize(d + u);
+  const auto put = [&](size_t i) {
+    std::copy_n(kept.data(), d, users->queries.data() + i * d);
+    std::copy_n(kept.data() + d, u, users->ranked.data() + i * u);
+  };
   for (size_t i = 0; i < queries.size(); ++i) {
     const History& history = *queries[i].history;
-    if (cache != nullptr && cache->Find(history, vectors->data() + i * d)) {
-      continue;
+    if (cache != nullptr && cache->Find(history, d + u, kept.data())) {
+      put(i);
+    } else {
+      missing.push_back(&history);
+      places.push_back(i);
     }
-    missing.push_back(&history);
-    places.push_back(i);
   }
   if (missing.empty()) return absl::OkStatus();
   thread_local std::vector<float> computed;
   RETURN_IF_ERROR(generation.encoder().Encode(missing, &computed));
+  // What is kept is whole.
+  const bool keep = cache != nullptr && d + u == generation.kept_dim();
   for (size_t i = 0; i < missing.size(); ++i) {
-    const float* const vector = computed.data() + i * d;
-    std::copy(vector, vector + d, vectors->data() + places[i] * d);
-    if (cache != nullptr) cache->Put(*missing[i], vector);
+    std::copy_n(computed.data() + i * d, d, kept.data());
+    if (u > 0) ranker->ReadUser(*missing[i], kept.data() + d);
+    put(places[i]);
+    if (keep) cache->Put(*missing[i], kept.data());
   }
   return absl::OkStatus();
 }
@@ -119,21 +137,24 @@ absl::Status Recommend(const Generation& generation,
                                    : std::max(query.count, options.shortlist));
   }
   const absl::Time start = absl::Now();
-  thread_local std::vector<float> vectors;
-  RETURN_IF_ERROR(Encode(generation, queries, &vectors));
+  thread_local Users users;
+  RETURN_IF_ERROR(Encode(generation, queries, ranker, &users));
   const absl::Time encoded = absl::Now();
   RETURN_IF_ERROR(
       generation.neighbours() == nullptr
-          ? generation.scanner().Scan(vectors, masks, ks, answers)
-          : ScanWithNeighbours(generation, queries, vectors, ks, answers));
+          ? generation.scanner().Scan(users.queries, masks, ks, answers)
+          : ScanWithNeighbours(generation, queries, users.queries, ks,
+                               answers));
   const absl::Time scanned = absl::Now();
   for (size_t i = 0; i < queries.size(); ++i) {
     std::vector<ScoredRow>& list = (*answers)[i];
     if (ranker != nullptr && ranker->Ranks(*queries[i].history)) {
-      RETURN_IF_ERROR(Rerank(
-          *ranker, *queries[i].history,
-          vectors.data() + i * static_cast<size_t>(generation.encoder().dim()),
-          static_cast<size_t>(options.shortlist), &list));
+      RETURN_IF_ERROR(
+          Rerank(*ranker, *queries[i].history,
+                 users.queries.data() +
+                     i * static_cast<size_t>(generation.encoder().dim()),
+                 users.ranked.data() + i * ranker->user_dim(),
+                 static_cast<size_t>(options.shortlist), &list));
     }
     if (list.size() > static_cast<size_t>(queries[i].count)) {
       list.resize(static_cast<size_t>(queries[i].count));

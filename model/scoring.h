@@ -31,6 +31,13 @@ class Encoder {
                               std::vector<float>* queries) const = 0;
 };
 
+// How far a scan looks, for logs and metrics.
+struct ScanReport {
+  int lists = 0;      // of an approximate index; 0: every row is looked at
+  int probes = 0;     // lists looked at
+  double recall = 1;  // of the 100 best, when it was last tuned
+};
+
 class Scanner {
  public:
   virtual ~Scanner() = default;
@@ -46,6 +53,12 @@ class Scanner {
   // Rows below `rows` are there for good; a scanner may lay them out for speed.
   // Called by one thread at a time, beside scans.
   virtual void Extend(Row /*rows*/) {}
+  // Chooses how far to look by queries such as will be asked, row-major [any,
+  // dim]. Before the first scan.
+  virtual absl::Status Tune(absl::Span<const float> /*queries*/) {
+    return absl::OkStatus();
+  }
+  virtual ScanReport report() const { return {}; }
 };
 
 class Ranker {
@@ -55,9 +68,14 @@ class Ranker {
   virtual bool Ranks(const History& history) const {
     return !history.rows.empty();
   }
-  // One score a candidate, higher is better. `query` is the encoder's, and the
-  // shortlist has the scores of the scan with it.
+  // What Score needs of a user beside the query, [user_dim()]: worth keeping
+  // until the history changes.
+  virtual size_t user_dim() const { return 0; }
+  virtual void ReadUser(const History& /*history*/, float* /*user*/) const {}
+  // One score a candidate, higher is better. `query` is the encoder's, `user`
+  // what ReadUser says, and the shortlist has the scores of the scan.
   virtual absl::Status Score(const History& history, const float* query,
+                             const float* user,
                              absl::Span<const ScoredRow> shortlist,
                              std::vector<float>* scores) const = 0;
 };

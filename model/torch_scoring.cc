@@ -246,6 +246,7 @@ class DeviceRanker final : public Ranker {
                                : Ranker::Ranks(history);
   }
   absl::Status Score(const History& history, const float* query,
+                     const float* /*user*/,
                      absl::Span<const ScoredRow> shortlist,
                      std::vector<float>* scores) const override {
     return TorchGuard([&]() -> absl::Status {

@@ -170,7 +170,9 @@ class Service final : public Base {
           job->done = [call](const absl::StatusOr<RecommendAnswer>& answer) {
             call->Finish(answer.status());
           };
-          const absl::Status admitted = parts_.batcher->Submit(std::move(job));
+          const Admission admission = {call->caller(), call->deadline()};
+          const absl::Status admitted =
+              parts_.batcher->Submit(std::move(job), admission);
           if (!admitted.ok()) call->Finish(admitted);
         });
   }

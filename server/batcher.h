@@ -1,23 +1,35 @@
 #ifndef NEARLINE_SERVER_BATCHER_H_
 #define NEARLINE_SERVER_BATCHER_H_
 
-#include <deque>
 #include <functional>
 #include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
+#include "server/fair_queue.h"
 
 namespace nearline::server {
 
 struct BatcherOptions {
   int max_batch = 32;
-  int max_queued = 1000;  // beyond: RESOURCE_EXHAUSTED
+  // Beyond: RESOURCE_EXHAUSTED. Also of jobs that would wait longer, as the
+  // queue has lately been served.
+  int max_queued = 1000;
+  absl::Duration max_wait = absl::InfiniteDuration();
   // Batches computed at a time; twice as many where one and a half wait.
   int max_leaders = 1;
+  const Clock* clock = Clock::Real();
+};
+
+// Whose a job is, and until when an answer is of use.
+struct Admission {
+  uint64_t caller = 0;
+  absl::Time deadline = absl::InfiniteFuture();
 };
 
 // Micro-batches without waiting: a caller that finds no leader runs a batch on
@@ -28,7 +40,8 @@ struct BatcherOptions {
 // thread that has time and says so by Help, or else the one that delivers, when
 // it is done, or one that is kept for that. In a crowd a second one may lead
 // beside another. For a while after a batch of several, callers leave leading
-// to them, and bring more jobs instead: under load, batches fill. Thread-safe.
+// to them, and bring more jobs instead: under load, batches fill. Callers are
+// served in turn, job by job. Thread-safe.
 template <typename Job>
 class Batcher {
  public:
@@ -37,9 +50,12 @@ class Batcher {
   using Run = std::function<void(std::vector<std::unique_ptr<Job>> batch,
                                  int still_queued,
                                  const std::function<void()>& computed)>;
+  // Answers a job that was admitted and has lost its place after all.
+  using Refuse =
+      std::function<void(std::unique_ptr<Job> job, const absl::Status& status)>;
 
-  Batcher(BatcherOptions options, Run run)
-      : options_(options), run_(std::move(run)) {
+  Batcher(BatcherOptions options, Run run, Refuse refuse = {})
+      : options_(options), run_(std::move(run)), refuse_(std::move(refuse)) {
     // One more than usually compute: it delivers.
     for (int i = 0; i <= options_.max_leaders; ++i) {
       threads_.emplace_back([this] { Keep(); });
@@ -55,23 +71,25 @@ class Batcher {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  // Errors: RESOURCE_EXHAUSTED when the queue is full; the job is dropped, and
-  // nobody else will answer it.
-  absl::Status Submit(std::unique_ptr<Job> job) ABSL_LOCKS_EXCLUDED(mu_) {
+  // Errors: RESOURCE_EXHAUSTED when the queue is full or too slow; the job is
+  // dropped, and nobody else will answer it. A full queue still takes a job
+  // whose caller has fewer waiting than another: that one's last is refused.
+  absl::Status Submit(std::unique_ptr<Job> job, const Admission& admission = {})
+      ABSL_LOCKS_EXCLUDED(mu_) {
+    std::unique_ptr<Job> displaced;
+    bool lead = false;
     {
       MutexLock lock(&mu_);
-      if (static_cast<int>(queue_.size()) >= options_.max_queued) {
-        return absl::ResourceExhaustedError(
-            absl::StrCat("the queue is full (", queue_.size(),
-                         " requests waiting); retry after a pause"));
-      }
-      queue_.push_back(std::move(job));
+      RETURN_IF_ERROR(Admit(admission, &displaced));
+      queue_.Push(admission.caller, std::move(job));
       if (lone_batches_ < kQuiet) {
         CallKept();
-        return absl::OkStatus();
+      } else {
+        lead = BeginToLead(options_.max_leaders);
       }
-      if (!BeginToLead(options_.max_leaders)) return absl::OkStatus();
     }
+    if (displaced != nullptr) refuse_(std::move(displaced), Full());
+    if (!lead) return absl::OkStatus();
     RunBatch();
     MutexLock lock(&mu_);
     CallKept();
@@ -95,6 +113,52 @@ class Batcher {
 
  private:
   static constexpr int64_t kQuiet = 16;  // lone batches after a crowd
+
+  absl::Status Full() const {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full (", options_.max_queued,
+                     " requests waiting); retry after a pause"));
+  }
+
+  absl::Status Admit(const Admission& admission,
+                     std::unique_ptr<Job>* displaced)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (queue_.empty()) return absl::OkStatus();
+    const absl::Duration wait =
+        static_cast<double>(queue_.Before(admission.caller) + 1) * a_job_;
+    if (wait > options_.max_wait) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is slow: an answer would take about ",
+          absl::FormatDuration(absl::Trunc(wait, absl::Milliseconds(1))),
+          "; retry after a pause"));
+    }
+    if (a_job_ > absl::ZeroDuration() &&
+        options_.clock->Now() + wait > admission.deadline) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "an answer would take about ",
+          absl::FormatDuration(absl::Trunc(wait, absl::Milliseconds(1))),
+          " and come after its deadline; retry after a pause, or give more "
+          "time"));
+    }
+    if (static_cast<int>(queue_.size()) < options_.max_queued) {
+      return absl::OkStatus();
+    }
+    if (refuse_) *displaced = queue_.Displace(admission.caller);
+    return *displaced == nullptr ? Full() : absl::OkStatus();
+  }
+
+  // How long the queue takes for a job, by the time between batches while jobs
+  // wait.
+  void MeasureBatch(size_t served) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const absl::Time now = options_.clock->Now();
+    if (waited_ > 0) {
+      const absl::Duration took = (now - batch_began_) / waited_;
+      a_job_ =
+          a_job_ == absl::ZeroDuration() ? took : 0.9 * a_job_ + 0.1 * took;
+    }
+    batch_began_ = now;
+    waited_ = queue_.empty() ? 0 : static_cast<int64_t>(served);
+  }
 
   // Makes the calling thread a leader, if there is something to lead and fewer
   // than `most` lead.
@@ -136,9 +200,9 @@ class Batcher {
       MutexLock lock(&mu_);
       while (!queue_.empty() &&
              static_cast<int>(batch.size()) < options_.max_batch) {
-        batch.push_back(std::move(queue_.front()));
-        queue_.pop_front();
+        batch.push_back(queue_.Pop());
       }
+      MeasureBatch(batch.size());
       still_queued = static_cast<int>(queue_.size());
       lone_batches_ = batch.size() > 1 ? 0 : lone_batches_ + 1;
     }
@@ -173,8 +237,13 @@ class Batcher {
 
   const BatcherOptions options_;
   const Run run_;
+  const Refuse refuse_;  // may be empty
   mutable Mutex mu_;
-  std::deque<std::unique_ptr<Job>> queue_ ABSL_GUARDED_BY(mu_);
+  FairQueue<Job> queue_ ABSL_GUARDED_BY(mu_);
+  absl::Duration a_job_ ABSL_GUARDED_BY(mu_);  // of waiting; zero: not known
+  absl::Time batch_began_ ABSL_GUARDED_BY(mu_);
+  // Jobs of the last batch, if others waited behind it; else 0.
+  int64_t waited_ ABSL_GUARDED_BY(mu_) = 0;
   CondVar cv_;
   int leaders_ ABSL_GUARDED_BY(mu_) = 0;
   int delivering_ ABSL_GUARDED_BY(mu_) = 0;   // threads that lead on afterwards

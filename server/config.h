@@ -37,9 +37,12 @@ struct Config {
     int shortlist = 200;
     bool rank = true;
     int max_queued = 1000;
+    absl::Duration max_wait = absl::Seconds(1);
     int max_batch = 32;
     int leaders = 0;  // 0: half of the processors
     int64_t query_cache_mb = 16;
+    int64_t index_items = 100'000;
+    double index_recall = 0.97;
     absl::Duration page_ttl = absl::Hours(1);
     absl::Duration drain = absl::Seconds(20);
   } serving;

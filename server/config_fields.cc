@@ -240,7 +240,12 @@ std::vector<ConfigField> FieldsOf(Config* c) {
       Flag("serving.rank", &c->serving.rank,
            "use the ranker; false serves the scan's order"),
       Whole("serving.max_queued", &c->serving.max_queued, 1, 1'000'000,
-            "requests waiting; beyond, they are refused at once"),
+            "requests waiting; beyond, they are refused at once, those of "
+            "callers who have most of them first"),
+      Duration("serving.max_wait", &c->serving.max_wait, absl::Milliseconds(1),
+               absl::Hours(1),
+               "requests that would wait longer are refused at once, as those "
+               "that would miss their deadline"),
       Whole("serving.max_batch", &c->serving.max_batch, 1, 256,
             "requests computed together"),
       Whole("serving.leaders", &c->serving.leaders, 0, 256,
@@ -248,6 +253,11 @@ std::vector<ConfigField> FieldsOf(Config* c) {
       Whole("serving.query_cache_mb", &c->serving.query_cache_mb, 0, 1 << 20,
             "memory a generation for what it computed of unchanged users; 0: "
             "none. MiB"),
+      Whole("serving.index_items", &c->serving.index_items, 0, 1'000'000'000,
+            "catalogues of so many trained items or more are searched through "
+            "an approximate index; 0: never"),
+      Real("serving.index_recall", &c->serving.index_recall, 0.5, 1,
+           "share of the 100 best that the index is tuned to find"),
       Duration("serving.page_ttl", &c->serving.page_ttl, absl::Seconds(10),
                absl::Hours(24), "how long a list can be continued"),
       Duration("serving.drain", &c->serving.drain, absl::ZeroDuration(),

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <iterator>
 #include <utility>
 
+#include "base/background.h"
 #include "base/text.h"
 #include "model/recommender.h"
 
@@ -67,7 +70,35 @@ absl::Time ModelSlot::in_service_since() const {
   return since_;
 }
 
+// The work is done beside traffic, and gives way to it; what takes the store's
+// locks is short.
 absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
+    const std::string& id) {
+  const bool serving = Snapshot() != nullptr;
+  const auto aside = [serving](const std::function<void()>& work) {
+    serving ? RunAtLowPriority(work) : work();
+  };
+  absl::StatusOr<std::shared_ptr<model::Generation>> generation;
+  aside([&] { generation = Build(id); });
+  RETURN_IF_ERROR(generation.status());
+  if (options_.query_cache_bytes > 0) {
+    (*generation)->KeepQueries(options_.query_cache_bytes);
+  }
+  (*generation)->BindAll(*store_.ReadCatalogue());
+  const std::vector<model::History> users = SampleUsers(**generation);
+  absl::Status warm;
+  aside([&] {
+    warm = Tune(users, generation->get());
+    if (warm.ok()) warm = WarmUp(**generation);
+  });
+  if (!warm.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("generation ", id, ": ", warm.message()));
+  }
+  return generation;
+}
+
+absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Build(
     const std::string& id) {
   ASSIGN_OR_RETURN(model::Bundle bundle, generations_.Read(id));
   auto generation = model::Generation::Create(std::move(bundle), factory_);
@@ -75,16 +106,49 @@ absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
     return absl::DataLossError(
         absl::StrCat("generation ", id, ": ", generation.status().message()));
   }
-  if (options_.query_cache_bytes > 0) {
-    (*generation)->KeepQueries(options_.query_cache_bytes);
-  }
-  (*generation)->BindAll(*store_.ReadCatalogue());
-  const absl::Status warm = WarmUp(**generation);
-  if (!warm.ok()) {
-    return absl::DataLossError(
-        absl::StrCat("generation ", id, ": ", warm.message()));
-  }
   return generation;
+}
+
+// Some of the users that there are, from first to last, or made-up ones where
+// these are few.
+std::vector<model::History> ModelSlot::SampleUsers(
+    const model::Generation& generation) {
+  constexpr int64_t kUsers = 200, kFew = 20;
+  std::vector<model::History> histories;
+  if (generation.scanner().report().lists == 0) return histories;
+  const int64_t users = store_.users(), sample = std::min(users, kUsers);
+  for (int64_t i = 0; i < sample; ++i) {
+    const std::string id =
+        store_.UserId(static_cast<features::Ordinal>(i * users / sample));
+    if (id.empty()) continue;  // erased
+    const auto profile = store_.GetProfile(id);
+    if (!profile.ok() || *profile == nullptr) continue;
+    model::History history =
+        generation.HistoryOf(**profile, store_.profile_options().max_weight);
+    if (!history.empty()) histories.push_back(std::move(history));
+  }
+  for (uint32_t i = 0; std::ssize(histories) < kFew; ++i) {
+    histories.push_back(
+        {.rows = {i * 131 % generation.base_rows()}, .weights = {1}});
+  }
+  return histories;
+}
+
+// An approximate scan learns how far to look.
+absl::Status ModelSlot::Tune(const std::vector<model::History>& users,
+                             model::Generation* generation) {
+  if (users.empty()) return absl::OkStatus();
+  std::vector<const model::History*> pointers;
+  for (const model::History& one : users) pointers.push_back(&one);
+  std::vector<float> queries;
+  RETURN_IF_ERROR(generation->encoder().Encode(pointers, &queries));
+  RETURN_IF_ERROR(generation->Tune(queries));
+  const model::ScanReport report = generation->scanner().report();
+  spdlog::info(
+      "generation {}: of {} lists of its index {} are looked at, where {:.1f} "
+      "% of the 100 best are found",
+      generation->id(), report.lists, report.probes, 100 * report.recall);
+  return absl::OkStatus();
 }
 
 // Touches weights and code paths before traffic does, with made-up histories.

@@ -51,7 +51,9 @@ class Service final : public Base {
             ToApi(*answer, parts_.store->log_id(), id, &call->response());
             call->Finish(absl::OkStatus());
           };
-          const absl::Status admitted = parts_.batcher->Submit(std::move(job));
+          const Admission admission = {call->caller(), call->deadline()};
+          const absl::Status admitted =
+              parts_.batcher->Submit(std::move(job), admission);
           if (!admitted.ok()) call->Finish(admitted);
         });
   }

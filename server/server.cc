@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/version.h"
 #include "model/devices.h"
+#include "model/index_scanner.h"
 #include "model/kernels.h"
 #include "server/health_service.h"
 #include "server/services.h"
@@ -137,6 +138,12 @@ std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
                      parts.clock->Now() -
                      absl::FromUnixMicros(g->manifest().created_micros)),
                  {}});
+  out.push_back({"nearline_index_recall",
+                 "Share of the 100 best that the approximate index found when "
+                 "it was tuned; 1 without one.",
+                 kGauge,
+                 g->scanner().report().recall,
+                 {}});
   for (const auto& [name, value] : g->manifest().metrics) {
     if (!absl::StrContains(name, "@") || absl::StartsWith(name, "popularity")) {
       continue;
@@ -198,12 +205,17 @@ absl::Status Server::Impl::OpenParts() {
   ASSIGN_OR_RETURN(store, features::Store::Open(std::move(options)));
   generations = std::make_unique<model::LocalGenerationStore>(
       JoinPath(config.data_dir, "generations"));
+  const model::ScoringFactory scoring =
+      config.serving.index_items == 0
+          ? device.scoring
+          : model::WithIndex(device.scoring,
+                             {.least_items = config.serving.index_items,
+                              .recall = config.serving.index_recall});
   const ModelSlotOptions slot_options = {
       .keep_retired = config.serving.page_ttl,
       .query_cache_bytes = config.serving.query_cache_mb << 20};
-  slot =
-      std::make_unique<ModelSlot>(store.get(), generations.get(),
-                                  device.scoring, slot_options, Clock::Real());
+  slot = std::make_unique<ModelSlot>(store.get(), generations.get(), scoring,
+                                     slot_options, Clock::Real());
   RETURN_IF_ERROR(slot->LoadCurrent());
   PipelineOptions pipeline_options;
   pipeline_options.recommend = {.shortlist = config.serving.shortlist,
@@ -216,10 +228,14 @@ absl::Status Server::Impl::OpenParts() {
   batcher = std::make_unique<Batcher<RecommendJob>>(
       BatcherOptions{.max_batch = config.serving.max_batch,
                      .max_queued = config.serving.max_queued,
+                     .max_wait = config.serving.max_wait,
                      .max_leaders = LeadersOf(config)},
       [this](std::vector<std::unique_ptr<RecommendJob>> batch, int queued,
              const std::function<void()>& computed) {
         pipeline->Run(std::move(batch), queued, computed);
+      },
+      [](std::unique_ptr<RecommendJob> job, const absl::Status& status) {
+        job->done(status);
       });
   retrainer = std::make_unique<Retrainer>(
       config, store.get(), generations.get(), slot.get(), Clock::Real());

@@ -151,4 +151,12 @@ absl::Status SerializeMessage(const pb::Message& message,
                      : absl::InternalError(status.error_message());
 }
 
+uint64_t CallerOf(const grpc::CallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  const auto named = metadata.find("nearline-caller");
+  if (named == metadata.end()) return absl::HashOf(context.peer());
+  return absl::HashOf(
+      absl::string_view(named->second.data(), named->second.size()));
+}
+
 }  // namespace nearline::server

@@ -29,6 +29,10 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes,
 absl::Status SerializeMessage(const google::protobuf::Message& message,
                               grpc::ByteBuffer* bytes);
 
+// Among whom the server divides itself: what the call's metadata names as
+// nearline-caller, or else its connection.
+uint64_t CallerOf(const grpc::CallbackServerContext& context);
+
 // Where calls report to.
 struct RpcEnvironment {
   Metrics* metrics = nullptr;
@@ -66,6 +70,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   absl::Time started() const { return started_; }
   absl::Time deadline() const { return absl::FromChrono(context_->deadline()); }
   bool cancelled() const { return context_->IsCancelled(); }
+  uint64_t caller() const { return CallerOf(*context_); }
 
   void Finish(absl::Status status) {
     if (status.ok()) status = SerializeMessage(*response_, out_);

@@ -9,6 +9,7 @@
 #include "model/cpu_scoring.h"
 #include "model/devices.h"
 #include "model/generation.h"
+#include "model/index_scanner.h"
 #include "model/synthesize.h"
 #include "tests/bench/bench_common.h"
 
@@ -162,6 +163,54 @@ BENCHMARK(BM_PlainScan)
     ->ArgNames({"int8", "items", "dim", "batch", "k"})
     ->ArgsProduct({{0}, {3500, 20000}, {600}, {1, 32}, {11, 100}})
     ->ArgsProduct({{0}, {3500, 20000}, {600}, {1}, {1000}});
+
+// Large catalogues: the exact scan in float32 and as it serves, the approximate
+// index, and what it finds of the 100 best.
+const model::IndexScanner& IndexOf(Shape shape) {
+  const auto& index =
+      Once<std::unique_ptr<model::IndexScanner>>(std::pair(2, shape), [&] {
+        const Vectors& vectors = VectorsOf(shape);
+        const auto* const rows =
+            new model::ItemTable(vectors.rows, static_cast<size_t>(shape.dim));
+        const auto* const bias = new model::ItemTable(
+            std::vector<float>(static_cast<size_t>(shape.items), 0), 1);
+        auto index = *model::IndexScanner::Create(
+            rows, bias, *model::MatrixScanner::Create(rows, bias), {});
+        const absl::Status tuned = index->Tune(vectors.queries);
+        if (!tuned.ok()) std::abort();
+        return index;
+      });
+  return *index;
+}
+
+void BM_IndexScan(benchmark::State& state) {
+  const model::IndexScanner& index = IndexOf(ShapeOf(state));
+  state.counters["recall"] = index.report().recall;
+  state.counters["lists"] = index.report().lists;
+  state.counters["probes"] = index.report().probes;
+  RunScan(state, index);
+}
+BENCHMARK(BM_IndexScan)
+    ->ArgNames({"int8", "items", "dim", "batch", "k"})
+    ->ArgsProduct({{1}, {100'000, 1'000'000}, {64}, {1, 32}, {11, 100}});
+BENCHMARK(BM_Scan)
+    ->ArgNames({"int8", "items", "dim", "batch", "k"})
+    ->ArgsProduct({{0, 1}, {100'000, 1'000'000}, {64}, {1, 32}, {11, 100}});
+
+void BM_BuildIndex(benchmark::State& state) {
+  const Shape shape{static_cast<int>(state.range(0)), 64};
+  const Vectors& vectors = VectorsOf(shape);
+  const model::ItemTable rows(vectors.rows, static_cast<size_t>(shape.dim));
+  const model::ItemTable bias(
+      std::vector<float>(static_cast<size_t>(shape.items), 0), 1);
+  for (auto _ : state) {
+    auto exact = *model::MatrixScanner::Create(&rows, &bias);
+    if (!model::IndexScanner::Create(&rows, &bias, std::move(exact), {}).ok()) {
+      std::abort();
+    }
+  }
+}
+BENCHMARK(BM_BuildIndex)->ArgName("items")->Arg(100'000)->Arg(1'000'000);
 
 // std::partial_sort over a query's scores, once they are stored.
 void BM_PartialSort(benchmark::State& state) {

@@ -153,9 +153,11 @@ void BM_Rank(benchmark::State& state) {
     shortlist.push_back({0.0f, row * 17 % kItems});
   }
   const auto query = RandomFloats(712, 11);
-  std::vector<float> scores;
+  std::vector<float> user(ranker.user_dim()), scores;
+  ranker.ReadUser(history, user.data());
   for (auto _ : state) {
-    if (!ranker.Score(history, query.data(), shortlist, &scores).ok()) {
+    if (!ranker.Score(history, query.data(), user.data(), shortlist, &scores)
+             .ok()) {
       std::abort();
     }
     benchmark::DoNotOptimize(scores.data());

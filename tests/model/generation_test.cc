@@ -380,15 +380,15 @@ TEST(QueryCache, FindsOnlyTheWholeHistory) {
   const History history{{1, 5}, {1.0f, 2.0f}};
   const float query[] = {3, 4};
   float found[2] = {};
-  EXPECT_FALSE(cache.Find(history, found));
+  EXPECT_FALSE(cache.Find(history, 2, found));
   cache.Put(history, query);
-  EXPECT_TRUE(cache.Find(history, found));
+  EXPECT_TRUE(cache.Find(history, 2, found));
   EXPECT_THAT(found, testing::ElementsAre(3, 4));
-  EXPECT_FALSE(cache.Find({{1, 5}, {1.0f, 2.5f}}, found));
-  EXPECT_FALSE(cache.Find({{5, 1}, {1.0f, 2.0f}}, found));
-  EXPECT_FALSE(cache.Find({{1}, {1.0f}}, found));
+  EXPECT_FALSE(cache.Find({{1, 5}, {1.0f, 2.5f}}, 2, found));
+  EXPECT_FALSE(cache.Find({{5, 1}, {1.0f, 2.0f}}, 2, found));
+  EXPECT_FALSE(cache.Find({{1}, {1.0f}}, 2, found));
   cache.Clear();
-  EXPECT_FALSE(cache.Find(history, found));
+  EXPECT_FALSE(cache.Find(history, 2, found));
 }
 
 TEST(QueryCache, LeastRecentlyUsedGoesFirst) {
@@ -400,11 +400,11 @@ TEST(QueryCache, LeastRecentlyUsedGoesFirst) {
   cache.Put(favourite, &query);
   for (Row row = 0; row < kHistories; ++row) {
     cache.Put({{row}, {1.0f}}, &query);
-    EXPECT_TRUE(cache.Find(favourite, &found));
+    EXPECT_TRUE(cache.Find(favourite, 1, &found));
   }
   int kept = 0;
   for (Row row = 0; row < kHistories; ++row) {
-    if (!cache.Find({{row}, {1.0f}}, &found)) continue;
+    if (!cache.Find({{row}, {1.0f}}, 1, &found)) continue;
     ++kept;
     EXPECT_GT(row, kHistories / 2);
   }
@@ -417,7 +417,7 @@ TEST(QueryCache, WhatIsLargerThanTheBudgetIsNotKept) {
   const History history{{1}, {1.0f}};
   float query = 7;
   cache.Put(history, &query);
-  EXPECT_FALSE(cache.Find(history, &query));
+  EXPECT_FALSE(cache.Find(history, 1, &query));
 }
 
 TEST(Generation, AnswersAlikeWithAndWithoutKeptQueries) {

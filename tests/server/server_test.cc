@@ -339,6 +339,24 @@ TEST_F(ServerTest, CudaWithoutADeviceIsRefusedAtStart) {
 }
 
 // Dashboards rest on these names.
+// Of a hundred items, lists that are passed over would cost some of the best
+// hundred: the index looks at them all.
+TEST_F(ServerTest, AnIndexThatCannotKeepItsPromiseLeavesAnswersAsTheyAre) {
+  ASSERT_THAT(Feed(Like("ann", "i003")), IsOk());
+  const auto without = Ask("ann", 20);
+  ASSERT_THAT(without, IsOk());
+  config_.serving.index_items = 100;
+  Start();
+  const auto with = Ask("ann", 20);
+  ASSERT_THAT(with, IsOk());
+  ASSERT_EQ(with->items_size(), 20);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(with->items(i).item(), without->items(i).item());
+    EXPECT_EQ(with->items(i).score(), without->items(i).score());
+  }
+  EXPECT_THAT(server_->Scrape(), testing::HasSubstr("nearline_index_recall 1"));
+}
+
 TEST_F(ServerTest, TheListOfMetricsIsPinned) {
   ASSERT_THAT(Feed(Like("ann", "i003")), IsOk());
   ASSERT_THAT(Ask("ann"), IsOk());
@@ -363,6 +381,7 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_hot_profile_hits_total",
       "nearline_hot_profile_misses_total",
       "nearline_hot_profiles",
+      "nearline_index_recall",
       "nearline_queued_events",
       "nearline_queued_requests",
       "nearline_rpc_duration_seconds",
