@@ -14,7 +14,8 @@ namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-constexpr size_t kLongest = 8000;  // that DotsOfGroups sums up
+constexpr char kLists[] = "index.lists";  // a bundle's tensor, [N]
+constexpr size_t kLongest = 8000;         // that DotsOfGroups sums up
 
 // About four times the square root of the rows, as Cluster takes it.
 int ListsFor(size_t rows) {
@@ -22,6 +23,21 @@ int ListsFor(size_t rows) {
       static_cast<int>(4 * std::sqrt(static_cast<double>(rows)));
   const int step = wanted > 512 ? 512 : 64;
   return std::max(step, wanted / step * step);
+}
+
+// Each row's list, as AddIndex wrote it; empty without.
+absl::StatusOr<std::vector<uint32_t>> ReadLists(const Tensors& tensors,
+                                                size_t rows) {
+  constexpr float kMost = 1 << 24;  // that float32 tells apart
+  std::vector<uint32_t> list_of;
+  if (!tensors.Has(kLists)) return list_of;
+  ASSIGN_OR_RETURN(const Tensor* lists,
+                   tensors.Get(kLists, {static_cast<int64_t>(rows)}));
+  for (const float list : lists->values) {
+    list_of.push_back(
+        static_cast<uint32_t>(list >= 0 && list < kMost ? list : kMost));
+  }
+  return list_of;
 }
 
 // The share of the exact lists' rows that were found.
@@ -71,23 +87,40 @@ struct IndexScanner::Search {
 
 absl::StatusOr<std::unique_ptr<IndexScanner>> IndexScanner::Create(
     const ItemTable* rows, const ItemTable* bias,
-    std::unique_ptr<MatrixScanner> exact, const IndexOptions& options) {
+    std::unique_ptr<MatrixScanner> exact, const IndexOptions& options,
+    std::vector<uint32_t> list_of) {
   std::unique_ptr<IndexScanner> scanner(
       new IndexScanner(rows, bias, std::move(exact), options));
-  RETURN_IF_ERROR(scanner->Build());
+  RETURN_IF_ERROR(scanner->Build(std::move(list_of)));
   return scanner;
 }
 
-absl::Status IndexScanner::Build() {
-  const size_t n = rows_.base_rows();
+absl::StatusOr<std::vector<uint32_t>> IndexScanner::ListsOf(const float* rows,
+                                                            size_t n,
+                                                            size_t d) {
   const int lists = ListsFor(n);
   if (n < static_cast<size_t>(lists)) {
     return absl::InvalidArgumentError(
         absl::StrCat("an index of ", n, " rows; expected at least ", lists));
   }
-  ASSIGN_OR_RETURN(
-      const std::vector<uint32_t> list_of,
-      Cluster(rows_.base().data(), n, rows_.dim(), {.clusters = lists}));
+  return Cluster(rows, n, d, {.clusters = lists});
+}
+
+absl::Status IndexScanner::Build(std::vector<uint32_t> list_of) {
+  const size_t n = rows_.base_rows();
+  const int lists = ListsFor(n);
+  if (list_of.empty()) {
+    ASSIGN_OR_RETURN(list_of, ListsOf(rows_.base().data(), n, rows_.dim()));
+  }
+  if (list_of.size() != n) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "lists of ", list_of.size(), " rows; expected those of ", n));
+  }
+  for (const uint32_t list : list_of) {
+    if (list < static_cast<uint32_t>(lists)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("list ", list, " is outside [0, ", lists, ")"));
+  }
   Place(list_of, lists);
   RETURN_IF_ERROR(DescribeLists());
   probes_ = std::max(1, lists / 32);
@@ -329,6 +362,19 @@ absl::Status IndexScanner::Tune(absl::Span<const float> queries) {
   return absl::OkStatus();
 }
 
+absl::Status AddIndex(Bundle* bundle) {
+  ASSIGN_OR_RETURN(
+      const Tensor* rows,
+      bundle->tensors.Get(ScannedTable(bundle->manifest.retriever), {-1, -1}));
+  const int64_t n = rows->shape[0];
+  ASSIGN_OR_RETURN(
+      const std::vector<uint32_t> list_of,
+      IndexScanner::ListsOf(rows->values.data(), static_cast<size_t>(n),
+                            static_cast<size_t>(rows->shape[1])));
+  bundle->tensors.Add(kLists, {n}, {list_of.begin(), list_of.end()});
+  return absl::OkStatus();
+}
+
 ScoringFactory WithIndex(ScoringFactory factory, const IndexOptions& options) {
   return [factory = std::move(factory), options](
              const Manifest& manifest, const ItemTables& tables,
@@ -341,11 +387,14 @@ ScoringFactory WithIndex(ScoringFactory factory, const IndexOptions& options) {
         rows.dim() > kLongest) {
       return scoring;
     }
+    ASSIGN_OR_RETURN(std::vector<uint32_t> list_of,
+                     ReadLists(*tensors, rows.base_rows()));
     scoring.scanner.release();
     ASSIGN_OR_RETURN(scoring.scanner,
                      IndexScanner::Create(
                          &rows, tables.at(BiasTable(manifest.retriever)).get(),
-                         std::unique_ptr<MatrixScanner>(exact), options));
+                         std::unique_ptr<MatrixScanner>(exact), options,
+                         std::move(list_of)));
     return scoring;
   };
 }

@@ -25,11 +25,16 @@ struct IndexOptions {
 // once it is tuned.
 class IndexScanner final : public Scanner {
  public:
-  // `exact` is over the same tables, which outlive this. Takes seconds for a
-  // million rows.
+  // `exact` is over the same tables, which outlive this; `list_of` is what
+  // ListsOf says of the rows, and may be empty: it is asked then. Errors:
+  // INVALID_ARGUMENT for fewer rows than lists, or lists that there are not.
   static absl::StatusOr<std::unique_ptr<IndexScanner>> Create(
       const ItemTable* rows, const ItemTable* bias,
-      std::unique_ptr<MatrixScanner> exact, const IndexOptions& options);
+      std::unique_ptr<MatrixScanner> exact, const IndexOptions& options,
+      std::vector<uint32_t> list_of = {});
+  // Each row's list. Takes seconds for a million rows of a few dozen numbers.
+  static absl::StatusOr<std::vector<uint32_t>> ListsOf(const float* rows,
+                                                       size_t n, size_t d);
 
   absl::Status Scan(absl::Span<const float> queries,
                     absl::Span<const RowMask* const> masks,
@@ -57,7 +62,7 @@ class IndexScanner final : public Scanner {
         bias_(*bias),
         exact_(std::move(exact)),
         options_(options) {}
-  absl::Status Build();
+  absl::Status Build(std::vector<uint32_t> list_of);
   void Place(const std::vector<uint32_t>& list_of, int lists);
   void PlaceRow(Row row, size_t place);
   absl::Status DescribeLists();
@@ -93,6 +98,10 @@ class IndexScanner final : public Scanner {
   int probes_ = 0;
   double recall_ = 0;
 };
+
+// Gives a bundle the lists of its scanned rows, so that who loads it need not
+// find them.
+absl::Status AddIndex(Bundle* bundle);
 
 // `factory`, with an index over the scanned rows of large catalogues where it
 // scans on the CPU.

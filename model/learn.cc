@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/hash.h"
 #include "model/head.h"
+#include "model/index_scanner.h"
 #include "model/tower.h"
 #include "model/train.h"
 #include "model/user_tower.h"
@@ -269,7 +270,12 @@ class Run {
     m.parameters["item_features"] =
         ItemFeatureMap::Fit(vocabulary_.attributes, {}, &bundle_.tensors);
     RETURN_IF_ERROR(FitTower(set_, Options(0.85, 0.88), &bundle_));
-    return FitUsers(set_, Options(0.88, 0.9), &bundle_);
+    RETURN_IF_ERROR(FitUsers(set_, Options(0.88, 0.9), &bundle_));
+    if (job_.index_items == 0 || set_.items < job_.index_items) {
+      return absl::OkStatus();
+    }
+    Report("index", 0.9);
+    return AddIndex(&bundle_);
   }
 
   // The holdout's metrics as the generation would serve it.

@@ -38,6 +38,7 @@ Json LearnJob::ToJson() const {
           {"gate_tolerance", gate.tolerance},
           {"gate_confidence", gate.confidence},
           {"shortlist", shortlist},
+          {"index_items", index_items},
           {"seed", seed},
           {"threads", threads},
           {"device", device}};
@@ -84,6 +85,7 @@ absl::StatusOr<LearnJob> LearnJob::FromJson(const Json& json) {
   job.gate.confidence = in.Double("gate_confidence");
   job.gate.min_users = job.split.min_holdout_users;
   job.shortlist = static_cast<int>(in.Int("shortlist"));
+  job.index_items = in.Int("index_items");
   job.seed = static_cast<uint64_t>(in.Int("seed"));
   job.threads = static_cast<int>(in.Int("threads"));
   job.device = in.String("device");

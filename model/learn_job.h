@@ -31,6 +31,7 @@ struct LearnJob {
   features::SplitOptions split;
   GateOptions gate;
   int shortlist = 200;
+  int64_t index_items = 0;  // from how many on there is an index; 0: never
   uint64_t seed = 1;
   int threads = 1;
   std::string device = "cpu";

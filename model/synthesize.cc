@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "base/text.h"
 #include "model/cpu_scoring.h"
+#include "model/index_scanner.h"
 #include "model/item_features.h"
 #include "model/kernels.h"
 
@@ -56,6 +57,9 @@ class Synthesizer {
     manifest.parameters["item_features"] = ItemFeatureMap::Fit(
         std::vector<const features::Attributes*>(bundle_.items.size(), nullptr),
         {}, &bundle_.tensors);
+    if (options_.items >= IndexOptions().least_items) {
+      RETURN_IF_ERROR(AddIndex(&bundle_));
+    }
     return std::move(bundle_);
   }
 

@@ -303,6 +303,7 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order,
   job.split = t.split;
   job.gate = t.gate;
   job.shortlist = config_.serving.shortlist;
+  job.index_items = config_.serving.index_items;
   job.seed = static_cast<uint64_t>(t.seed);
   job.threads = t.threads;
   const std::string job_file = JoinPath(folder, "job.json");

@@ -238,6 +238,25 @@ TEST_F(IndexTest, AQueryThatIsNoNumberFindsNothing) {
   EXPECT_TRUE(best[0].empty());
 }
 
+TEST(WithIndex, ListsOfTheBundleAreTakenAndWrongOnesRefused) {
+  auto bundle = *SynthesizeBundle(
+      {.retriever = "elsa", .items = 900, .dim = 16, .users = 1});
+  ASSERT_THAT(AddIndex(&bundle), IsOk());
+  const ScoringFactory factory = WithIndex(CpuScoring, {.least_items = 1});
+  EXPECT_THAT(Generation::Create(bundle, factory), IsOk());
+  for (const float wrong : {-1.0f, 1000.0f, std::nanf("")}) {
+    Bundle broken = bundle;
+    auto lists = broken.tensors.all().at("index.lists").values;
+    lists[7] = wrong;
+    broken.tensors.Add("index.lists", {900}, lists);
+    EXPECT_THAT(Generation::Create(broken, factory),
+                IsError(absl::StatusCode::kInvalidArgument, "is outside"));
+  }
+  bundle.tensors.Add("index.lists", {3}, {0, 0, 0});
+  EXPECT_THAT(Generation::Create(bundle, factory),
+              IsError(absl::StatusCode::kInvalidArgument, "index.lists"));
+}
+
 TEST(WithIndex, SmallCataloguesAreScannedWhole) {
   for (const int64_t least : {901, 900}) {
     const auto generation = Generation::Create(
