@@ -97,10 +97,15 @@ class Batcher {
   }
 
   // For a thread that has time, and whom nobody waits for: leads a batch if
-  // jobs wait and nobody leads, or a crowd waits.
+  // jobs wait and nobody leads, or a crowd waits. Where more wait than that, it
+  // is needed where it came from: calls that nobody takes in time cannot be
+  // refused in time either.
   void Help() ABSL_LOCKS_EXCLUDED(mu_) {
     {
       MutexLock lock(&mu_);
+      if (static_cast<int>(queue_.size()) > 3 * options_.max_batch) {
+        return CallKept();
+      }
       if (!BeginToHelp()) return;
     }
     LeadOn();
@@ -132,13 +137,13 @@ class Batcher {
           absl::FormatDuration(absl::Trunc(wait, absl::Milliseconds(1))),
           "; retry after a pause"));
     }
-    if (a_job_ > absl::ZeroDuration() &&
-        options_.clock->Now() + wait > admission.deadline) {
+    // The way to the caller and back takes time, too, most of all under load.
+    if (2 * wait > admission.deadline - options_.clock->Now()) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "an answer would take about ",
           absl::FormatDuration(absl::Trunc(wait, absl::Milliseconds(1))),
-          " and come after its deadline; retry after a pause, or give more "
-          "time"));
+          ", more than half of the time to its deadline; retry after a pause, "
+          "or give more time"));
     }
     if (static_cast<int>(queue_.size()) < options_.max_queued) {
       return absl::OkStatus();

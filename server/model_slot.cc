@@ -4,11 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <iterator>
 #include <utility>
 
-#include "base/background.h"
 #include "base/text.h"
 #include "model/recommender.h"
 
@@ -70,41 +68,23 @@ absl::Time ModelSlot::in_service_since() const {
   return since_;
 }
 
-// The work is done beside traffic, and gives way to it; what takes the store's
-// locks is short.
 absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
-    const std::string& id) {
-  const bool serving = Snapshot() != nullptr;
-  const auto aside = [serving](const std::function<void()>& work) {
-    serving ? RunAtLowPriority(work) : work();
-  };
-  absl::StatusOr<std::shared_ptr<model::Generation>> generation;
-  aside([&] { generation = Build(id); });
-  RETURN_IF_ERROR(generation.status());
-  if (options_.query_cache_bytes > 0) {
-    (*generation)->KeepQueries(options_.query_cache_bytes);
-  }
-  (*generation)->BindAll(*store_.ReadCatalogue());
-  const std::vector<model::History> users = SampleUsers(**generation);
-  absl::Status warm;
-  aside([&] {
-    warm = Tune(users, generation->get());
-    if (warm.ok()) warm = WarmUp(**generation);
-  });
-  if (!warm.ok()) {
-    return absl::DataLossError(
-        absl::StrCat("generation ", id, ": ", warm.message()));
-  }
-  return generation;
-}
-
-absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Build(
     const std::string& id) {
   ASSIGN_OR_RETURN(model::Bundle bundle, generations_.Read(id));
   auto generation = model::Generation::Create(std::move(bundle), factory_);
   if (!generation.ok()) {
     return absl::DataLossError(
         absl::StrCat("generation ", id, ": ", generation.status().message()));
+  }
+  if (options_.query_cache_bytes > 0) {
+    (*generation)->KeepQueries(options_.query_cache_bytes);
+  }
+  (*generation)->BindAll(*store_.ReadCatalogue());
+  absl::Status warm = Tune(generation->get());
+  if (warm.ok()) warm = WarmUp(**generation);
+  if (!warm.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("generation ", id, ": ", warm.message()));
   }
   return generation;
 }
@@ -115,7 +95,6 @@ std::vector<model::History> ModelSlot::SampleUsers(
     const model::Generation& generation) {
   constexpr int64_t kUsers = 200, kFew = 20;
   std::vector<model::History> histories;
-  if (generation.scanner().report().lists == 0) return histories;
   const int64_t users = store_.users(), sample = std::min(users, kUsers);
   for (int64_t i = 0; i < sample; ++i) {
     const std::string id =
@@ -135,9 +114,9 @@ std::vector<model::History> ModelSlot::SampleUsers(
 }
 
 // An approximate scan learns how far to look.
-absl::Status ModelSlot::Tune(const std::vector<model::History>& users,
-                             model::Generation* generation) {
-  if (users.empty()) return absl::OkStatus();
+absl::Status ModelSlot::Tune(model::Generation* generation) {
+  if (generation->scanner().report().lists == 0) return absl::OkStatus();
+  const std::vector<model::History> users = SampleUsers(*generation);
   std::vector<const model::History*> pointers;
   for (const model::History& one : users) pointers.push_back(&one);
   std::vector<float> queries;

@@ -51,11 +51,8 @@ class ModelSlot {
  private:
   absl::StatusOr<std::shared_ptr<model::Generation>> Load(
       const std::string& id);
-  absl::StatusOr<std::shared_ptr<model::Generation>> Build(
-      const std::string& id);
   std::vector<model::History> SampleUsers(const model::Generation& generation);
-  absl::Status Tune(const std::vector<model::History>& users,
-                    model::Generation* generation);
+  absl::Status Tune(model::Generation* generation);
   absl::Status WarmUp(const model::Generation& generation);
   void Swap(std::shared_ptr<model::Generation> next);
 

@@ -11,25 +11,14 @@
 #include "model/generation.h"
 #include "model/index_scanner.h"
 #include "model/synthesize.h"
-#include "tests/bench/bench_common.h"
+#include "tests/bench/scan_benchmarks.h"
 
 namespace nearline {
-namespace {
 
 using model::PackedMatrix;
 using model::Row;
 using model::RowMask;
 using model::ScoredRow;
-
-struct Shape {
-  int items, dim;
-  friend auto operator<=>(const Shape&, const Shape&) = default;
-};
-struct Vectors {
-  std::vector<float> rows;     // [items, dim], in clusters
-  std::vector<float> queries;  // [kQueries, dim], each near some rows
-};
-constexpr int kQueries = 128;
 
 const Vectors& VectorsOf(Shape shape) {
   return Once<Vectors>(shape, [&] {
@@ -47,9 +36,28 @@ const Vectors& VectorsOf(Shape shape) {
       }
       out.queries.insert(out.queries.end(), query.begin(), query.end());
     }
+    if (shape.items < 100'000) return out;
+    const model::ItemTable rows(out.rows, d);
+    const model::ItemTable bias(
+        std::vector<float>(static_cast<size_t>(shape.items), 0), 1);
+    const auto scanner = *model::MatrixScanner::Create(&rows, &bias);
+    const RowMask mask(static_cast<size_t>(shape.items), true);
+    const std::vector<const RowMask*> masks(kQueries, &mask);
+    std::vector<std::vector<ScoredRow>> best;
+    if (!scanner
+             ->Scan(out.queries, masks, std::vector<int>(kQueries, 100), &best)
+             .ok()) {
+      std::abort();
+    }
+    for (const auto& list : best) {
+      out.best.emplace_back();
+      for (const ScoredRow& row : list) out.best.back().push_back(row.row);
+    }
     return out;
   });
 }
+
+namespace {
 
 // Precision, items, dim of a benchmark's first three arguments.
 struct Setup {

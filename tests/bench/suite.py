@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 REPETITIONS = 5
@@ -118,6 +119,12 @@ class Bins:
                 raise SystemExit(f"nearline {' '.join(map(str, words))}: {done.stderr}{done.stdout}")
             return json.loads(done.stdout)
 
+        def resident_mb():
+            for line in open(f"/proc/{process.pid}/status"):
+                if line.startswith("VmRSS"):
+                    return int(line.split()[1]) / 1024
+
+        ask.resident_mb = resident_mb
         try:
             deadline = time.monotonic() + 120
             while ask("status", check=False) is None:
@@ -185,6 +192,29 @@ def scan(bins, report, full):
                            over(plain, best), torch_us=median(plain.values()), scan_us=median(best.values()))
 
 
+def index(bins, report, full):
+    """The approximate index of large catalogues against exact scans and against hnswlib."""
+    items = 1_000_000 if full else 100_000
+    rows = bins.micro(f"BM_(Scan|IndexScan)/int8:[01]/items:{items}/dim:64/batch:32/k:100$|BM_(Hnsw|BuildIndex)/(items:)?{items}$", 0.1)
+    ours = rows[f"BM_IndexScan/int8:1/items:{items}/dim:64/batch:32/k:100"]
+    found = per_query(rows, f"BM_IndexScan/int8:1/items:{items}/dim:64/batch:32/k:100")
+    exact = per_query(rows, f"BM_Scan/int8:0/items:{items}/dim:64/batch:32/k:100")
+    as_served = per_query(rows, f"BM_Scan/int8:1/items:{items}/dim:64/batch:32/k:100") or exact
+    graph = per_query(rows, f"BM_Hnsw/items:{items}")
+    report.add(f"index.{items}", f"the exact scan in float32 against the index, {items} x 64, batch 32, the 100 best",
+               over(exact, found), 10 if full else None, us_a_query=median(found.values()), exact_us=median(exact.values()))
+    report.add(f"index.{items}.int8", "the exact scan as it serves smaller catalogues against it", over(as_served, found))
+    report.add(f"index.{items}.recall", "of the 100 best", [row["recall"] for row in ours.values()], .95, unit="")
+    if graph:
+        theirs = rows[f"BM_Hnsw/items:{items}"]
+        report.add(f"index.{items}.hnswlib",
+                   f"hnswlib (M 16, efConstruction 200) with a recall of {median([r['recall'] for r in theirs.values()]):.3f} against it",
+                   over(graph, found), us_a_query=median(graph.values()),
+                   build_seconds=median([r["build_seconds"] for r in theirs.values()]))
+    build = rows[f"BM_BuildIndex/items:{items}"]
+    report.add(f"index.{items}.build", "making it, one thread", [row["cpu_time"] / 1e9 for row in build.values()], 180, False, unit="s")
+
+
 def encode(bins, report, full):
     """The first layer's gather against memory's speed."""
     rows = bins.micro("BM_(Gather|Stream)/" + ("" if full else "items:3500/rows:100"))
@@ -201,7 +231,7 @@ def feedback(bins, report, full):
     """Durable feedback against RocksDB alone, and against the disk."""
     callers = (1, 8, 64) if full else (1, 64)
     sizes = (1, 100, 1000) if full else (1, 100)
-    pattern = "BM_BareSync|BM_(DurableFeedback|BareRocksDb)/events:(%s)/real_time/threads:(%s)$" % (
+    pattern = "BM_BareSync/real_time|BM_(DurableFeedback|BareRocksDb)/events:(%s)/real_time/threads:(%s)$" % (
         "|".join(map(str, sizes)), "|".join(map(str, callers)))
     rows = bins.micro(pattern, 0.2 if full else 0.1)
     for events in sizes:
@@ -278,7 +308,75 @@ def serve(bins, report, full):
     report.add("P2b.of_P1", "two stages' throughput as a share of one stage's", [two["median"] / one["median"]], .5)
 
 
-PARTS = {"scan": scan, "encode": encode, "feedback": feedback, "serve": serve}
+def overload(bins, report, full):
+    """Twice as many calls as can be answered, each of use for 100 ms."""
+    folder = bins.synthesize("overload", items=20000)
+    seconds = 3 if full else 1
+    with bins.server(folder) as ask:
+        ask("import", folder / "import")
+        shares, refused = [], []
+        for _ in range(REPETITIONS):
+            bench = ("bench", "recommend", "--baseline", "none", "--repetitions", 1, "--seconds", seconds, "--warm-up", 0.5)
+            peak = ask(*bench)["rounds"][0]["calls_per_second"]
+            round = ask(*bench, "--rate", 2 * peak, "--deadline", 0.1)["rounds"][0]
+            shares.append(round["calls_per_second"] / peak)
+            refused.append((round["errors"] + round["not_begun"]) / (round["errors"] + round["calls"] + round["not_begun"]))
+        report.add("overload.goodput", "answers in time a second under twice the load, against the most without a clock; the generator shares the processors, and cannot send more",
+                   shares, .9, refused=median(refused))
+    shutil.rmtree(folder)
+
+
+def swap(bins, report, full):
+    """Recommend while the service trains, loads, warms up and swaps."""
+    folder = bins.synthesize("swap", items=3500)
+    seconds = 4 if full else 2
+    with bins.server(folder) as ask:
+        ask("import", folder / "import")
+        bench = ("bench", "recommend", "--baseline", "none", "--seconds", seconds)
+        most = median([r["calls_per_second"] for r in ask(*bench, "--repetitions", 3)["rounds"]])
+        bench += ("--rate", most / 4, "--repetitions", REPETITIONS, "--warm-up", 0.5)
+        idle = ask(*bench)["rounds"]
+        for name, what, work in (("P6.swap", "a generation is loaded, warmed up and swapped in every second", ("rollback", "g-synthetic-1")),
+                                 ("P6.train", "the trainer runs, with one thread", ("retrain",))):
+            stop, done = threading.Event(), []
+
+            def loop():
+                while not stop.is_set():
+                    done.append(ask(*work, check=False))
+                    time.sleep(1)
+
+            thread = threading.Thread(target=loop)
+            thread.start()
+            busy = ask(*bench)["rounds"]
+            stop.set()
+            thread.join()
+            report.add(name, f"99th percentile of Recommend at a quarter of the most while {what}, against idle",
+                       [b["p99_ms"] / i["p99_ms"] for b, i in zip(busy, idle)], 1.5, False,
+                       idle_ms=median([r["p99_ms"] for r in idle]), times=len(done), failed=sum(r["errors"] for r in busy), p99_ms=median([r["p99_ms"] for r in busy]))
+    shutil.rmtree(folder)
+
+
+def start(bins, report, full):
+    """From the start of the process to its first answer, with a full store."""
+    users, history = (1_000_000, 10) if full else (20_000, 10)
+    folder = bins.synthesize("start", items=20000, dim=64, retriever="elsa", users=users, history=history)
+    with bins.server(folder) as ask:
+        ask("import", folder / "import")
+    shutil.rmtree(folder / "import")
+    seconds, memory = [], []
+    for _ in range(REPETITIONS):
+        began = time.monotonic()
+        with bins.server(folder) as ask:
+            ask("recommend", "user-0000007")
+            seconds.append(time.monotonic() - began)
+            memory.append(ask.resident_mb())
+    report.add("P12.start", f"to the first answer, with {users:,} users and {users * history:,} events", seconds, 2, False, unit="s",
+               resident_mb=median(memory))
+    shutil.rmtree(folder)
+
+
+PARTS = {"scan": scan, "index": index, "encode": encode, "feedback": feedback, "serve": serve,
+         "overload": overload, "swap": swap, "start": start}
 
 
 def compare(old, report):
