@@ -173,7 +173,7 @@ def scan(bins, report, full):
                                over(whole, product), 1.3 if precision == "f32" else None, False,
                                us_a_query=median(whole.values()), product_us=median(product.values()))
             lone = per_query(rows, f"BM_Product/{key}/batch:1")
-            for batch, k in ((1, 11), (1, 1000), (32, 1000)):
+            for batch, k in ((1, 1000), (32, 1000)):
                 whole = per_query(rows, f"BM_Scan/{key}/batch:{batch}/k:{k}")
                 product = lone if batch == 1 else per_query(rows, f"BM_Product/{key}/batch:{batch}")
                 sort = per_query(rows, f"BM_PartialSort/items:{n}/k:{k}")
