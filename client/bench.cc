@@ -200,6 +200,7 @@ class Bench {
     const absl::Duration own = OwnTime() - own_before;
     ASSIGN_OR_RETURN(absl::Duration server, ServerTime());
     server -= server_before;
+    const size_t before = rounds->size();
     int64_t all = 0, answered = 0;
     for (const Call call : kEveryCall) {
       for (const auto& code : (*load)[call].codes) all += code;
@@ -218,6 +219,7 @@ class Bench {
       figures.processor_us = totals.processor_us;
       figures.server_us = a_call(server);
       if (figures.calls + figures.errors == 0) continue;
+      if (rounds->size() == before) figures.not_begun = load->not_begun();
       totals.calls_a_second += figures.calls_a_second;
       totals.p99_ms = std::max(totals.p99_ms, figures.p99_ms);
       rounds->push_back(figures);
@@ -233,9 +235,8 @@ class Bench {
     BenchFigures figures{
         .call = NameOf(call),
         .calls = counts.latency.count(),
-        .not_begun = load.not_begun(),
-        .calls_a_second = static_cast<double>(counts.latency.count()) /
-                          absl::ToDoubleSeconds(load.took()),
+        .calls_a_second =
+            static_cast<double>(counts.latency.count()) / load.seconds(),
         .mean_ms = ms(counts.latency.Mean()),
         .p50_ms = ms(counts.latency.Quantile(0.5)),
         .p90_ms = ms(counts.latency.Quantile(0.9)),
@@ -338,11 +339,12 @@ class Bench {
 
   // Begins a slot's call by `send`, a method of a stub.
   template <typename Flight, typename Send, typename Done>
-  void Begin(Flight* flight, const Send& send, Done done) {
+  void Begin(Flight* flight, int slot, const Load& load, const Send& send,
+             Done done) {
     flight->context.emplace();
     if (options_.deadline > 0) {
-      flight->context->set_deadline(
-          absl::ToChronoTime(absl::Now() + absl::Seconds(options_.deadline)));
+      flight->context->set_deadline(absl::ToChronoTime(
+          load.began(slot) + absl::Seconds(options_.deadline)));
     }
     send(&*flight->context, &flight->request, &flight->response,
          std::move(done));
@@ -352,7 +354,7 @@ class Bench {
     auto* const flight = &At(slot).ping;
     flight->request.set_batched(batched);
     Begin(
-        flight,
+        flight, slot, *load,
         [&](auto... call) { StubsOf(slot).admin->async()->Ping(call...); },
         [slot, load, batched](const grpc::Status& status) {
           load->Answered(slot, batched ? Call::kBatched : Call::kEmpty, status);
@@ -364,7 +366,7 @@ class Bench {
     flight->request.set_user(DrawUser(&At(slot).random));
     flight->request.set_count(options_.count);
     Begin(
-        flight,
+        flight, slot, *load,
         [&](auto... call) {
           StubsOf(slot).recommendation->async()->Recommend(call...);
         },
@@ -389,7 +391,7 @@ class Bench {
       event->set_event_id(absl::StrCat(run_, "-", slot, "-", random->Next()));
     }
     Begin(
-        flight,
+        flight, slot, *load,
         [&](auto... call) {
           StubsOf(slot).feedback->async()->Feedback(call...);
         },

@@ -42,7 +42,7 @@ struct BenchFigures {
   std::string call;
   int64_t calls = 0;      // answered with OK, as all that follows
   int64_t errors = 0;     // the rest, also by name
-  int64_t not_begun = 0;  // an open loop's, for want of calls in flight
+  int64_t not_begun = 0;  // of the round, an open loop's: late by then
   std::map<std::string, int64_t> codes;
   double calls_a_second = 0;
   // Processor time a call, of this process and of the server: what tells the

@@ -57,9 +57,13 @@ class Load {
   const LoadCounts& operator[](Call call) const {
     return counts_[static_cast<size_t>(call)];
   }
-  // From the first call to the last answer.
-  absl::Duration took() const { return took_; }
-  // Calls of an open loop whose time came and for which no slot was free.
+  // When a slot's call began, or should have.
+  absl::Time began(int slot) const { return began_[static_cast<size_t>(slot)]; }
+  // That calls came for; of a closed loop, from the first to the last answer.
+  double seconds() const {
+    return options_.rate > 0 ? options_.seconds : absl::ToDoubleSeconds(took_);
+  }
+  // Calls of an open loop that were still to come when its time was over.
   int64_t not_begun() const { return not_begun_; }
 
  private:

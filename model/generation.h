@@ -95,20 +95,21 @@ class Generation {
   const Ranker* ranker() const { return scoring_.ranker.get(); }
   const ItemTables& tables() const { return tables_; }
 
-  // Keeps query vectors, in `bytes` of memory, from now on. Before sharing.
-  void KeepQueries(int64_t bytes) {
-    queries_ = std::make_unique<QueryCache>(bytes, kept_dim());
+  // Keeps query vectors, in `bytes` of memory, from now on, and what the ranker
+  // reads of users if it is in use. Before sharing.
+  void KeepQueries(int64_t bytes, bool rank = true) {
+    kept_dim_ = static_cast<size_t>(encoder().dim());
+    if (rank && ranker() != nullptr) kept_dim_ += ranker()->user_dim();
+    queries_ = std::make_unique<QueryCache>(bytes, kept_dim_);
   }
-  // Tunes the scan by queries such as will be asked. Before sharing.
-  absl::Status Tune(absl::Span<const float> queries) {
-    return scoring_.scanner->Tune(queries);
+  // Scanner::Tune. Before sharing.
+  absl::Status Tune(absl::Span<const float> queries,
+                    absl::Span<const RowMask* const> masks) {
+    return scoring_.scanner->Tune(queries, masks);
   }
   QueryCache* queries() const { return queries_.get(); }  // may be null
   // Of what is kept: the query, and behind it what the ranker reads of a user.
-  size_t kept_dim() const {
-    return static_cast<size_t>(encoder().dim()) +
-           (ranker() == nullptr ? 0 : ranker()->user_dim());
-  }
+  size_t kept_dim() const { return kept_dim_; }
 
   // Rows that can be read now; grows as items are bound.
   uint32_t rows() const { return rows_.load(std::memory_order_acquire); }
@@ -151,6 +152,7 @@ class Generation {
   Scoring scoring_;
   std::shared_ptr<const UserFeatures> users_;  // null: attributes say nothing
   std::unique_ptr<QueryCache> queries_;
+  size_t kept_dim_ = 0;
   const ItemTable* vectors_ = nullptr;  // what Similar compares
   std::atomic<uint32_t> rows_{0};
   std::atomic<uint64_t> bindings_{0};

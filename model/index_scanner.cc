@@ -68,11 +68,12 @@ struct IndexScanner::Search {
   float slack = 0;  // how far below the k-th a row may be found
   float threshold = kNone;
   std::vector<ScoredRow> found;  // unordered; scores err by half of the slack
+  size_t limit = 0;              // of found, before it is shrunk
 
   void Add(float score, Row row) {
     if (!(*mask)[row]) return;
     found.push_back({score, row});
-    if (found.size() >= 2 * k + 512) Shrink();
+    if (found.size() >= limit) Shrink();
   }
   // Forgets what the k best have left behind.
   void Shrink() {
@@ -82,6 +83,7 @@ struct IndexScanner::Search {
     threshold = std::max(threshold, kth->score - slack);
     std::erase_if(found,
                   [&](const ScoredRow& row) { return row.score < threshold; });
+    limit = std::max(limit, 2 * found.size());
   }
 };
 
@@ -123,7 +125,10 @@ absl::Status IndexScanner::Build(std::vector<uint32_t> list_of) {
   }
   Place(list_of, lists);
   RETURN_IF_ERROR(DescribeLists());
-  probes_ = std::max(1, lists / 32);
+  // As MatrixScanner has it: else too many would be scored again.
+  const bool coarse = max_lost_ > MatrixScanner::kMostLoss * mean_norm_;
+  probes_ = coarse ? lists : std::max(1, lists / 32);
+  recall_ = coarse ? 1 : 0;
   return absl::OkStatus();
 }
 
@@ -160,7 +165,9 @@ void IndexScanner::PlaceRow(Row row, size_t place) {
   }
   row_at_[place] = row;
   biases_[place] = *bias_[row];
-  max_norm_ = std::max(max_norm_, std::sqrt(Dot(rows_[row], rows_[row], d)));
+  const float norm = std::sqrt(Dot(rows_[row], rows_[row], d));
+  max_norm_ = std::max(max_norm_, norm);
+  mean_norm_ += norm / static_cast<float>(rows_.base_rows());
   max_lost_ = std::max(max_lost_, lost);
   max_bias_ = std::max(max_bias_, std::abs(*bias_[row]));
 }
@@ -270,6 +277,7 @@ bool IndexScanner::SearchLists(const float* query, const RowMask& mask, int k,
   search.k = static_cast<size_t>(k);
   search.threshold = kNone;
   search.found.clear();
+  search.limit = 2 * search.k + 512;
   const float norm = std::sqrt(Dot(query, query, d));
   const float lost = QuantizePairs(query, d, &search.query, &search.scale);
   // As PackedMatrix::ErrorBound has it.
@@ -279,10 +287,11 @@ bool IndexScanner::SearchLists(const float* query, const RowMask& mask, int k,
           (static_cast<float>(d + 4) * norm * max_norm_ + max_bias_);
   search.slack = 2 * bound;
   if (!std::isfinite(bound)) return false;  // the exact scan knows what to do
+  const size_t most = std::min(lists.size(), 4 * static_cast<size_t>(probes));
   size_t next = 0;
   // Where filters leave too little, on to lists that promise less.
-  while (next < lists.size() && (next < static_cast<size_t>(probes) ||
-                                 search.found.size() < search.k)) {
+  while (next < most && (next < static_cast<size_t>(probes) ||
+                         search.found.size() < search.k)) {
     ScanList(lists[next++].row, &search);
   }
   search.Shrink();
@@ -305,10 +314,37 @@ int IndexScanner::ProbesFor(const RowMask& mask, int k) const {
 absl::Status IndexScanner::Scan(
     absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
     absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
+  if (probes_ >= lists()) return exact_->Scan(queries, masks, ks, best);
+  std::vector<size_t> rest;
+  RETURN_IF_ERROR(ScanSome(queries, masks, ks, best, &rest));
+  if (rest.empty()) return absl::OkStatus();
+  const size_t d = rows_.dim();
+  std::vector<float> rest_queries;
+  std::vector<const RowMask*> rest_masks;
+  std::vector<int> rest_ks;
+  for (const size_t i : rest) {
+    const auto query = queries.subspan(i * d, d);
+    rest_queries.insert(rest_queries.end(), query.begin(), query.end());
+    rest_masks.push_back(masks[i]);
+    rest_ks.push_back(ks[i]);
+  }
+  std::vector<std::vector<ScoredRow>> whole;
+  RETURN_IF_ERROR(exact_->Scan(rest_queries, rest_masks, rest_ks, &whole));
+  for (size_t i = 0; i < rest.size(); ++i) {
+    (*best)[rest[i]] = std::move(whole[i]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status IndexScanner::ScanSome(absl::Span<const float> queries,
+                                    absl::Span<const RowMask* const> masks,
+                                    absl::Span<const int> ks,
+                                    std::vector<std::vector<ScoredRow>>* best,
+                                    std::vector<size_t>* rest) const {
   const size_t d = rows_.dim();
   // Of the rows that came after training.
   RETURN_IF_ERROR(exact_->ScanLater(queries, masks, ks, best));
-  std::vector<std::vector<ScoredRow>> promising, whole;
+  std::vector<std::vector<ScoredRow>> promising;
   std::vector<ScoredRow> found;
   for (size_t first = 0; first < masks.size();
        first += PackedMatrix::kMaxBatch) {
@@ -324,35 +360,34 @@ absl::Status IndexScanner::Scan(
                 std::min(lists(), 4 * most), &promising);
     }
     for (size_t i = first; i < end; ++i) {
-      const auto query = queries.subspan(i * d, d);
       const int of_query = probes[i - first];
-      if (of_query > 0 && SearchLists(query.data(), *masks[i], ks[i], of_query,
-                                      promising[i - first], &found)) {
-        std::vector<ScoredRow>& all = (*best)[i];
-        all.insert(all.end(), found.begin(), found.end());
-        SortBestFirst(absl::MakeSpan(all));
-        all.resize(std::min(all.size(), static_cast<size_t>(ks[i])));
+      if (of_query == 0 ||
+          !SearchLists(queries.data() + i * d, *masks[i], ks[i], of_query,
+                       promising[i - first], &found)) {
+        rest->push_back(i);
         continue;
       }
-      RETURN_IF_ERROR(
-          exact_->Scan(query, masks.subspan(i, 1), ks.subspan(i, 1), &whole));
-      (*best)[i] = std::move(whole[0]);
+      std::vector<ScoredRow>& all = (*best)[i];
+      all.insert(all.end(), found.begin(), found.end());
+      SortBestFirst(absl::MakeSpan(all));
+      all.resize(std::min(all.size(), static_cast<size_t>(ks[i])));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status IndexScanner::Tune(absl::Span<const float> queries) {
+absl::Status IndexScanner::Tune(absl::Span<const float> queries,
+                                absl::Span<const RowMask* const> masks) {
   constexpr int kBest = 100;
-  const size_t m = queries.size() / rows_.dim();
-  if (m == 0) return absl::OkStatus();
-  const RowMask mask(rows_.base_rows(), true);
-  const std::vector<const RowMask*> masks(m, &mask);
-  const std::vector<int> ks(m, kBest);
+  if (masks.empty() || probes_ >= lists()) return absl::OkStatus();
+  const std::vector<int> ks(masks.size(), kBest);
+  const RowMask all(rows_.base_rows(), true);
   std::vector<std::vector<ScoredRow>> exact, found;
   RETURN_IF_ERROR(exact_->Scan(queries, masks, ks, &exact));
-  for (probes_ = 4; ProbesFor(mask, kBest) > 0; probes_ += probes_ / 2) {
-    RETURN_IF_ERROR(Scan(queries, masks, ks, &found));
+  for (probes_ = 4; ProbesFor(all, kBest) > 0; probes_ += probes_ / 2) {
+    std::vector<size_t> rest;
+    RETURN_IF_ERROR(ScanSome(queries, masks, ks, &found, &rest));
+    for (const size_t i : rest) found[i].clear();  // lists did not do
     recall_ = ShareOf(exact, found);
     if (recall_ >= options_.recall) return absl::OkStatus();
   }

@@ -1,7 +1,6 @@
 #ifndef NEARLINE_MODEL_INDEX_SCANNER_H_
 #define NEARLINE_MODEL_INDEX_SCANNER_H_
 
-#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -45,7 +44,8 @@ class IndexScanner final : public Scanner {
   }
   void Extend(Row rows) override { exact_->Extend(rows); }
   // Looks at as many lists as find the share of the 100 best, or at all.
-  absl::Status Tune(absl::Span<const float> queries) override;
+  absl::Status Tune(absl::Span<const float> queries,
+                    absl::Span<const RowMask* const> masks) override;
   ScanReport report() const override {
     return {.lists = lists(), .probes = probes_, .recall = recall_};
   }
@@ -69,6 +69,13 @@ class IndexScanner final : public Scanner {
   int lists() const { return static_cast<int>(begin_.size()) - 1; }
 
   struct Search;
+  // Scan, but for the queries whose numbers are put in `rest`: lists do not do
+  // for them.
+  absl::Status ScanSome(absl::Span<const float> queries,
+                        absl::Span<const RowMask* const> masks,
+                        absl::Span<const int> ks,
+                        std::vector<std::vector<ScoredRow>>* best,
+                        std::vector<size_t>* rest) const;
   // The lists in order of what they promise, `most` of them, by query.
   void RankLists(absl::Span<const float> queries, int most,
                  std::vector<std::vector<ScoredRow>>* lists) const;
@@ -91,7 +98,7 @@ class IndexScanner final : public Scanner {
   std::vector<float> scales_;   // by place
   std::vector<float> biases_;   // by place; -infinity where there is no row
   size_t pairs_ = 0;            // of numbers of a row
-  float max_norm_ = 0, max_lost_ = 0, max_bias_ = 0;
+  float max_norm_ = 0, mean_norm_ = 0, max_lost_ = 0, max_bias_ = 0;
   // What a list promises: [mean row, spread] against [query, its length].
   std::unique_ptr<PackedMatrix> means_;
   std::vector<float> mean_bias_;

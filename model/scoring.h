@@ -53,9 +53,11 @@ class Scanner {
   // Rows below `rows` are there for good; a scanner may lay them out for speed.
   // Called by one thread at a time, beside scans.
   virtual void Extend(Row /*rows*/) {}
-  // Chooses how far to look by queries such as will be asked, row-major [any,
-  // dim]. Before the first scan.
-  virtual absl::Status Tune(absl::Span<const float> /*queries*/) {
+  // Chooses how far to look by queries such as will be asked, row-major
+  // [masks.size(), dim], and what may be answered to them. Before the first
+  // scan.
+  virtual absl::Status Tune(absl::Span<const float> /*queries*/,
+                            absl::Span<const RowMask* const> /*masks*/) {
     return absl::OkStatus();
   }
   virtual ScanReport report() const { return {}; }

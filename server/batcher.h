@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
+#include "server/drain_rate.h"
 #include "server/fair_queue.h"
 
 namespace nearline::server {
@@ -130,7 +131,8 @@ class Batcher {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (queue_.empty()) return absl::OkStatus();
     const absl::Duration wait =
-        static_cast<double>(queue_.Before(admission.caller) + 1) * a_job_;
+        static_cast<double>(queue_.Before(admission.caller) + 1) *
+        drain_.a_job();
     if (wait > options_.max_wait) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "the queue is slow: an answer would take about ",
@@ -150,19 +152,6 @@ class Batcher {
     }
     if (refuse_) *displaced = queue_.Displace(admission.caller);
     return *displaced == nullptr ? Full() : absl::OkStatus();
-  }
-
-  // How long the queue takes for a job, by the time between batches while jobs
-  // wait.
-  void MeasureBatch(size_t served) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    const absl::Time now = options_.clock->Now();
-    if (waited_ > 0) {
-      const absl::Duration took = (now - batch_began_) / waited_;
-      a_job_ =
-          a_job_ == absl::ZeroDuration() ? took : 0.9 * a_job_ + 0.1 * took;
-    }
-    batch_began_ = now;
-    waited_ = queue_.empty() ? 0 : static_cast<int64_t>(served);
   }
 
   // Makes the calling thread a leader, if there is something to lead and fewer
@@ -207,7 +196,7 @@ class Batcher {
              static_cast<int>(batch.size()) < options_.max_batch) {
         batch.push_back(queue_.Pop());
       }
-      MeasureBatch(batch.size());
+      drain_.BatchBegins(options_.clock->Now(), batch.size(), !queue_.empty());
       still_queued = static_cast<int>(queue_.size());
       lone_batches_ = batch.size() > 1 ? 0 : lone_batches_ + 1;
     }
@@ -245,10 +234,7 @@ class Batcher {
   const Refuse refuse_;  // may be empty
   mutable Mutex mu_;
   FairQueue<Job> queue_ ABSL_GUARDED_BY(mu_);
-  absl::Duration a_job_ ABSL_GUARDED_BY(mu_);  // of waiting; zero: not known
-  absl::Time batch_began_ ABSL_GUARDED_BY(mu_);
-  // Jobs of the last batch, if others waited behind it; else 0.
-  int64_t waited_ ABSL_GUARDED_BY(mu_) = 0;
+  DrainRate drain_ ABSL_GUARDED_BY(mu_);
   CondVar cv_;
   int leaders_ ABSL_GUARDED_BY(mu_) = 0;
   int delivering_ ABSL_GUARDED_BY(mu_) = 0;   // threads that lead on afterwards

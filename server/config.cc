@@ -185,6 +185,12 @@ bool IsOfKubernetes(absl::string_view name) {
 }
 
 absl::Status CheckAcross(const Config& config) {
+  constexpr int64_t kFewest = 10'000;  // that lists are worth
+  if (config.serving.index_items > 0 && config.serving.index_items < kFewest) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("serving.index_items: ", config.serving.index_items,
+                     " is neither 0 nor at least ", kFewest));
+  }
   if (config.data_dir.empty()) {
     return absl::InvalidArgumentError("data_dir is empty; expected a folder");
   }

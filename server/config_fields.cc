@@ -255,7 +255,7 @@ std::vector<ConfigField> FieldsOf(Config* c) {
             "none. MiB"),
       Whole("serving.index_items", &c->serving.index_items, 0, 1'000'000'000,
             "catalogues of so many trained items or more are searched through "
-            "an approximate index; 0: never"),
+            "an approximate index; 0: never; else at least 10000"),
       Real("serving.index_recall", &c->serving.index_recall, 0.5, 1,
            "share of the 100 best that the index is tuned to find"),
       Duration("serving.page_ttl", &c->serving.page_ttl, absl::Seconds(10),

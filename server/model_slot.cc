@@ -77,7 +77,7 @@ absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
         absl::StrCat("generation ", id, ": ", generation.status().message()));
   }
   if (options_.query_cache_bytes > 0) {
-    (*generation)->KeepQueries(options_.query_cache_bytes);
+    (*generation)->KeepQueries(options_.query_cache_bytes, options_.rank);
   }
   (*generation)->BindAll(*store_.ReadCatalogue());
   absl::Status warm = Tune(generation->get());
@@ -121,7 +121,17 @@ absl::Status ModelSlot::Tune(model::Generation* generation) {
   for (const model::History& one : users) pointers.push_back(&one);
   std::vector<float> queries;
   RETURN_IF_ERROR(generation->encoder().Encode(pointers, &queries));
-  RETURN_IF_ERROR(generation->Tune(queries));
+  // What they have is not answered to them.
+  std::vector<model::RowMask> masks(
+      users.size(), model::RowMask(generation->base_rows(), true));
+  std::vector<const model::RowMask*> of_users;
+  for (size_t i = 0; i < users.size(); ++i) {
+    for (const model::Row row : users[i].rows) {
+      if (row < generation->base_rows()) masks[i].Clear(row);
+    }
+    of_users.push_back(&masks[i]);
+  }
+  RETURN_IF_ERROR(generation->Tune(queries, of_users));
   const model::ScanReport report = generation->scanner().report();
   spdlog::info(
       "generation {}: of {} lists of its index {} are looked at, where {:.1f} "

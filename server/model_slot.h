@@ -18,6 +18,7 @@ using GenerationPtr = std::shared_ptr<const model::Generation>;
 
 struct ModelSlotOptions {
   absl::Duration keep_retired = absl::Hours(1);
+  bool rank = true;                      // whether the ranker is in use
   int64_t query_cache_bytes = 16 << 20;  // 0: no query vector is kept
 };
 

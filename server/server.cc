@@ -213,6 +213,7 @@ absl::Status Server::Impl::OpenParts() {
                               .recall = config.serving.index_recall});
   const ModelSlotOptions slot_options = {
       .keep_retired = config.serving.page_ttl,
+      .rank = config.serving.rank,
       .query_cache_bytes = config.serving.query_cache_mb << 20};
   slot = std::make_unique<ModelSlot>(store.get(), generations.get(), scoring,
                                      slot_options, Clock::Real());

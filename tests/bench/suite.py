@@ -195,21 +195,22 @@ def scan(bins, report, full):
 def index(bins, report, full):
     """The approximate index of large catalogues against exact scans and against hnswlib."""
     items = 1_000_000 if full else 100_000
-    rows = bins.micro(f"BM_(Scan|IndexScan)/int8:[01]/items:{items}/dim:64/batch:32/k:100$|BM_(Hnsw|BuildIndex)/(items:)?{items}$", 0.1)
+    rows = bins.micro(f"BM_(Scan|IndexScan)/int8:[01]/items:{items}/dim:64/batch:(1|32)/k:100$|BM_(Hnsw|BuildIndex)/(items:)?{items}$", 0.1)
     ours = rows[f"BM_IndexScan/int8:1/items:{items}/dim:64/batch:32/k:100"]
     found = per_query(rows, f"BM_IndexScan/int8:1/items:{items}/dim:64/batch:32/k:100")
     exact = per_query(rows, f"BM_Scan/int8:0/items:{items}/dim:64/batch:32/k:100")
     as_served = per_query(rows, f"BM_Scan/int8:1/items:{items}/dim:64/batch:32/k:100") or exact
     graph = per_query(rows, f"BM_Hnsw/items:{items}")
+    alone = per_query(rows, f"BM_IndexScan/int8:1/items:{items}/dim:64/batch:1/k:100")
     report.add(f"index.{items}", f"the exact scan in float32 against the index, {items} x 64, batch 32, the 100 best",
                over(exact, found), 10 if full else None, us_a_query=median(found.values()), exact_us=median(exact.values()))
     report.add(f"index.{items}.int8", "the exact scan as it serves smaller catalogues against it", over(as_served, found))
-    report.add(f"index.{items}.recall", "of the 100 best", [row["recall"] for row in ours.values()], .95, unit="")
+    report.add(f"index.{items}.recall", "of the 100 best, for queries that it was not tuned by", [row["recall"] for row in ours.values()], .95, unit="")
     if graph:
         theirs = rows[f"BM_Hnsw/items:{items}"]
         report.add(f"index.{items}.hnswlib",
-                   f"hnswlib (M 16, efConstruction 200) with a recall of {median([r['recall'] for r in theirs.values()]):.3f} against it",
-                   over(graph, found), us_a_query=median(graph.values()),
+                   f"hnswlib (M 16, efConstruction 200) with a recall of {median([r['recall'] for r in theirs.values()]):.3f} against it, one query at a time",
+                   over(graph, alone), us_a_query=median(graph.values()),
                    build_seconds=median([r["build_seconds"] for r in theirs.values()]))
     build = rows[f"BM_BuildIndex/items:{items}"]
     report.add(f"index.{items}.build", "making it, one thread", [row["cpu_time"] / 1e9 for row in build.values()], 180, False, unit="s")
@@ -252,7 +253,7 @@ def rounds(result, call):
 
 
 def load(ask, report, name, what, throughput, p99, seconds, floor=None, floor_goal=None):
-    """Recommend on a running server against the empty call. Returns the median of what it adds."""
+    """Recommend on a running server against the empty call."""
     bench = ("bench", "--seconds", seconds, "--repetitions", REPETITIONS, "--users", 1000)
     result = ask(*bench, "recommend")
     empty, calls = rounds(result, "empty"), rounds(result, "recommend")
@@ -270,14 +271,12 @@ def load(ask, report, name, what, throughput, p99, seconds, floor=None, floor_go
     report.add(f"{name}.p99", "99th percentile at half of that load against the empty call's",
                [c["p99_ms"] / e["p99_ms"] for c, e in zip(rounds(clocked, "recommend"), rounds(clocked, "empty"))],
                p99, False, p99_ms=median([c["p99_ms"] for c in rounds(clocked, "recommend")]))
-    return median([c["processor_us"] for c in calls])
 
 
 def serve(bins, report, full):
     """A server under load: Mult-VAE at two sizes, and two stages."""
     amx = "amx_int8" in report.about["instructions"]
     micro = bins.micro("BM_Product/int8:[01]/items:(3500|20000)/dim:600/batch:32$|BM_Gather/items:(3500|20000)/rows:100$")
-    costs = {}
     seconds = 2 if full else 1
     plans = [("P1", 3500, "", (.75 if amx else .6, 2, 2)), ("P2b", 3500, "neumf", (None, None, None))]
     plans.insert(1, ("P2", 20000, "", (.6 if amx else .35, None, 1.5)))
@@ -292,8 +291,8 @@ def serve(bins, report, full):
             floor += median(per_query(micro, f"BM_Gather/items:{items}/rows:100").values())
         with bins.server(folder) as ask:
             ask("import", folder / "import")
-            costs[name] = load(ask, report, name, f"{items} x 600{', NeuMF over 200' if ranker else ''}",
-                               throughput, p99, seconds, None if ranker else floor, floor_goal)
+            load(ask, report, name, f"{items} x 600{', NeuMF over 200' if ranker else ''}",
+                 throughput, p99, seconds, None if ranker else floor, floor_goal)
             if name == "P1":
                 result = ask("bench", "batched", "--seconds", seconds, "--repetitions", REPETITIONS)
                 report.add("batching", "an empty call through the queue of Recommend, throughput against one answered inline",
@@ -322,7 +321,7 @@ def overload(bins, report, full):
             shares.append(round["calls_per_second"] / peak)
             refused.append((round["errors"] + round["not_begun"]) / (round["errors"] + round["calls"] + round["not_begun"]))
         report.add("overload.goodput", "answers in time a second under twice the load, against the most without a clock; the generator shares the processors, and cannot send more",
-                   shares, .9, refused=median(refused))
+                   shares, .9, not_in_time=median(refused))
     shutil.rmtree(folder)
 
 
@@ -334,22 +333,27 @@ def swap(bins, report, full):
         ask("import", folder / "import")
         bench = ("bench", "recommend", "--baseline", "none", "--seconds", seconds)
         most = median([r["calls_per_second"] for r in ask(*bench, "--repetitions", 3)["rounds"]])
-        bench += ("--rate", most / 4, "--repetitions", REPETITIONS, "--warm-up", 0.5)
-        idle = ask(*bench)["rounds"]
+        bench += ("--rate", most / 4, "--repetitions", 1, "--warm-up", 0.5)
         for name, what, work in (("P6.swap", "a generation is loaded, warmed up and swapped in every second", ("rollback", "g-synthetic-1")),
                                  ("P6.train", "the trainer runs, with one thread", ("retrain",))):
-            stop, done = threading.Event(), []
+            idle, busy, done = [], [], []
+            for _ in range(REPETITIONS):
+                idle += ask(*bench)["rounds"]
+                stop = threading.Event()
 
-            def loop():
-                while not stop.is_set():
-                    done.append(ask(*work, check=False))
-                    time.sleep(1)
+                def loop():
+                    while not stop.is_set():
+                        done.append(ask(*work, check=False))
+                        stop.wait(1)
 
-            thread = threading.Thread(target=loop)
-            thread.start()
-            busy = ask(*bench)["rounds"]
-            stop.set()
-            thread.join()
+                thread = threading.Thread(target=loop)
+                thread.start()
+                busy += ask(*bench)["rounds"]
+                stop.set()
+                thread.join()
+            # A retraining that the gate keeps out has trained all the same.
+            if name == "P6.swap" and None in done:
+                raise SystemExit("a generation could not be swapped in")
             report.add(name, f"99th percentile of Recommend at a quarter of the most while {what}, against idle",
                        [b["p99_ms"] / i["p99_ms"] for b, i in zip(busy, idle)], 1.5, False,
                        idle_ms=median([r["p99_ms"] for r in idle]), times=len(done), failed=sum(r["errors"] for r in busy), p99_ms=median([r["p99_ms"] for r in busy]))
@@ -381,6 +385,9 @@ PARTS = {"scan": scan, "index": index, "encode": encode, "feedback": feedback, "
 
 def compare(old, report):
     """What moved by more than both spreads, since an earlier report."""
+    for what in ("mode", "machine", "instructions"):
+        if old["about"][what] != report.about[what]:
+            print(f"\nNot alike: {what} was {old['about'][what]}, is {report.about[what]}")
     print(f"\nAgainst {old['about']['commit']} on {old['about']['machine']}, {old['about']['time']}:")
     moved = 0
     for name, f in report.figures.items():
@@ -422,10 +429,10 @@ def main():
         for part in parts:
             print(f"\n== {part}: {PARTS[part].__doc__.splitlines()[0]}", flush=True)
             PARTS[part](bins, report, args.mode == "full")
-    finally:
+    finally:  # what there is, also of a run that ends early
         shutil.rmtree(work)
-    (out / "report.json").write_text(json.dumps({"about": report.about, "figures": report.figures}, indent=1))
-    (out / "report.md").write_text(report.markdown())
+        (out / "report.json").write_text(json.dumps({"about": report.about, "figures": report.figures}, indent=1))
+        (out / "report.md").write_text(report.markdown())
     print(f"\n{out / 'report.md'}")
     if old is not None:
         compare(old, report)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -53,12 +54,15 @@ TEST(Histogram, OfNothingIsZero) {
 class Answerer {
  public:
   ~Answerer() {
+    MutexLock lock(&mu_);
     for (std::thread& thread : threads_) thread.join();
   }
-  void Answer(int slot, Load* load, grpc::Status status) {
+  // Calls `before` first.
+  void Answer(int slot, Load* load, std::function<void()> before) {
     MutexLock lock(&mu_);
-    threads_.emplace_back([slot, load, status] {
-      load->Answered(slot, Call::kRecommend, status);
+    threads_.emplace_back([slot, load, before = std::move(before)] {
+      before();
+      load->Answered(slot, Call::kRecommend, grpc::Status::OK);
     });
   }
 
@@ -75,8 +79,7 @@ TEST(Load, AClosedLoopSendsOnASlotWhenItHasBeenAnswered) {
       Load::Run({.slots = 3, .seconds = 0.05}, [&](int slot, Load* load) {
         auto& mine = in_flight[static_cast<size_t>(slot)];
         if (++mine > 1) twice = true;
-        --mine;
-        answerer.Answer(slot, load, grpc::Status::OK);
+        answerer.Answer(slot, load, [&mine] { --mine; });
       });
   EXPECT_FALSE(twice);
   EXPECT_GE((*load)[Call::kRecommend].latency.count(), 3);

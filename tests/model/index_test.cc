@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
 #include "base/random.h"
 #include "model/clusters.h"
@@ -121,7 +120,13 @@ class IndexTest : public testing::Test {
     exact_ = *MatrixScanner::Create(rows_, bias_);
     index_ = *IndexScanner::Create(rows_, bias_,
                                    *MatrixScanner::Create(rows_, bias_), {});
-    ASSERT_THAT(index_->Tune(*queries_), IsOk());
+    ASSERT_THAT(Tune(index_.get(), *queries_), IsOk());
+  }
+  static absl::Status Tune(IndexScanner* index,
+                           const std::vector<float>& queries) {
+    const RowMask all(kItems, true);
+    return index->Tune(
+        queries, std::vector<const RowMask*>(queries.size() / kDim, &all));
   }
   std::vector<std::vector<ScoredRow>> Ask(const Scanner& scanner,
                                           const RowMask& mask, int k) {
@@ -180,12 +185,42 @@ TEST_F(IndexTest, WhereListsTellLittleItLooksAtEveryRow) {
       &rows, &bias, *MatrixScanner::Create(&rows, &bias), {});
   std::vector<float> weak = *queries_;
   for (float& x : weak) x *= 0.001f;
-  ASSERT_THAT(index->Tune(weak), IsOk());
+  ASSERT_THAT(Tune(index.get(), weak), IsOk());
   EXPECT_EQ(index->report().probes, index->report().lists);
   EXPECT_EQ(index->report().recall, 1);
   const auto exact = *MatrixScanner::Create(&rows, &bias);
   const RowMask mask(kItems, true);
   EXPECT_EQ(Ask(*index, mask, 20), Ask(*exact, mask, 20));
+}
+
+// A few long rows make the rounding of all uncertain: all that is near would be
+// scored again.
+TEST_F(IndexTest, WhereRoundingSaysTooLittleItLooksAtEveryRow) {
+  std::vector<float> values = rows_->base();
+  for (size_t c = 0; c < kDim; ++c) values[7 * kDim + c] *= 1000;
+  const ItemTable rows(values, kDim);
+  const auto index = *IndexScanner::Create(
+      &rows, bias_, *MatrixScanner::Create(&rows, bias_), {});
+  EXPECT_EQ(index->report().probes, index->report().lists);
+  const auto exact = *MatrixScanner::Create(&rows, bias_);
+  const RowMask mask(kItems, true);
+  EXPECT_EQ(Ask(*index, mask, 20), Ask(*exact, mask, 20));
+}
+
+TEST_F(IndexTest, AQuerysAnswerDoesNotDependOnItsCompany) {
+  const RowMask most(kItems, true);
+  RowMask few(kItems);
+  for (Row row = 0; row < kItems; row += 3) few.Set(row);
+  const auto together = Ask(*index_, most, 30);
+  for (size_t i = 0; i < 5; ++i) {
+    std::vector<float> two(queries_->begin() + i * kDim,
+                           queries_->begin() + (i + 2) * kDim);
+    const RowMask* const masks[] = {&most, &few};
+    const int ks[] = {30, 700};
+    std::vector<std::vector<ScoredRow>> best;
+    ASSERT_THAT(index_->Scan(two, masks, ks, &best), IsOk());
+    EXPECT_EQ(best[0], together[i]);
+  }
 }
 
 TEST_F(IndexTest, AsManyComeBackAsAreEligibleWhateverTheMask) {

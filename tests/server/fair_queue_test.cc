@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "server/batcher.h"
+#include "server/drain_rate.h"
 #include "tests/testing.h"
 
 namespace nearline::server {
@@ -149,6 +150,37 @@ TEST(Batcher, WhatWouldWaitTooLongIsRefusedAtOnce) {
     }
   });
   EXPECT_EQ(taken, 5);
+}
+
+TEST(DrainRate, IsTheTimeBetweenBatchesWhileOthersWait) {
+  DrainRate drain;
+  absl::Time now = absl::UnixEpoch();
+  for (int batch = 0; batch < 5; ++batch) {
+    drain.BatchBegins(now, 10, true);
+    now += absl::Milliseconds(20);
+  }
+  EXPECT_EQ(drain.a_job(), absl::Milliseconds(2));
+}
+
+TEST(DrainRate, PausesWithoutAnybodyWaitingDoNotCount) {
+  DrainRate drain;
+  drain.BatchBegins(absl::UnixEpoch(), 10, false);
+  drain.BatchBegins(absl::UnixEpoch() + absl::Hours(1), 10, false);
+  EXPECT_EQ(drain.a_job(), absl::ZeroDuration());
+}
+
+TEST(DrainRate, AStallIsForgottenAndAClockThatIsSetDoesLittle) {
+  DrainRate drain;
+  absl::Time now = absl::UnixEpoch();
+  drain.BatchBegins(now, 1, true);
+  now += absl::Hours(1);
+  drain.BatchBegins(now, 1, true);
+  EXPECT_LE(drain.a_job(), absl::Seconds(1));
+  now -= absl::Hours(2);
+  drain.BatchBegins(now, 1, false);
+  EXPECT_GE(drain.a_job(), absl::ZeroDuration());
+  for (int batch = 0; batch < 100; ++batch) drain.BatchBegins(now, 1, false);
+  EXPECT_LT(drain.a_job(), absl::Milliseconds(1));
 }
 
 }  // namespace

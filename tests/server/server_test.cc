@@ -338,7 +338,6 @@ TEST_F(ServerTest, CudaWithoutADeviceIsRefusedAtStart) {
               IsError(StatusCode::kFailedPrecondition, "cuda:63"));
 }
 
-// Dashboards rest on these names.
 // Of a hundred items, lists that are passed over would cost some of the best
 // hundred: the index looks at them all.
 TEST_F(ServerTest, AnIndexThatCannotKeepItsPromiseLeavesAnswersAsTheyAre) {
@@ -357,6 +356,7 @@ TEST_F(ServerTest, AnIndexThatCannotKeepItsPromiseLeavesAnswersAsTheyAre) {
   EXPECT_THAT(server_->Scrape(), testing::HasSubstr("nearline_index_recall 1"));
 }
 
+// Dashboards rest on these names.
 TEST_F(ServerTest, TheListOfMetricsIsPinned) {
   ASSERT_THAT(Feed(Like("ann", "i003")), IsOk());
   ASSERT_THAT(Ask("ann"), IsOk());
