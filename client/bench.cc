@@ -64,28 +64,6 @@ const char* NameOf(Call call) {
   return "";
 }
 
-const char* CodeName(size_t code) {
-  static const auto* const kNames =
-      new std::vector<const char*>{"OK",
-                                   "CANCELLED",
-                                   "UNKNOWN",
-                                   "INVALID_ARGUMENT",
-                                   "DEADLINE_EXCEEDED",
-                                   "NOT_FOUND",
-                                   "ALREADY_EXISTS",
-                                   "PERMISSION_DENIED",
-                                   "RESOURCE_EXHAUSTED",
-                                   "FAILED_PRECONDITION",
-                                   "ABORTED",
-                                   "OUT_OF_RANGE",
-                                   "UNIMPLEMENTED",
-                                   "INTERNAL",
-                                   "UNAVAILABLE",
-                                   "DATA_LOSS",
-                                   "UNAUTHENTICATED"};
-  return (*kNames)[code];
-}
-
 BenchReport::Ratio Spread(std::vector<double> ratios) {
   std::sort(ratios.begin(), ratios.end());
   return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
@@ -247,7 +225,9 @@ class Bench {
     for (size_t code = 1; code < LoadCounts::kCodes; ++code) {
       if (counts.codes[code] == 0) continue;
       figures.errors += counts.codes[code];
-      figures.codes[CodeName(code)] = counts.codes[code];
+      // The two have the same numbers and names.
+      figures.codes[absl::StatusCodeToString(
+          static_cast<absl::StatusCode>(code))] = counts.codes[code];
     }
     if (call != Call::kRecommend) return figures;
     for (size_t i = 0; i < served_by_.size(); ++i) {

@@ -384,7 +384,7 @@ absl::Status IndexScanner::Tune(absl::Span<const float> queries,
   const RowMask all(rows_.base_rows(), true);
   std::vector<std::vector<ScoredRow>> exact, found;
   RETURN_IF_ERROR(exact_->Scan(queries, masks, ks, &exact));
-  for (probes_ = 4; ProbesFor(all, kBest) > 0; probes_ += probes_ / 2) {
+  for (probes_ = 4; ProbesFor(all, kBest) > 0; probes_ += probes_ / 4) {
     std::vector<size_t> rest;
     RETURN_IF_ERROR(ScanSome(queries, masks, ks, &found, &rest));
     for (const size_t i : rest) found[i].clear();  // lists did not do
