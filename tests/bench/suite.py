@@ -328,7 +328,7 @@ def overload(bins, report, full):
 def swap(bins, report, full):
     """Recommend while the service trains, loads, warms up and swaps."""
     folder = bins.synthesize("swap", items=3500)
-    seconds = 4 if full else 2
+    seconds = 4 if full else 1
     with bins.server(folder) as ask:
         ask("import", folder / "import")
         bench = ("bench", "recommend", "--baseline", "none", "--seconds", seconds)
