@@ -12,6 +12,7 @@ namespace nearline::client {
 Load::Load(const LoadOptions& options, const Send& send)
     : options_(options),
       send_(send),
+      start_(options.clock->Now()),
       end_(start_ + absl::Seconds(options.seconds)),
       began_(static_cast<size_t>(options.slots)) {
   for (LoadCounts& counts : counts_) {
@@ -33,14 +34,14 @@ std::unique_ptr<Load> Load::Run(const LoadOptions& options, const Send& send) {
   }
   MutexLock lock(&load->mu_);
   while (load->active_ > 0) load->cv_.Wait(&load->mu_);
-  load->took_ = absl::Now() - load->start_;
+  load->took_ = options.clock->Now() - load->start_;
   return load;
 }
 
 // A slot of a closed loop sends its next call, or rests.
 void Load::Next(int slot) {
   absl::Time& began = began_[static_cast<size_t>(slot)];
-  began = absl::Now();
+  began = options_.clock->Now();
   if (began < end_) {
     send_(slot, this);
     return;
@@ -61,8 +62,8 @@ void Load::RunOpen() {
   while (true) {
     due += options_.poisson ? -std::log(1 - random.Uniform()) * mean : mean;
     if (due >= end_) return;
-    absl::SleepFor(due - absl::Now());
-    if (absl::Now() >= end_) {  // slots were free too late
+    absl::SleepFor(due - options_.clock->Now());
+    if (options_.clock->Now() >= end_) {  // slots were free too late
       ++not_begun_;
       continue;
     }
@@ -81,7 +82,7 @@ void Load::RunOpen() {
 
 void Load::Answered(int slot, Call call, const grpc::Status& status) {
   LoadCounts& counts = counts_[static_cast<size_t>(call)];
-  const absl::Time now = absl::Now();
+  const absl::Time now = options_.clock->Now();
   const auto code = static_cast<size_t>(status.error_code());
   counts.codes[std::min(code, LoadCounts::kCodes - 1)].fetch_add(
       1, std::memory_order_relaxed);

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "client/histogram.h"
 
@@ -29,6 +29,7 @@ struct LoadOptions {
   double rate = 0;
   bool poisson = true;  // arrivals; else evenly spaced
   uint64_t seed = 1;
+  const Clock* clock = Clock::Real();
 };
 
 // What was answered with OK, of one kind of call.
@@ -73,7 +74,7 @@ class Load {
 
   const LoadOptions options_;
   const Send& send_;
-  const absl::Time start_ = absl::Now(), end_;
+  const absl::Time start_, end_;
   std::vector<absl::Time> began_;  // by slot
   std::array<LoadCounts, kCalls> counts_;
   absl::Duration took_;

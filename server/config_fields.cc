@@ -244,8 +244,8 @@ std::vector<ConfigField> FieldsOf(Config* c) {
             "callers who have most of them first"),
       Duration("serving.max_wait", &c->serving.max_wait, absl::Milliseconds(1),
                absl::Hours(1),
-               "requests that would wait longer are refused at once, as those "
-               "that would miss their deadline"),
+               "requests that would wait longer, or for half of the time to "
+               "their deadline, are refused at once"),
       Whole("serving.max_batch", &c->serving.max_batch, 1, 256,
             "requests computed together"),
       Whole("serving.leaders", &c->serving.leaders, 0, 256,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
@@ -98,20 +99,27 @@ TEST(Load, ByTheClockAsManyCallsBeginAsTheRateSays) {
 // A call that is late because an earlier one took long is as slow as its caller
 // saw it.
 TEST(Load, ByTheClockTimeCountsFromWhenACallShouldHaveBegun) {
-  constexpr absl::Duration kHeldUp = absl::Milliseconds(50);
+  ManualClock clock(absl::UnixEpoch());
   bool first = true;
   const auto load =
-      Load::Run({.slots = 1, .seconds = 0.06, .rate = 1000, .poisson = false},
+      Load::Run({.slots = 1,
+                 .seconds = 0.06,
+                 .rate = 1000,
+                 .poisson = false,
+                 .clock = &clock},
                 [&](int slot, Load* load) {
-                  if (first)
-                    absl::SleepFor(kHeldUp);  // the generator itself is held up
-                  first = false;
+                  // The generator itself is held up.
+                  if (std::exchange(first, false))
+                    clock.Advance(absl::Milliseconds(50));
                   load->Answered(slot, Call::kRecommend, grpc::Status::OK);
                 });
+  // The first 50 calls, due after 1, 2, ... ms, are answered after 50; nine
+  // more begin on time.
   const Histogram& latency = (*load)[Call::kRecommend].latency;
-  EXPECT_GE(latency.Max(), kHeldUp);
-  // The calls that were due meanwhile waited 49, 48, 47, ... ms.
-  EXPECT_GE(latency.Quantile(0.5), kHeldUp / 10);
+  EXPECT_EQ(latency.count(), 59);
+  EXPECT_EQ(latency.Max(), absl::Milliseconds(49));
+  EXPECT_GE(latency.Quantile(30 / 59.0), absl::Milliseconds(20));
+  EXPECT_EQ(latency.Quantile(9 / 59.0), absl::ZeroDuration());
 }
 
 TEST(Load, WhatFailedIsCountedByCodeAndNotTimed) {
