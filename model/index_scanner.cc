@@ -71,7 +71,7 @@ struct IndexScanner::Search {
   size_t limit = 0;              // of found, before it is shrunk
 
   void Add(float score, Row row) {
-    if (!(*mask)[row]) return;
+    if (row >= mask->rows() || !(*mask)[row]) return;
     found.push_back({score, row});
     if (found.size() >= limit) Shrink();
   }

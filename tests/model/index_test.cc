@@ -242,6 +242,13 @@ TEST_F(IndexTest, AsManyComeBackAsAreEligibleWhateverTheMask) {
   }
 }
 
+TEST_F(IndexTest, RowsThatAMaskDoesNotCoverAreNotEligible) {
+  EXPECT_GE(RecallOf(RowMask(kItems - 777, true), 100), 0.95);
+  for (const auto& best : Ask(*index_, RowMask(kItems - 777, true), 100)) {
+    for (const ScoredRow& row : best) EXPECT_LT(row.row, kItems - 777u);
+  }
+}
+
 TEST_F(IndexTest, RowsThatCameLaterAreFoundWhenTheyAreBest) {
   ItemTable rows(rows_->base(), kDim), bias(bias_->base(), 1);
   const auto index = *IndexScanner::Create(
