@@ -163,6 +163,19 @@ absl::StatusOr<int64_t> FreeBytes(const std::string& path) {
          static_cast<int64_t>(stats.f_frsize);
 }
 
+int64_t FolderBytes(const std::string& path) {
+  int64_t bytes = 0;
+  std::error_code error;
+  for (auto at = fs::recursive_directory_iterator(path, error);
+       !error && at != fs::recursive_directory_iterator();
+       at.increment(error)) {
+    std::error_code gone;  // meanwhile
+    const auto size = at->file_size(gone);
+    if (!gone) bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.ok()) return ErrnoStatus(errno, "cannot open", path);

@@ -8,6 +8,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace nearline {
 
@@ -39,6 +40,15 @@ inline absl::Status InvalidField(absl::string_view field,
   return WithField(absl::InvalidArgumentError(absl::StrCat(
                        field, " = ", value, ": expected ", allowed)),
                    field);
+}
+
+// The payload that says after how long a refused call is worth another try.
+inline constexpr char kRetryPayload[] = "nearline/retry";
+
+// Infinite: it is not.
+inline absl::Status WithRetry(absl::Status status, absl::Duration after) {
+  status.SetPayload(kRetryPayload, absl::Cord(absl::FormatDuration(after)));
+  return status;
 }
 
 // The error of a part of a request as one of the whole: "value = ..." becomes

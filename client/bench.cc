@@ -102,8 +102,7 @@ class Bench {
       grpc::ChannelArguments arguments;
       arguments.SetInt("grpc.channel_id", i);  // else channels share a socket
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-      stubs_.emplace_back(grpc::CreateCustomChannel(
-          options_.address, grpc::InsecureChannelCredentials(), arguments));
+      stubs_.emplace_back(MakeChannel(options_.server, arguments));
     }
   }
 
@@ -241,6 +240,7 @@ class Bench {
 
   absl::StatusOr<absl::Duration> ServerTime() {
     grpc::ClientContext context;
+    RETURN_IF_ERROR(AddMetadata(options_.server, &context));
     api::StatusResponse status;
     RETURN_IF_ERROR(FromGrpc(stubs_[0].admin->Status(&context, {}, &status)));
     const auto& server = status.processor_time();
@@ -259,6 +259,7 @@ class Bench {
     of_users_ = Zipf(users_.size(), options_.skew);
     if (options_.what == "recommend") return absl::OkStatus();
     grpc::ClientContext context;
+    RETURN_IF_ERROR(AddMetadata(options_.server, &context));
     api::ListItemsRequest request;
     request.set_count(1000);
     api::ListItemsResponse response;
@@ -274,6 +275,7 @@ class Bench {
     std::string token;
     do {
       grpc::ClientContext context;
+      RETURN_IF_ERROR(AddMetadata(options_.server, &context));
       api::ListUsersRequest request;
       request.set_count(
           std::min(1000, options_.users - static_cast<int>(users_.size())));
@@ -322,6 +324,8 @@ class Bench {
   void Begin(Flight* flight, int slot, const Load& load, const Send& send,
              Done done) {
     flight->context.emplace();
+    // Any error has been met when ServerTime was asked for first.
+    AddMetadata(options_.server, &*flight->context).IgnoreError();
     if (options_.deadline > 0) {
       flight->context->set_deadline(absl::ToChronoTime(
           load.began(slot) + absl::Seconds(options_.deadline)));

@@ -8,11 +8,12 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "client/client.h"
 
 namespace nearline::client {
 
 struct BenchOptions {
-  std::string address;
+  ClientOptions server;
   // recommend, feedback, mixed (both), empty, or batched: an empty call through
   // the queue that Recommend goes through.
   std::string what = "recommend";

@@ -1,10 +1,15 @@
 #include "client/client.h"
 
+#include <grpcpp/generic/generic_stub.h>
+
 #include <algorithm>
+#include <future>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/random/random.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/google/rpc/error_details.pb.h"
@@ -13,19 +18,34 @@
 namespace nearline::client {
 namespace {
 
+// After how long a call that failed is worth another try; infinite: it is not.
 // gRPC says RESOURCE_EXHAUSTED of a message that is too large, too, but only a
-// server whose queue is full says that later may be better.
-bool WorthRetrying(const grpc::Status& status) {
-  if (status.error_code() == grpc::UNAVAILABLE) return true;
+// server whose queue is full, or whose caller is too fast, says that later may
+// be better.
+absl::Duration RetryAfter(const grpc::Status& status) {
+  if (status.error_code() == grpc::UNAVAILABLE) return absl::ZeroDuration();
   google::rpc::Status details;
-  if (status.error_code() != grpc::RESOURCE_EXHAUSTED ||
-      !details.ParseFromString(status.error_details())) {
-    return false;
+  google::rpc::RetryInfo retry;
+  if (status.error_code() == grpc::RESOURCE_EXHAUSTED &&
+      details.ParseFromString(status.error_details())) {
+    for (const google::protobuf::Any& detail : details.details()) {
+      if (!detail.UnpackTo(&retry)) continue;
+      return absl::Seconds(retry.retry_delay().seconds()) +
+             absl::Nanoseconds(retry.retry_delay().nanos());
+    }
   }
-  return std::any_of(details.details().begin(), details.details().end(),
-                     [](const google::protobuf::Any& detail) {
-                       return detail.Is<google::rpc::RetryInfo>();
-                     });
+  return absl::InfiniteDuration();
+}
+
+bool IsLoopback(absl::string_view address) {
+  return absl::StartsWith(address, "127.") ||
+         absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]:") ||
+         absl::StartsWith(address, "unix:");
+}
+
+bool UsesTls(const TlsOptions& tls) {
+  return tls.on || !tls.ca.empty() || !tls.certificate.empty();
 }
 
 std::string MakeUpEventId(absl::BitGen* random) {
@@ -43,11 +63,46 @@ absl::Status FromGrpc(const grpc::Status& status) {
                       status.error_message());
 }
 
+std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options,
+                                           const grpc::ChannelArguments& how) {
+  const TlsOptions& tls = options.tls;
+  grpc::ChannelArguments arguments = how;
+  if (!UsesTls(tls)) {
+    return grpc::CreateCustomChannel(
+        options.address, grpc::InsecureChannelCredentials(), arguments);
+  }
+  if (!tls.server_name.empty()) {
+    arguments.SetSslTargetNameOverride(tls.server_name);
+  }
+  return grpc::CreateCustomChannel(
+      options.address,
+      grpc::SslCredentials({.pem_root_certs = tls.ca,
+                            .pem_private_key = tls.key,
+                            .pem_cert_chain = tls.certificate}),
+      arguments);
+}
+
+absl::Status AddMetadata(const ClientOptions& options,
+                         grpc::ClientContext* context) {
+  if (options.token.empty()) return absl::OkStatus();
+  if (!UsesTls(options.tls) && !IsLoopback(options.address) &&
+      !options.plaintext_token) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the token could be read on its way to ", options.address,
+                     ": use TLS"));
+  }
+  context->AddMetadata("authorization", absl::StrCat("Bearer ", options.token));
+  return absl::OkStatus();
+}
+
 Client::Client(ClientOptions options) : options_(std::move(options)) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
-  channel_ = grpc::CreateCustomChannel(
-      options_.address, grpc::InsecureChannelCredentials(), arguments);
+  // A server that starts anew is found soon.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  channel_ = MakeChannel(options_, arguments);
   recommendation_ = api::RecommendationService::NewStub(channel_);
   feedback_ = api::FeedbackService::NewStub(channel_);
   catalog_ = api::CatalogService::NewStub(channel_);
@@ -64,6 +119,8 @@ absl::StatusOr<Response> Client::Try(int attempts, Call call) {
   for (int attempt = 1;; ++attempt) {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(deadline));
+    const absl::Status added = AddMetadata(options_, &context);
+    if (!added.ok()) return added;
     Response response;
     const grpc::Status status = call(&context, &response);
     if (status.ok()) return response;
@@ -72,10 +129,12 @@ absl::StatusOr<Response> Client::Try(int attempts, Call call) {
       return FromGrpc(before);
     }
     before = status;
-    const bool last = attempt >= attempts || absl::Now() + pause >= deadline;
-    if (!WorthRetrying(status) || last) return FromGrpc(status);
-    std::this_thread::sleep_for(
-        absl::ToChronoNanoseconds(pause * absl::Uniform(random, 0.5, 1.5)));
+    const absl::Duration wait =
+        std::max(pause * absl::Uniform(random, 0.5, 1.5), RetryAfter(status));
+    const bool last =
+        (attempts > 0 && attempt >= attempts) || absl::Now() + wait >= deadline;
+    if (last) return FromGrpc(status);
+    std::this_thread::sleep_for(absl::ToChronoNanoseconds(wait));
     pause = std::min(pause * 2, absl::Seconds(2));
   }
 }
@@ -196,6 +255,8 @@ absl::StatusOr<api::RunProgress> Client::WatchRun(
   grpc::ClientContext context;  // no deadline: a run takes what it takes
   api::WatchRunRequest request;
   request.set_run_id(run_id);
+  const absl::Status added = AddMetadata(options_, &context);
+  if (!added.ok()) return added;
   const auto reader = model_->WatchRun(&context, request);
   api::RunProgress progress;
   while (reader->Read(&progress)) on_progress(progress);
@@ -227,9 +288,44 @@ absl::StatusOr<api::StatusResponse> Client::Status() {
   });
 }
 
+// Written out rather than generated: a program that links this may have its own
+// grpc.health.v1. The request's field 1 is the service's name; the answer's is
+// its state, of which 1 is SERVING.
+absl::StatusOr<bool> Client::IsServing(const std::string& service) {
+  grpc::ByteBuffer answer;
+  std::string request;
+  if (!service.empty()) {
+    if (service.size() > 127) {
+      return absl::InvalidArgumentError("service: expected at most 127 bytes");
+    }
+    request = absl::StrCat(
+        "\x0a", std::string(1, static_cast<char>(service.size())), service);
+  }
+  grpc::GenericStub stub(channel_);
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + options_.timeout));
+  const grpc::Slice slice(request);
+  const grpc::ByteBuffer bytes(&slice, 1);
+  std::promise<grpc::Status> done;
+  stub.UnaryCall(
+      &context, "/grpc.health.v1.Health/Check", {}, &bytes, &answer,
+      [&](grpc::Status status) { done.set_value(std::move(status)); });
+  const grpc::Status status = done.get_future().get();
+  if (!status.ok()) return FromGrpc(status);
+  std::vector<grpc::Slice> slices;
+  if (!answer.Dump(&slices).ok()) return absl::InternalError("a broken answer");
+  std::string text;
+  for (const grpc::Slice& part : slices) {
+    text.append(reinterpret_cast<const char*>(part.begin()), part.size());
+  }
+  return text == "\x08\x01";
+}
+
 absl::Status Client::Export(
     const std::function<absl::Status(const api::ExportResponse&)>& on_chunk) {
   grpc::ClientContext context;
+  const absl::Status added = AddMetadata(options_, &context);
+  if (!added.ok()) return added;
   const auto reader = admin_->Export(&context, {});
   api::ExportResponse chunk;
   while (reader->Read(&chunk)) {

@@ -20,15 +20,36 @@ namespace nearline::client {
 
 namespace api = ::nearline::v1;
 
+// How the server is known, and the caller to it. All empty: no TLS.
+struct TlsOptions {
+  bool on = false;  // also when all below is empty: the system's authorities
+  std::string ca;   // PEM: whom to believe
+  std::string certificate, key;  // PEM: the caller's; empty: none is shown
+  std::string server_name;       // in the server's certificate; empty: its host
+};
+
 struct ClientOptions {
   std::string address = "127.0.0.1:50051";
+  TlsOptions tls;
+  // Sent with every call; only over TLS or within this machine, unless
+  // `plaintext_token`.
+  std::string token;
+  bool plaintext_token = false;
   absl::Duration timeout = absl::Seconds(30);  // of a call with its retries
-  int attempts = 5;
+  int attempts = 0;                            // 0: until the timeout
   absl::Duration first_pause = absl::Milliseconds(50);  // doubles, with jitter
 };
 
 // The server's status with its message, as an absl::Status.
 absl::Status FromGrpc(const grpc::Status& status);
+
+// A channel to the server of `options`.
+std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options,
+                                           const grpc::ChannelArguments& how);
+// What a call carries besides its message. Errors: FAILED_PRECONDITION when the
+// token would be readable on its way.
+absl::Status AddMetadata(const ClientOptions& options,
+                         grpc::ClientContext* context);
 
 // One server. Calls that fail with UNAVAILABLE, or because its queue is full,
 // are tried again until the timeout. That is safe: feedback carries event ids,
@@ -79,6 +100,8 @@ class Client {
     return channel_->GetState(false) == GRPC_CHANNEL_READY;
   }
   absl::StatusOr<api::StatusResponse> Status();
+  // By grpc.health.v1: "" for the whole server. Asked once; needs no role.
+  absl::StatusOr<bool> IsServing(const std::string& service);
   absl::Status Export(
       const std::function<absl::Status(const api::ExportResponse&)>& on_chunk);
 

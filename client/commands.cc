@@ -5,10 +5,12 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "base/hash.h"
 #include "base/progress.h"
 #include "client/print.h"
 #include "client/table.h"
@@ -300,6 +302,38 @@ int Models(Session& session) {
   return 0;
 }
 
+int ShowHealth(Session& session, const std::string& service) {
+  const auto serving = session.client->IsServing(service);
+  if (!serving.ok()) return Fail(session, serving.status());
+  if (session.json) {
+    PrintJson({{"serving", *serving}});
+  } else {
+    std::cout << (*serving ? "serving" : "not serving") << "\n";
+  }
+  return *serving ? 0 : 1;
+}
+
+int NewToken(const Session& session) {
+  // 256 bits, in letters and digits that no shell or header minds.
+  const std::string token = absl::WebSafeBase64Escape(RandomBytes(32));
+  const std::string hash = HexDigest(Sha256(token));
+  if (session.json) {
+    PrintJson({{"token", token}, {"sha256", hash}});
+    return 0;
+  }
+  std::cout << token << "\n";
+  std::cerr
+      << "\nThe token, on standard output, is the caller's: it is not kept "
+         "anywhere.\nIts hash is for the server's access.file:\n\n"
+         "callers:\n"
+         "  - name: CALLER\n"
+         "    tokens: ["
+      << hash
+      << "]\n"
+         "    roles: [recommend, feedback]\n";
+  return 0;
+}
+
 int ShowStatus(Session& session) {
   const auto s = session.client->Status();
   if (!s.ok()) return Fail(session, s.status());
@@ -339,7 +373,7 @@ int ShowStatus(Session& session) {
 }
 
 int BenchCommand(Session& session, BenchOptions options) {
-  options.address = session.options.address;
+  options.server = session.options;
   ProgressBar bar("Measuring", session.json ? ProgressBar::Mode::kSilent
                                             : ProgressBar::Mode::kAuto);
   bar.Update(0, options.what);

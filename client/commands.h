@@ -42,6 +42,10 @@ int Retrain(Session& session, bool cold, bool detach);
 int Models(Session& session);
 int Rollback(Session& session, const std::string& generation);
 int ShowStatus(Session& session);
+// 0 only when it serves. `service` as in grpc.health.v1; empty: all of it.
+int ShowHealth(Session& session, const std::string& service);
+// Makes a token and shows what a server keeps of it. Talks to nobody.
+int NewToken(const Session& session);
 // `get` and `remove` name items; without either, lists `count`.
 int Items(Session& session, const std::string& get,
           const std::vector<std::string>& remove, int count);

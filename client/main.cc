@@ -1,9 +1,13 @@
 // nearline: the command line. It speaks gRPC only.
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <map>
+#include <utility>
 
+#include "absl/strings/ascii.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "base/version.h"
 #include "client/commands.h"
@@ -26,18 +30,24 @@ class CommandLine {
   void AddRecords();
   void AddModels();
   void AddBench();
+  void AddTls();
+  void AddLocal();
+  absl::Status ReadTls();
 
   CLI::App app_;
   Session session_;
   double timeout_ = 30;
   std::map<const CLI::App*, std::function<int()>> commands_;
 
+  struct TlsFlags {
+    std::string ca, certificate, key, token_file;
+  } tls_;
   RecommendFlags recommend_;
   FeedbackFlags feedback_;
   ImportOptions import_;
   BenchOptions bench_;
   std::string columns_, export_path_, similar_, generation_;
-  std::string get_, history_, erase_;
+  std::string get_, history_, erase_, health_;
   std::vector<std::string> remove_;
   int similar_count_ = 10, list_count_ = 20;
   bool cold_ = false, detach_ = false;
@@ -57,11 +67,14 @@ CommandLine::CommandLine()
   app_.set_version_flag("--version", kVersion);
   app_.fallthrough();
   app_.option_defaults()->always_capture_default();
+  // One who waits at a terminal wants to know that nobody is there.
+  session_.options.attempts = 5;
   app_.add_option("--server", session_.options.address, "host:port")
       ->envname("NEARLINE_SERVER");
   app_.add_flag("--json", session_.json, "print JSON, for machines");
   app_.add_option("--timeout", timeout_, "seconds a call may take with retries")
       ->check(CLI::Range(0.01, 86400.0));
+  AddTls();
   AddAsking();
   AddTelling();
   AddModels();
@@ -69,7 +82,62 @@ CommandLine::CommandLine()
   AddRecords();
   AddBench();
   Add("status", "how the server is", [this] { return ShowStatus(session_); });
-  // The one command that talks to nobody.
+  Add("health", "whether it serves: the exit code is 0 only then", [this] {
+    return ShowHealth(session_, health_);
+  })->add_option("service", health_, "one of the API, or live");
+  AddLocal();
+}
+
+void CommandLine::AddTls() {
+  TlsFlags& flags = tls_;
+  app_.add_flag("--tls", session_.options.tls.on,
+                "with the system's certificate authorities");
+  app_.add_option("--ca", flags.ca,
+                  "TLS, believing these authorities; a PEM file")
+      ->envname("NEARLINE_CA");
+  app_.add_option("--certificate", flags.certificate,
+                  "TLS, showing this certificate; a PEM file")
+      ->envname("NEARLINE_CERTIFICATE");
+  app_.add_option("--key", flags.key, "the certificate's; a PEM file")
+      ->envname("NEARLINE_KEY");
+  app_.add_option("--server-name", session_.options.tls.server_name,
+                  "the name in the server's certificate, if not its host")
+      ->envname("NEARLINE_SERVER_NAME");
+  app_.add_option("--token-file", flags.token_file,
+                  "holds the caller's token; else the variable NEARLINE_TOKEN")
+      ->envname("NEARLINE_TOKEN_FILE");
+  app_.add_flag("--allow-plaintext", session_.options.plaintext_token,
+                "send the token to other machines without TLS");
+}
+
+// Files into what they hold.
+absl::Status CommandLine::ReadTls() {
+  ClientOptions& options = session_.options;
+  if (tls_.certificate.empty() != tls_.key.empty()) {
+    return absl::InvalidArgumentError(
+        "--certificate and --key: give both, or neither");
+  }
+  for (const auto& [path, text] :
+       {std::pair(&tls_.ca, &options.tls.ca),
+        std::pair(&tls_.certificate, &options.tls.certificate),
+        std::pair(&tls_.key, &options.tls.key),
+        std::pair(&tls_.token_file, &options.token)}) {
+    if (path->empty()) continue;
+    ASSIGN_OR_RETURN(*text, ReadFile(*path));
+  }
+  if (tls_.token_file.empty()) {
+    const char* const token = std::getenv("NEARLINE_TOKEN");
+    if (token != nullptr) options.token = token;
+  }
+  absl::StripAsciiWhitespace(&options.token);
+  return absl::OkStatus();
+}
+
+void CommandLine::AddLocal() {
+  commands_[app_.add_subcommand(
+      "token", "make a token for a caller, and its hash")] = [this] {
+    return NewToken(session_);
+  };
   commands_[app_.add_subcommand(
       "completion", "for bash: source <(nearline completion)")] = [] {
     PrintCompletion();
@@ -82,6 +150,10 @@ CLI::App* CommandLine::Add(const std::string& name, const std::string& what,
   CLI::App* const command = app_.add_subcommand(name, what);
   commands_[command] = [this, run = std::move(run)] {
     session_.options.timeout = absl::Seconds(timeout_);
+    if (const absl::Status read = ReadTls(); !read.ok()) {
+      std::cerr << "nearline: " << read.message() << "\n";
+      return 2;
+    }
     session_.client = std::make_unique<Client>(session_.options);
     return run();
   };

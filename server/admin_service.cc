@@ -3,6 +3,7 @@
 #include "base/version.h"
 #include "proto/nearline/v1/admin.grpc.pb.h"
 #include "server/convert.h"
+#include "server/methods.h"
 #include "server/services.h"
 #include "server/stream_writer.h"
 
@@ -16,12 +17,6 @@ using Base = api::AdminService::WithRawCallbackMethod_Ping<
     api::AdminService::WithRawCallbackMethod_Status<
         api::AdminService::WithRawCallbackMethod_Export<
             api::AdminService::Service>>>;
-
-void SetDuration(absl::Duration d, google::protobuf::Duration* out) {
-  out->set_seconds(absl::ToInt64Seconds(d));
-  out->set_nanos(static_cast<int32_t>(
-      absl::ToInt64Nanoseconds(d - absl::Seconds(out->seconds()))));
-}
 
 // Walks items, users and events chunk by chunk, each when the one before has
 // been written: memory stays bounded however slow the reader.
@@ -151,17 +146,19 @@ class Service final : public Base {
 
   ServerUnaryReactor* Ping(CallbackServerContext* context, const ByteBuffer* in,
                            ByteBuffer* out) override {
-    if (in->Length() > 0) return PingBatched(context, in, out);
+    if (in->Length() > 0 || parts_.rpc.access != nullptr) {
+      return PingInFull(context, in, out);
+    }
     ServerUnaryReactor* const reactor = context->DefaultReactor();
     reactor->Finish(ToGrpc(SerializeMessage(api::PingResponse(), out)));
     return reactor;
   }
 
-  ServerUnaryReactor* PingBatched(CallbackServerContext* context,
-                                  const ByteBuffer* in, ByteBuffer* out) {
+  ServerUnaryReactor* PingInFull(CallbackServerContext* context,
+                                 const ByteBuffer* in, ByteBuffer* out) {
     using Call = UnaryCall<api::PingRequest, api::PingResponse>;
     return Call::Start(
-        parts_.rpc, "Ping", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kPing, context, in, out, [this](Call::Ptr call) {
           if (!call->request().batched()) return call->Finish(absl::OkStatus());
           auto job = std::make_unique<RecommendJob>();
           job->empty = true;
@@ -170,7 +167,7 @@ class Service final : public Base {
           job->done = [call](const absl::StatusOr<RecommendAnswer>& answer) {
             call->Finish(answer.status());
           };
-          const Admission admission = {call->caller(), call->deadline()};
+          const Admission admission = {call->share(), call->deadline()};
           const absl::Status admitted =
               parts_.batcher->Submit(std::move(job), admission);
           if (!admitted.ok()) call->Finish(admitted);
@@ -180,22 +177,19 @@ class Service final : public Base {
   ServerUnaryReactor* Status(CallbackServerContext* context,
                              const ByteBuffer* in, ByteBuffer* out) override {
     using Call = UnaryCall<api::StatusRequest, api::StatusResponse>;
-    return Call::Start(parts_.rpc, "Status", context, in, out,
+    return Call::Start(parts_.rpc, methods::kStatus, context, in, out,
                        [this](Call::Ptr call) {
                          Fill(&call->response());
                          call->Finish(absl::OkStatus());
                        });
   }
 
-  grpc::ServerWriteReactor<ByteBuffer>* Export(CallbackServerContext*,
+  grpc::ServerWriteReactor<ByteBuffer>* Export(CallbackServerContext* context,
                                                const ByteBuffer* in) override {
-    const auto writer = StreamWriter::Make(parts_.rpc, "Export");
     api::ExportRequest request;
-    const absl::Status parsed = ParseMessage(*in, &request);
-    if (!parsed.ok()) {
-      writer->Close(parsed);
-      return writer.get();
-    }
+    const auto writer = StreamWriter::Make(parts_.rpc, methods::kExport,
+                                           context, *in, &request);
+    if (!writer->open()) return writer.get();
     const auto exporter = std::make_shared<Exporter>(parts_, writer);
     writer->set_callbacks({.on_room = [exporter] { exporter->Next(); }});
     exporter->Next();

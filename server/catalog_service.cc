@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "proto/nearline/v1/catalog.grpc.pb.h"
 #include "server/convert.h"
+#include "server/methods.h"
 #include "server/services.h"
 
 namespace nearline::server {
@@ -38,30 +39,30 @@ class Service final : public Base {
                                   const ByteBuffer* in,
                                   ByteBuffer* out) override {
     using Call = UnaryCall<api::UpsertItemsRequest, api::UpsertItemsResponse>;
-    return Call::Start(
-        parts_.rpc, "UpsertItems", context, in, out, [this](Call::Ptr call) {
-          features::UpsertItems upsert;
-          const absl::Status checked =
-              Convert("items", call->request().items(), &upsert.items);
-          if (!checked.ok()) return call->Finish(checked);
-          upsert.done = TokenAnswer(call);
-          Submit(std::move(upsert), call);
-        });
+    return Call::Start(parts_.rpc, methods::kUpsertItems, context, in, out,
+                       [this](Call::Ptr call) {
+                         features::UpsertItems upsert;
+                         const absl::Status checked = Convert(
+                             "items", call->request().items(), &upsert.items);
+                         if (!checked.ok()) return call->Finish(checked);
+                         upsert.done = TokenAnswer(call);
+                         Submit(std::move(upsert), call);
+                       });
   }
 
   ServerUnaryReactor* UpsertUsers(CallbackServerContext* context,
                                   const ByteBuffer* in,
                                   ByteBuffer* out) override {
     using Call = UnaryCall<api::UpsertUsersRequest, api::UpsertUsersResponse>;
-    return Call::Start(
-        parts_.rpc, "UpsertUsers", context, in, out, [this](Call::Ptr call) {
-          features::UpsertUsers upsert;
-          const absl::Status checked =
-              Convert("users", call->request().users(), &upsert.users);
-          if (!checked.ok()) return call->Finish(checked);
-          upsert.done = TokenAnswer(call);
-          Submit(std::move(upsert), call);
-        });
+    return Call::Start(parts_.rpc, methods::kUpsertUsers, context, in, out,
+                       [this](Call::Ptr call) {
+                         features::UpsertUsers upsert;
+                         const absl::Status checked = Convert(
+                             "users", call->request().users(), &upsert.users);
+                         if (!checked.ok()) return call->Finish(checked);
+                         upsert.done = TokenAnswer(call);
+                         Submit(std::move(upsert), call);
+                       });
   }
 
   ServerUnaryReactor* DeleteItems(CallbackServerContext* context,
@@ -69,7 +70,8 @@ class Service final : public Base {
                                   ByteBuffer* out) override {
     using Call = UnaryCall<api::DeleteItemsRequest, api::DeleteItemsResponse>;
     return Call::Start(
-        parts_.rpc, "DeleteItems", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kDeleteItems, context, in, out,
+        [this](Call::Ptr call) {
           const auto& ids = call->request().items();
           absl::Status checked = CheckBatch("items", ids.size());
           for (int i = 0; checked.ok() && i < ids.size(); ++i) {
@@ -96,7 +98,8 @@ class Service final : public Base {
                                  ByteBuffer* out) override {
     using Call = UnaryCall<api::DeleteUserRequest, api::DeleteUserResponse>;
     return Call::Start(
-        parts_.rpc, "DeleteUser", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kDeleteUser, context, in, out,
+        [this](Call::Ptr call) {
           const absl::Status checked = CheckId("user", call->request().user());
           if (!checked.ok()) return call->Finish(checked);
           Submit(
@@ -122,20 +125,20 @@ class Service final : public Base {
   ServerUnaryReactor* GetItem(CallbackServerContext* context,
                               const ByteBuffer* in, ByteBuffer* out) override {
     return Simple<api::GetItemRequest, api::Item>(
-        "GetItem", context, in, out,
+        methods::kGetItem, context, in, out,
         [this](const auto& request, auto* item) { return Get(request, item); });
   }
   ServerUnaryReactor* GetUser(CallbackServerContext* context,
                               const ByteBuffer* in, ByteBuffer* out) override {
     return Simple<api::GetUserRequest, api::User>(
-        "GetUser", context, in, out,
+        methods::kGetUser, context, in, out,
         [this](const auto& request, auto* user) { return Get(request, user); });
   }
   ServerUnaryReactor* ListItems(CallbackServerContext* context,
                                 const ByteBuffer* in,
                                 ByteBuffer* out) override {
     return Simple<api::ListItemsRequest, api::ListItemsResponse>(
-        "ListItems", context, in, out,
+        methods::kListItems, context, in, out,
         [this](const auto& request, auto* response) {
           return List(request, response);
         });
@@ -144,7 +147,7 @@ class Service final : public Base {
                                 const ByteBuffer* in,
                                 ByteBuffer* out) override {
     return Simple<api::ListUsersRequest, api::ListUsersResponse>(
-        "ListUsers", context, in, out,
+        methods::kListUsers, context, in, out,
         [this](const auto& request, auto* response) {
           return List(request, response);
         });
@@ -153,7 +156,7 @@ class Service final : public Base {
                                  const ByteBuffer* in,
                                  ByteBuffer* out) override {
     return Simple<api::GetHistoryRequest, api::GetHistoryResponse>(
-        "GetHistory", context, in, out,
+        methods::kGetHistory, context, in, out,
         [this](const auto& request, auto* response) {
           return History(request, response);
         });
@@ -162,7 +165,8 @@ class Service final : public Base {
  private:
   // A call that is answered on the spot.
   template <typename Request, typename Response, typename F>
-  ServerUnaryReactor* Simple(const char* method, CallbackServerContext* context,
+  ServerUnaryReactor* Simple(const Method& method,
+                             CallbackServerContext* context,
                              const ByteBuffer* in, ByteBuffer* out, F&& f) {
     using Call = UnaryCall<Request, Response>;
     return Call::Start(parts_.rpc, method, context, in, out,

@@ -184,12 +184,35 @@ bool IsOfKubernetes(absl::string_view name) {
          absl::StartsWith(name, "NEARLINE_PORT");
 }
 
+bool IsLoopback(absl::string_view address) {
+  return absl::StartsWith(address, "127.") ||
+         absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]:");
+}
+
 absl::Status CheckAcross(const Config& config) {
   constexpr int64_t kFewest = 10'000;  // that lists are worth
   if (config.serving.index_items > 0 && config.serving.index_items < kFewest) {
     return absl::InvalidArgumentError(
         absl::StrCat("serving.index_items: ", config.serving.index_items,
                      " is neither 0 nor at least ", kFewest));
+  }
+  const bool tls = !config.tls.files.certificate.empty();
+  if (tls != !config.tls.files.key.empty()) {
+    return absl::InvalidArgumentError(
+        "tls.certificate and tls.key: set both, or neither");
+  }
+  if (!tls && !config.tls.files.client_ca.empty()) {
+    return absl::InvalidArgumentError(
+        "tls.client_ca: set tls.certificate and tls.key as well");
+  }
+  if (!tls && !config.allow_plaintext && !IsLoopback(config.listen)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "listen: other machines reach ", config.listen,
+        ", and without TLS whoever does can read along",
+        config.access.file.empty() ? " and change everything" : "",
+        ". Set tls.certificate and tls.key, or, where only the trusted can "
+        "reach it, allow_plaintext: true"));
   }
   if (config.data_dir.empty()) {
     return absl::InvalidArgumentError("data_dir is empty; expected a folder");
@@ -233,7 +256,11 @@ absl::StatusOr<Config> LoadConfig(const std::string& path) {
 
 std::vector<std::string> UnknownVariables() {
   Config config;
-  std::set<std::string> known = {"NEARLINE_SERVER"};  // the client's
+  std::set<std::string> known = {// the client's
+                                 "NEARLINE_SERVER",      "NEARLINE_CA",
+                                 "NEARLINE_CERTIFICATE", "NEARLINE_KEY",
+                                 "NEARLINE_TOKEN",       "NEARLINE_TOKEN_FILE",
+                                 "NEARLINE_SERVER_NAME"};
   for (const ConfigField& field : FieldsOf(&config)) {
     known.insert(EnvironmentName(field.path));
   }

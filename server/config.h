@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "features/store.h"
 #include "model/evaluate.h"
+#include "server/certificates.h"
 
 namespace nearline::server {
 
@@ -17,13 +18,27 @@ namespace nearline::server {
 // environment variable (serving.shortlist is NEARLINE_SERVING_SHORTLIST).
 struct Config {
   std::string listen = "127.0.0.1:50051";
+  bool allow_plaintext = false;
+  std::string health_listen;                      // empty: with the rest only
   std::string metrics_listen = "127.0.0.1:9464";  // empty: no metrics
   std::string data_dir = "./nearline-data";
   std::string device = "cpu";
+  absl::Duration reload_interval = absl::Seconds(10);
+
+  struct Tls {
+    TlsFiles files;
+    std::string client_certificates = "required";
+  } tls;
+
+  struct {
+    std::string file;  // empty: everyone may do everything
+  } access;
 
   struct Log {
     std::string level = "info";
     std::string format = "text";
+    std::string audit;  // empty: with the rest
+    absl::Duration slow_calls = absl::ZeroDuration();
   } log;
 
   features::StoreOptions store;
@@ -31,6 +46,9 @@ struct Config {
   struct Limits {
     absl::Duration max_future = absl::Minutes(5);
     int64_t max_message_mb = 16;
+    int64_t max_metadata_kb = 8;
+    int max_calls_per_connection = 10'000;
+    int max_connections = 10'000;
   } limits;
 
   struct Serving {

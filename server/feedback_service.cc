@@ -3,6 +3,7 @@
 
 #include "proto/nearline/v1/feedback.grpc.pb.h"
 #include "server/convert.h"
+#include "server/methods.h"
 #include "server/services.h"
 
 namespace nearline::server {
@@ -77,10 +78,21 @@ void Submit(const Parts& parts, const api::FeedbackRequest& request,
 // One stream: reads a request, waits for its answer, writes it, reads the next.
 class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
  public:
-  explicit Stream(const Parts& parts) : parts_(parts) { StartRead(&in_); }
+  Stream(const Parts& parts, const CallbackServerContext* context)
+      : parts_(parts), visit_(parts.rpc, methods::kStreamFeedback, context) {
+    if (visit_.admitted().ok()) {
+      StartRead(&in_);
+    } else {
+      End(visit_.admitted());
+    }
+  }
 
   void OnReadDone(bool ok) override {
     if (!ok) return End(absl::OkStatus());  // the client has said all
+    if (!std::exchange(first_, false)) {
+      const absl::Status counted = visit_.Count();
+      if (!counted.ok()) return End(counted);
+    }
     google::protobuf::Arena arena;
     auto* const request =
         google::protobuf::Arena::CreateMessage<api::FeedbackRequest>(&arena);
@@ -102,14 +114,14 @@ class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
 
  private:
   void End(const absl::Status& status) {
-    const grpc::Status wire = ToGrpc(status);
-    parts_.metrics->OnRpc("StreamFeedback", wire.error_code(),
-                          absl::Now() - started_);
+    const grpc::Status wire = visit_.ToWire(status);
+    visit_.Ended(wire.error_code());
     Finish(wire);
   }
 
   const Parts& parts_;
-  const absl::Time started_ = absl::Now();
+  Visit visit_;
+  bool first_ = true;  // message
   ByteBuffer in_, out_;
 };
 
@@ -121,7 +133,8 @@ class Service final : public Base {
                                const ByteBuffer* in, ByteBuffer* out) override {
     using Call = UnaryCall<api::FeedbackRequest, api::FeedbackResponse>;
     return Call::Start(
-        parts_.rpc, "Feedback", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kFeedback, context, in, out,
+        [this](Call::Ptr call) {
           if (call->cancelled() || call->deadline() < absl::Now()) {
             return call->Finish(absl::DeadlineExceededError(
                 "the deadline passed before work began; nothing was written"));
@@ -136,8 +149,8 @@ class Service final : public Base {
   }
 
   grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* StreamFeedback(
-      CallbackServerContext*) override {
-    return new Stream(parts_);
+      CallbackServerContext* context) override {
+    return new Stream(parts_, context);
   }
 
   ServerUnaryReactor* RetractEvents(CallbackServerContext* context,
@@ -146,7 +159,8 @@ class Service final : public Base {
     using Call =
         UnaryCall<api::RetractEventsRequest, api::RetractEventsResponse>;
     return Call::Start(
-        parts_.rpc, "RetractEvents", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kRetractEvents, context, in, out,
+        [this](Call::Ptr call) {
           auto refs = Refs(call->request());
           if (!refs.ok()) return call->Finish(refs.status());
           const absl::Status submitted = parts_.store->Submit(features::Retract{

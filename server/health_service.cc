@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/text.h"
+#include "server/methods.h"
 
 namespace nearline::server {
 namespace {
@@ -13,7 +14,10 @@ namespace {
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
+// Whether the process is well; it is while it drains.
+constexpr char kLive[] = "live";
 constexpr std::array kServices = {"",
+                                  kLive,
                                   "nearline.v1.RecommendationService",
                                   "nearline.v1.FeedbackService",
                                   "nearline.v1.ModelService",
@@ -38,14 +42,14 @@ grpc::ServerUnaryReactor* HealthService::Check(
     grpc::ByteBuffer* out) {
   using Call = UnaryCall<HealthCheckRequest, HealthCheckResponse>;
   return Call::Start(
-      rpc_, "Check", context, in, out, [this](const Call::Ptr& call) {
+      rpc_, methods::kCheck, context, in, out, [this](const Call::Ptr& call) {
         const std::string& service = call->request().service();
         if (!Known(service)) {
           return call->Finish(absl::NotFoundError(
               absl::StrCat("no service ", Quoted(service), "; there are \"",
                            absl::StrJoin(kServices, "\", \""), "\"")));
         }
-        call->response().set_status(draining()
+        call->response().set_status(draining() && service != kLive
                                         ? HealthCheckResponse::NOT_SERVING
                                         : HealthCheckResponse::SERVING);
         call->Finish(absl::OkStatus());
@@ -53,14 +57,11 @@ grpc::ServerUnaryReactor* HealthService::Check(
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(
-    grpc::CallbackServerContext*, const grpc::ByteBuffer* in) {
-  const auto writer = StreamWriter::Make(rpc_, "Watch");
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* in) {
   HealthCheckRequest request;
-  const absl::Status parsed = ParseMessage(*in, &request);
-  if (!parsed.ok()) {
-    writer->Close(parsed);
-    return writer.get();
-  }
+  const auto writer =
+      StreamWriter::Make(rpc_, methods::kWatch, context, *in, &request);
+  if (!writer->open()) return writer.get();
   const bool draining = Register(writer);
   // Of a stream that Drain has ended meanwhile, nothing more is written.
   writer->Write(Answer(!Known(request.service())

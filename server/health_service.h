@@ -11,9 +11,10 @@
 
 namespace nearline::server {
 
-// gRPC's health protocol, for the server ("") and each of its services. gRPC
-// has one of its own, whose Watch streams hold a shutdown up to its deadline.
-// Thread-safe.
+// gRPC's health protocol, for the server (""), each of its services, and
+// "live", which says whether the process is well and does so while it drains.
+// gRPC has one of its own, whose Watch streams hold a shutdown up to its
+// deadline. Thread-safe.
 class HealthService final
     : public grpc::health::v1::Health::WithRawCallbackMethod_Check<
           grpc::health::v1::Health::WithRawCallbackMethod_Watch<

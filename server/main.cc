@@ -3,6 +3,7 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <CLI/CLI.hpp>
 
 #include <cstdlib>
@@ -45,6 +46,14 @@ void SetUpLog(const Config::Log& log) {
   spdlog::set_default_logger(std::move(logger));
 }
 
+// Each connection and each file of the store takes one.
+void RaiseOpenFiles() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int Fail(const absl::Status& status) {
   std::cerr << "nearline-server: " << status.message() << "\n";
   return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
@@ -57,9 +66,13 @@ int Main(int argc, char** argv) {
       "/metrics.",
       "nearline-server");
   std::string path;
-  bool check = false, describe = false;
+  bool check = false, describe = false, allow_plaintext = false;
   app.add_option("--config", path, "a YAML file; without it, defaults");
   app.set_version_flag("--version", kVersion);
+  app.add_flag(
+      "--allow-plaintext", allow_plaintext,
+      "listen beyond this machine without TLS: whoever reaches the "
+      "port can read along, and without access.file change everything");
   app.add_flag("--check-config", check, "read the configuration and stop");
   app.add_flag("--describe-config", describe,
                "print every key with its default, range and meaning");
@@ -72,6 +85,7 @@ int Main(int argc, char** argv) {
     std::cout << DescribeConfig();
     return 0;
   }
+  if (allow_plaintext) setenv("NEARLINE_ALLOW_PLAINTEXT", "true", 1);
   auto config = LoadConfig(path);
   if (!config.ok()) return Fail(config.status());
   std::vector<std::string> remarks;
@@ -98,6 +112,8 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  RaiseOpenFiles();
 
   auto server = Server::Start(*std::move(config));
   if (!server.ok()) return Fail(server.status());

@@ -104,6 +104,10 @@ Metrics::Metrics()
                     .Name("nearline_feedback_events_total")
                     .Help("Events received, by what became of them.")
                     .Register(*registry_)),
+      denied_(BuildCounter()
+                  .Name("nearline_calls_denied_total")
+                  .Help("Calls not let in, by reason.")
+                  .Register(*registry_)),
       stage_seconds_(BuildCounter()
                          .Name("nearline_stage_seconds_total")
                          .Help("Time spent in the stages of recommending.")
@@ -129,6 +133,9 @@ Metrics::Metrics()
   for (size_t i = 0; i < 3; ++i) {
     served_[i] = &answers_.Add({{"served_by", served[i]}});
     events_[i] = &feedback_.Add({{"result", events[i]}});
+  }
+  for (size_t i = 0; i < refusals_.size(); ++i) {
+    refusals_[i] = &denied_.Add({{"reason", kRefusalNames[i]}});
   }
   for (const char* reason : {"no_generation", "no_history", "overload"}) {
     degraded_.Add({{"reason", reason}});
@@ -226,6 +233,10 @@ void Metrics::OnBatch(const BatchReport& report) {
 void Metrics::OnAnswer(ServedBy served_by, const std::string& reason) {
   served_[static_cast<size_t>(served_by)]->Increment();
   if (!reason.empty()) degraded_.Add({{"reason", reason}}).Increment();
+}
+
+void Metrics::OnRefusal(Refusal refusal) {
+  refusals_[static_cast<size_t>(refusal)]->Increment();
 }
 
 void Metrics::OnFeedback(int64_t accepted, int64_t duplicates,

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "base/status.h"
+#include "server/access.h"
 #include "server/pipeline.h"
 
 namespace nearline::server {
@@ -47,6 +48,7 @@ class Metrics {
   void OnRpc(const std::string& method, int code, absl::Duration took);
   void OnBatch(const BatchReport& report);
   void OnAnswer(ServedBy served_by, const std::string& degraded_reason);
+  void OnRefusal(Refusal refusal);
   void OnFeedback(int64_t accepted, int64_t duplicates, int64_t refused);
 
   // The text that a scrape gets.
@@ -70,12 +72,14 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& answers_;
   prometheus::Family<prometheus::Counter>& degraded_;
   prometheus::Family<prometheus::Counter>& feedback_;
+  prometheus::Family<prometheus::Counter>& denied_;
   prometheus::Family<prometheus::Counter>& stage_seconds_;
   prometheus::Histogram& batch_size_;
   prometheus::Counter& dropped_;
   prometheus::Counter& encode_;
   prometheus::Counter& scan_;
   prometheus::Counter& rank_;
+  std::array<prometheus::Counter*, kRefusals> refusals_{};
   std::array<prometheus::Counter*, 3> served_{};
   std::array<prometheus::Counter*, 3> events_{};
 

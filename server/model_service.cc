@@ -3,6 +3,7 @@
 #include "base/text.h"
 #include "proto/nearline/v1/model.grpc.pb.h"
 #include "server/convert.h"
+#include "server/methods.h"
 #include "server/services.h"
 #include "server/stream_writer.h"
 
@@ -26,7 +27,8 @@ class Service final : public Base {
                               const ByteBuffer* in, ByteBuffer* out) override {
     using Call = UnaryCall<api::RetrainRequest, api::RetrainResponse>;
     return Call::Start(
-        parts_.rpc, "Retrain", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kRetrain, context, in, out,
+        [this](Call::Ptr call) {
           const api::RetrainRequest& request = call->request();
           if (request.reason().size() > kMaxIdBytes) {
             return call->Finish(InvalidField(
@@ -43,14 +45,11 @@ class Service final : public Base {
   }
 
   grpc::ServerWriteReactor<ByteBuffer>* WatchRun(
-      CallbackServerContext*, const ByteBuffer* in) override {
-    const auto writer = StreamWriter::Make(parts_.rpc, "WatchRun");
+      CallbackServerContext* context, const ByteBuffer* in) override {
     api::WatchRunRequest request;
-    const absl::Status parsed = ParseMessage(*in, &request);
-    if (!parsed.ok()) {
-      writer->Close(parsed);
-      return writer.get();
-    }
+    const auto writer = StreamWriter::Make(parts_.rpc, methods::kWatchRun,
+                                           context, *in, &request);
+    if (!writer->open()) return writer.get();
     // A weak pointer: a watcher must not keep a finished stream alive.
     const auto watch = parts_.retrainer->Watch(
         request.run_id(), [this, weak = std::weak_ptr<StreamWriter>(writer)](
@@ -79,7 +78,7 @@ class Service final : public Base {
     using Call =
         UnaryCall<api::ListGenerationsRequest, api::ListGenerationsResponse>;
     return Call::Start(
-        parts_.rpc, "ListGenerations", context, in, out,
+        parts_.rpc, methods::kListGenerations, context, in, out,
         [this](Call::Ptr call) {
           const auto manifests = parts_.generations->List();
           if (!manifests.ok()) return call->Finish(manifests.status());
@@ -96,11 +95,11 @@ class Service final : public Base {
   ServerUnaryReactor* Rollback(CallbackServerContext* context,
                                const ByteBuffer* in, ByteBuffer* out) override {
     using Call = UnaryCall<api::RollbackRequest, api::RollbackResponse>;
-    return Call::Start(
-        parts_.rpc, "Rollback", context, in, out, [this](Call::Ptr call) {
-          call->Finish(
-              RollBack(call->request().generation(), &call->response()));
-        });
+    return Call::Start(parts_.rpc, methods::kRollback, context, in, out,
+                       [this](Call::Ptr call) {
+                         call->Finish(RollBack(call->request().generation(),
+                                               &call->response()));
+                       });
   }
 
  private:

@@ -4,6 +4,7 @@
 #include "base/random.h"
 #include "proto/nearline/v1/recommendation.grpc.pb.h"
 #include "server/convert.h"
+#include "server/methods.h"
 #include "server/services.h"
 
 namespace nearline::server {
@@ -32,7 +33,8 @@ class Service final : public Base {
                                 ByteBuffer* out) override {
     using Call = UnaryCall<api::RecommendRequest, api::RecommendResponse>;
     return Call::Start(
-        parts_.rpc, "Recommend", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kRecommend, context, in, out,
+        [this](Call::Ptr call) {
           auto request = FromApi(&call->request());
           if (!request.ok()) return call->Finish(request.status());
           auto job = std::make_unique<RecommendJob>();
@@ -51,7 +53,7 @@ class Service final : public Base {
             ToApi(*answer, parts_.store->log_id(), id, &call->response());
             call->Finish(absl::OkStatus());
           };
-          const Admission admission = {call->caller(), call->deadline()};
+          const Admission admission = {call->share(), call->deadline()};
           const absl::Status admitted =
               parts_.batcher->Submit(std::move(job), admission);
           if (!admitted.ok()) call->Finish(admitted);
@@ -63,7 +65,8 @@ class Service final : public Base {
                                    ByteBuffer* out) override {
     using Call = UnaryCall<api::SimilarItemsRequest, api::SimilarItemsResponse>;
     return Call::Start(
-        parts_.rpc, "SimilarItems", context, in, out, [this](Call::Ptr call) {
+        parts_.rpc, methods::kSimilarItems, context, in, out,
+        [this](Call::Ptr call) {
           call->Finish(Similar(call->request(), &call->response()));
         });
   }

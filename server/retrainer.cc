@@ -222,9 +222,9 @@ void Retrainer::Execute(const Order& order) {
   const absl::Status failure = manifest.ok() ? published : manifest.status();
   {
     MutexLock lock(&mu_);
-    ++(!failure.ok()        ? stats_.failed
-       : manifest->accepted ? stats_.published
-                            : stats_.rejected);
+    Count(!failure.ok()        ? RunStatus::State::kFailed
+          : manifest->accepted ? RunStatus::State::kPublished
+                               : RunStatus::State::kRejected);
     stats_.last_duration = clock_.Now() - last_run_;
     // Free before the watchers hear of the end, so that they may start another.
     running_.clear();
@@ -255,6 +255,19 @@ void Retrainer::Execute(const Order& order) {
   const absl::Status pruned =
       generations_.Prune(config_.training.keep_generations);
   if (!pruned.ok()) spdlog::warn("pruning: {}", pruned.ToString());
+}
+
+void Retrainer::Count(RunStatus::State outcome) {
+  if (outcome == RunStatus::State::kPublished) {
+    ++stats_.published;
+    stats_.rejected_in_a_row = stats_.failed_in_a_row = 0;
+  } else if (outcome == RunStatus::State::kRejected) {
+    ++stats_.rejected;
+    ++stats_.rejected_in_a_row;
+  } else {
+    ++stats_.failed;
+    ++stats_.failed_in_a_row;
+  }
 }
 
 // Good at once, best a little later: what comes of it is not the run's end.

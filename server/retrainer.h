@@ -79,6 +79,8 @@ class Retrainer {
   std::string RunningId() const;
   struct Stats {
     int64_t published = 0, rejected = 0, failed = 0;
+    // Since the last that was published.
+    int64_t rejected_in_a_row = 0, failed_in_a_row = 0;
     absl::Duration last_duration;
   };
   Stats stats() const;
@@ -126,6 +128,7 @@ class Retrainer {
   std::deque<RunStatus> runs_ ABSL_GUARDED_BY(mu_);  // newest last, at most 100
   absl::Time last_run_ ABSL_GUARDED_BY(mu_);
   features::Sequence last_sequence_ ABSL_GUARDED_BY(mu_) = 0;
+  void Count(RunStatus::State outcome) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Stats stats_ ABSL_GUARDED_BY(mu_);
 
   Mutex watch_mu_;  // held while watchers are called, so that Unwatch waits

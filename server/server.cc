@@ -15,146 +15,18 @@
 #include "model/devices.h"
 #include "model/index_scanner.h"
 #include "model/kernels.h"
+#include "server/door.h"
 #include "server/health_service.h"
+#include "server/listener.h"
+#include "server/readings.h"
 #include "server/services.h"
 
 namespace nearline::server {
 namespace {
 
-constexpr prometheus::MetricType kCounter = prometheus::MetricType::Counter;
-constexpr prometheus::MetricType kGauge = prometheus::MetricType::Gauge;
-
 int LeadersOf(const Config& config) {
   if (config.serving.leaders > 0) return config.serving.leaders;
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
-}
-
-std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
-  const features::Store::Stats s = parts.store->stats();
-  const Retrainer::Stats r = parts.retrainer->stats();
-  std::vector<Metrics::Reading> out = {
-      {"nearline_queued_requests",
-       "Recommend calls waiting for a batch.",
-       kGauge,
-       static_cast<double>(parts.batcher->queued()),
-       {}},
-      {"nearline_queued_events",
-       "Events waiting for the disk.",
-       kGauge,
-       static_cast<double>(s.queued_events),
-       {}},
-      {"nearline_store_syncs_total",
-       "Writes synced to disk.",
-       kCounter,
-       static_cast<double>(s.syncs),
-       {}},
-      {"nearline_store_sync_seconds_total",
-       "Time spent in synced writes.",
-       kCounter,
-       absl::ToDoubleSeconds(s.sync_time),
-       {}},
-      {"nearline_store_failed_writes_total",
-       "Writes that failed.",
-       kCounter,
-       static_cast<double>(s.failed_writes),
-       {}},
-      {"nearline_store_sequence",
-       "Sequence of the newest event.",
-       kGauge,
-       static_cast<double>(parts.store->sequence()),
-       {}},
-      {"nearline_store_users",
-       "Users known.",
-       kGauge,
-       static_cast<double>(parts.store->users()),
-       {}},
-      {"nearline_store_items",
-       "Items in the catalogue.",
-       kGauge,
-       static_cast<double>(parts.store->ReadCatalogue()->listed()),
-       {}},
-      {"nearline_hot_profiles",
-       "Profiles in memory.",
-       kGauge,
-       static_cast<double>(s.profiles.profiles),
-       {}},
-      {"nearline_hot_profile_bytes",
-       "Memory of the profiles.",
-       kGauge,
-       static_cast<double>(s.profiles.bytes),
-       {}},
-      {"nearline_hot_profile_hits_total",
-       "Profiles found in memory.",
-       kCounter,
-       static_cast<double>(s.profiles.hits),
-       {}},
-      {"nearline_hot_profile_misses_total",
-       "Profiles read from the log.",
-       kCounter,
-       static_cast<double>(s.profiles.misses),
-       {}},
-      {"nearline_hot_profile_evictions_total",
-       "Profiles pushed out.",
-       kCounter,
-       static_cast<double>(s.profiles.evictions),
-       {}},
-      {"nearline_training_runs_total",
-       "Training runs, by outcome.",
-       kCounter,
-       static_cast<double>(r.published),
-       {{"outcome", "published"}}},
-      {"nearline_training_runs_total",
-       "",
-       kCounter,
-       static_cast<double>(r.rejected),
-       {{"outcome", "rejected"}}},
-      {"nearline_training_runs_total",
-       "",
-       kCounter,
-       static_cast<double>(r.failed),
-       {{"outcome", "failed"}}},
-      {"nearline_training_running",
-       "1 while a run is under way.",
-       kGauge,
-       parts.retrainer->RunningId().empty() ? 0.0 : 1.0,
-       {}},
-      {"nearline_training_last_duration_seconds",
-       "Of the last run.",
-       kGauge,
-       absl::ToDoubleSeconds(r.last_duration),
-       {}},
-  };
-  const GenerationPtr g = parts.slot->Snapshot();
-  out.push_back({"nearline_generation_in_service",
-                 "1 when a model serves, 0 when popular items do.",
-                 kGauge,
-                 g == nullptr ? 0.0 : 1.0,
-                 {}});
-  if (g == nullptr) return out;
-  out.push_back({"nearline_generation_age_seconds",
-                 "Since the model was trained.",
-                 kGauge,
-                 absl::ToDoubleSeconds(
-                     parts.clock->Now() -
-                     absl::FromUnixMicros(g->manifest().created_micros)),
-                 {}});
-  out.push_back({"nearline_index_recall",
-                 "Share of the 100 best that the approximate index found when "
-                 "it was tuned; 1 without one.",
-                 kGauge,
-                 g->scanner().report().recall,
-                 {}});
-  for (const auto& [name, value] : g->manifest().metrics) {
-    if (!absl::StrContains(name, "@") || absl::StartsWith(name, "popularity")) {
-      continue;
-    }
-    out.push_back({"nearline_generation_quality",
-                   "Holdout metrics of the model in service.",
-                   kGauge,
-                   value,
-                   {{"metric", name}}});
-  }
-  return out;
 }
 
 }  // namespace
@@ -162,6 +34,8 @@ std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
 struct Server::Impl {
   Config config;
   std::optional<FileLock> lock;
+  std::unique_ptr<Door> door;
+  std::unique_ptr<Listener> listener;
   Metrics metrics;
   std::unique_ptr<features::Store> store;
   std::unique_ptr<model::LocalGenerationStore> generations;
@@ -172,15 +46,16 @@ struct Server::Impl {
   Parts parts;
   HealthService health{&parts.rpc};
   std::vector<std::unique_ptr<grpc::Service>> services;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
   std::unique_ptr<grpc::Server> grpc;
-  int port = 0;
+  std::unique_ptr<grpc::Server> health_grpc;  // null: not by itself
 
   absl::Status OpenParts();
   absl::Status Listen();
+  absl::Status ListenForProbes();
 };
 
 absl::Status Server::Impl::OpenParts() {
-  RETURN_IF_ERROR(MakeDirs(config.data_dir));
   ASSIGN_OR_RETURN(lock, FileLock::Acquire(JoinPath(config.data_dir, "LOCK")));
   ASSIGN_OR_RETURN(const model::Device device,
                    model::OpenDevice(config.device));
@@ -249,10 +124,20 @@ absl::Status Server::Impl::OpenParts() {
            .batcher = batcher.get(),
            .retrainer = retrainer.get(),
            .metrics = &metrics,
-           .rpc = {.metrics = &metrics, .idle = [this] { batcher->Help(); }},
+           .rpc = {.metrics = &metrics,
+                   .access = door->access(),
+                   .audit = door->audit(),
+                   .slow_call = config.log.slow_calls,
+                   .idle = [this] { batcher->Help(); }},
            .started = absl::Now(),
            .device = device.name};
-  metrics.set_reader([this] { return ReadParts(parts); });
+  metrics.set_reader([this] {
+    std::vector<Metrics::Reading> readings = ReadParts(parts);
+    for (const auto& more : {door->Read(), ReadListener(listener.get())}) {
+      readings.insert(readings.end(), more.begin(), more.end());
+    }
+    return readings;
+  });
   return absl::OkStatus();
 }
 
@@ -266,23 +151,54 @@ absl::Status Server::Impl::Listen() {
   std::call_once(plugins, [] {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
+  ASSIGN_OR_RETURN(
+      listener, Listener::Bind(config.listen, config.limits.max_connections));
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(),
-                           &port);
+  acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      door->Credentials());
+  const Config::Limits& limits = config.limits;
   builder.SetMaxReceiveMessageSize(
-      static_cast<int>(config.limits.max_message_mb << 20));
-  // Two servers on one port would share its traffic in silence.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+      static_cast<int>(limits.max_message_mb << 20));
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE,
+                             static_cast<int>(limits.max_metadata_kb << 10));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             limits.max_calls_per_connection);
+  // Whose machine is gone, without a word, holds nothing for longer.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 5 * 60 * 1000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000);
   for (const auto& service : services) builder.RegisterService(service.get());
   builder.RegisterService(&health);
   grpc = builder.BuildAndStart();
-  if (grpc == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", config.listen,
-        ": is another server there? Set listen to a free host:port"));
+  if (grpc == nullptr) {
+    return absl::InternalError("gRPC did not start; its own log says why");
   }
+  RETURN_IF_ERROR(ListenForProbes());
   if (!config.metrics_listen.empty()) {
     RETURN_IF_ERROR(metrics.Expose(config.metrics_listen));
+  }
+  listener->Start([this](int listening_fd, int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters in;
+    in.listener_fd = listening_fd;
+    in.fd = fd;
+    acceptor->HandleNewConnection(&in);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::ListenForProbes() {
+  if (config.health_listen.empty()) return absl::OkStatus();
+  grpc::ServerBuilder builder;
+  int bound = 0;
+  builder.AddListeningPort(config.health_listen,
+                           grpc::InsecureServerCredentials(), &bound);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.RegisterService(&health);
+  health_grpc = builder.BuildAndStart();
+  if (health_grpc == nullptr || bound == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", config.health_listen,
+                     ". Set health_listen to a free host:port, or to \"\""));
   }
   return absl::OkStatus();
 }
@@ -293,13 +209,17 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Config config) {
   auto impl = std::make_unique<Impl>();
   impl->config = std::move(config);
   std::unique_ptr<Server> server(new Server(std::move(impl)));
+  RETURN_IF_ERROR(MakeDirs(server->impl_->config.data_dir));
+  // First: a door that cannot be locked is found before anything is loaded.
+  ASSIGN_OR_RETURN(server->impl_->door, Door::Open(server->impl_->config));
   RETURN_IF_ERROR(server->impl_->OpenParts());
   RETURN_IF_ERROR(server->impl_->Listen());
   const GenerationPtr generation = server->impl_->slot->Snapshot();
   spdlog::info(
-      "nearline {} serves on {} (port {}), {}, {} kernels, log {} at "
+      "nearline {} serves on {} (port {}, {}), {}, {} kernels, log {} at "
       "{}, generation {}",
-      kVersion, server->impl_->config.listen, server->impl_->port,
+      kVersion, server->impl_->config.listen, server->port(),
+      server->impl_->door->tls() ? "TLS" : "no TLS",
       server->impl_->parts.device, model::KernelTarget(),
       server->impl_->store->log_id(), server->impl_->store->sequence(),
       generation == nullptr ? "none" : generation->id());
@@ -310,15 +230,18 @@ Server::~Server() {
   if (impl_->grpc != nullptr) {
     // Streams that watch end first; then no call is left hanging.
     impl_->health.Drain();
+    impl_->listener->Stop();
     impl_->retrainer->Stop();
     impl_->grpc->Shutdown(
         absl::ToChronoTime(absl::Now() + impl_->config.serving.drain));
+    if (impl_->health_grpc != nullptr) impl_->health_grpc->Shutdown();
+    impl_->health_grpc.reset();
     impl_->grpc.reset();
   }
   impl_->metrics.StopExposing();
 }
 
-int Server::port() const { return impl_->port; }
+int Server::port() const { return impl_->listener->port(); }
 std::string Server::Scrape() const { return impl_->metrics.Scrape(); }
 
 }  // namespace nearline::server

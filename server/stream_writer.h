@@ -7,7 +7,6 @@
 #include <memory>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "base/mutex.h"
 #include "server/wire.h"
 
@@ -25,14 +24,27 @@ class StreamWriter final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     std::function<void()> on_done;
   };
 
-  static std::shared_ptr<StreamWriter> Make(const RpcEnvironment& environment,
-                                            const char* method) {
-    auto writer = std::make_shared<StreamWriter>(environment, method);
+  // The stream of a call on `method`, which lives on; closed already when the
+  // call is not let in, or `in` cannot be parsed as `request`.
+  static std::shared_ptr<StreamWriter> Make(
+      const RpcEnvironment& environment, const Method& method,
+      const grpc::CallbackServerContext* context, const grpc::ByteBuffer& in,
+      google::protobuf::Message* request) {
+    auto writer = std::make_shared<StreamWriter>(environment, method, context);
     writer->self_ = writer;
+    absl::Status status = writer->visit_.admitted();
+    if (status.ok()) status = ParseMessage(in, request);
+    if (!status.ok()) writer->Close(status);
     return writer;
   }
-  StreamWriter(const RpcEnvironment& environment, const char* method)
-      : environment_(environment), method_(method) {}
+  StreamWriter(const RpcEnvironment& environment, const Method& method,
+               const grpc::CallbackServerContext* context)
+      : visit_(environment, method, context) {}
+
+  bool open() {
+    MutexLock lock(&mu_);
+    return !closing_ && !over_;
+  }
 
   void set_callbacks(Callbacks callbacks) {
     MutexLock lock(&mu_);
@@ -55,7 +67,7 @@ class StreamWriter final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     MutexLock lock(&mu_);
     if (closing_ || over_) return;
     closing_ = true;
-    status_ = ToGrpc(status);
+    status_ = visit_.ToWire(status);
     WriteNext();
   }
 
@@ -87,8 +99,7 @@ class StreamWriter final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     {
       MutexLock lock(&mu_);
       over_ = true;
-      environment_.metrics->OnRpc(method_, status_.error_code(),
-                                  absl::Now() - started_);
+      visit_.Ended(status_.error_code());
       on_done = std::move(callbacks_.on_done);
       callbacks_ = {};
       self = std::move(self_);
@@ -110,9 +121,7 @@ class StreamWriter final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     }
   }
 
-  const RpcEnvironment& environment_;
-  const char* const method_;
-  const absl::Time started_ = absl::Now();
+  const Visit visit_;
   Mutex mu_;
   Callbacks callbacks_ ABSL_GUARDED_BY(mu_);
   std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mu_);

@@ -44,6 +44,13 @@ bool IsOurFault(absl::StatusCode code) {
          code == absl::StatusCode::kDataLoss;
 }
 
+absl::Duration RetryAfter(const absl::Status& status) {
+  absl::Duration after = absl::Milliseconds(200);
+  const auto told = status.GetPayload(kRetryPayload);
+  if (told.has_value()) absl::ParseDuration(std::string(*told), &after);
+  return after;
+}
+
 // What the parser allows.
 constexpr int kMostLevels = 100;
 
@@ -96,11 +103,12 @@ std::string AllOf(const grpc::ByteBuffer& bytes) {
 
 }  // namespace
 
-grpc::Status ToGrpc(const absl::Status& status) {
+grpc::Status ToGrpc(const absl::Status& status, absl::string_view trace) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());
   if (IsOurFault(status.code())) {
-    spdlog::error("answering INTERNAL: {}", status.ToString());
+    spdlog::error("answering INTERNAL: {}{}", status.ToString(),
+                  trace.empty() ? "" : absl::StrCat(" (trace ", trace, ")"));
     return grpc::Status(code, "internal error; the server's log tells more");
   }
   const std::string message = Short(status.message());
@@ -115,9 +123,12 @@ grpc::Status ToGrpc(const absl::Status& status) {
     wire.add_details()->PackFrom(bad);
   } else if (status.code() == absl::StatusCode::kResourceExhausted ||
              status.code() == absl::StatusCode::kUnavailable) {
-    google::rpc::RetryInfo retry;
-    retry.mutable_retry_delay()->set_nanos(200'000'000);
-    wire.add_details()->PackFrom(retry);
+    const absl::Duration after = RetryAfter(status);
+    if (after < absl::InfiniteDuration()) {
+      google::rpc::RetryInfo retry;
+      SetDuration(after, retry.mutable_retry_delay());
+      wire.add_details()->PackFrom(retry);
+    }
   }
   return grpc::Status(code, message, wire.SerializeAsString());
 }
@@ -151,12 +162,10 @@ absl::Status SerializeMessage(const pb::Message& message,
                      : absl::InternalError(status.error_message());
 }
 
-uint64_t CallerOf(const grpc::CallbackServerContext& context) {
-  const auto& metadata = context.client_metadata();
-  const auto named = metadata.find("nearline-caller");
-  if (named == metadata.end()) return absl::HashOf(context.peer());
-  return absl::HashOf(
-      absl::string_view(named->second.data(), named->second.size()));
+void SetDuration(absl::Duration d, pb::Duration* out) {
+  out->set_seconds(absl::ToInt64Seconds(d));
+  out->set_nanos(static_cast<int32_t>(
+      absl::ToInt64Nanoseconds(d - absl::Seconds(out->seconds()))));
 }
 
 }  // namespace nearline::server

@@ -3,6 +3,7 @@
 #define NEARLINE_SERVER_WIRE_H_
 
 #include <google/protobuf/arena.h>
+#include <google/protobuf/duration.pb.h>
 #include <google/protobuf/message.h>
 #include <grpcpp/grpcpp.h>
 
@@ -13,14 +14,14 @@
 
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "server/metrics.h"
+#include "server/visit.h"
 
 namespace nearline::server {
 
 // The only conversion at the wire. Client errors keep their text and get
-// google.rpc details (BadRequest, RetryInfo); our own faults are logged and
-// hidden.
-grpc::Status ToGrpc(const absl::Status& status);
+// google.rpc details (BadRequest, RetryInfo); our own faults are logged, with
+// the trace that they were met on, and hidden.
+grpc::Status ToGrpc(const absl::Status& status, absl::string_view trace = "");
 
 // Parses what gRPC received. Errors: INVALID_ARGUMENT saying what is wrong: a
 // string that is not UTF-8, by its path, or a message that is cut or too deep.
@@ -29,17 +30,7 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes,
 absl::Status SerializeMessage(const google::protobuf::Message& message,
                               grpc::ByteBuffer* bytes);
 
-// Among whom the server divides itself: what the call's metadata names as
-// nearline-caller, or else its connection.
-uint64_t CallerOf(const grpc::CallbackServerContext& context);
-
-// Where calls report to.
-struct RpcEnvironment {
-  Metrics* metrics = nullptr;
-  // Called on a gRPC thread that has just seen an answer off: it has time, and
-  // no caller waits for it. May be empty.
-  std::function<void()> idle;
-};
+void SetDuration(absl::Duration d, google::protobuf::Duration* out);
 
 // One unary call, from its bytes to its answer's. Messages live on an arena.
 // gRPC owns it.
@@ -49,43 +40,43 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   // Good until Finish is called.
   using Ptr = UnaryCall*;
 
-  // Parses the request and hands the call to `handler`, which has Finish
-  // called, once, on any thread.
+  // Lets the call in, parses the request and hands the call to `handler`, which
+  // has Finish called, once, on any thread. `method` lives on.
   static grpc::ServerUnaryReactor* Start(
-      const RpcEnvironment& environment, const char* method,
+      const RpcEnvironment& environment, const Method& method,
       grpc::CallbackServerContext* context, const grpc::ByteBuffer* in,
       grpc::ByteBuffer* out, const std::function<void(Ptr)>& handler) {
     auto* const call = new UnaryCall(environment, method, context, out);
-    const absl::Status parsed = ParseMessage(*in, call->request_);
-    if (parsed.ok()) {
+    absl::Status status = call->visit_.admitted();
+    if (status.ok()) status = ParseMessage(*in, call->request_);
+    if (status.ok()) {
       handler(call);
     } else {
-      call->Finish(parsed);
+      call->Finish(status);
     }
     return call;
   }
 
   Request& request() { return *request_; }
   Response& response() { return *response_; }
-  absl::Time started() const { return started_; }
+  absl::Time started() const { return visit_.started(); }
   absl::Time deadline() const { return absl::FromChrono(context_->deadline()); }
   bool cancelled() const { return context_->IsCancelled(); }
-  uint64_t caller() const { return CallerOf(*context_); }
+  uint64_t share() const { return visit_.share(); }
 
   void Finish(absl::Status status) {
     if (status.ok()) status = SerializeMessage(*response_, out_);
-    const grpc::Status wire = ToGrpc(status);
-    environment_.metrics->OnRpc(method_, wire.error_code(),
-                                absl::Now() - started_);
+    const grpc::Status wire = visit_.ToWire(status);
+    visit_.Ended(wire.error_code());
     ServerUnaryReactor::Finish(wire);
   }
 
  private:
-  UnaryCall(const RpcEnvironment& environment, const char* method,
+  UnaryCall(const RpcEnvironment& environment, const Method& method,
             grpc::CallbackServerContext* context, grpc::ByteBuffer* out)
       : environment_(environment),
-        method_(method),
         context_(context),
+        visit_(environment, method, context),
         out_(out),
         request_(google::protobuf::Arena::CreateMessage<Request>(&arena_)),
         response_(google::protobuf::Arena::CreateMessage<Response>(&arena_)) {}
@@ -100,10 +91,9 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   bool InternalInlineable() override { return true; }
 
   const RpcEnvironment& environment_;
-  const char* const method_;
   grpc::CallbackServerContext* const context_;
+  const Visit visit_;
   grpc::ByteBuffer* const out_;
-  const absl::Time started_ = absl::Now();
   google::protobuf::Arena arena_;
   Request* const request_;
   Response* const response_;

@@ -19,7 +19,7 @@ class BenchTest : public ServerTest {
     }
   }
   BenchOptions Options(const std::string& what) {
-    return {.address = address_,
+    return {.server = {.address = address_},
             .what = what,
             .in_flight = 8,
             .seconds = 0.1,

@@ -1,0 +1,192 @@
+#include "server/readings.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "base/file.h"
+#include "base/version.h"
+
+namespace nearline::server {
+namespace {
+
+using prometheus::MetricType;
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+// Readings of one name follow each other; the first one's help is taken.
+class Readings {
+ public:
+  template <typename T>
+  void Gauge(const char* name, const char* help, T value, Labels labels = {}) {
+    out_.push_back({name, help, MetricType::Gauge, static_cast<double>(value),
+                    std::move(labels)});
+  }
+  template <typename T>
+  void Counter(const char* name, const char* help, T value,
+               Labels labels = {}) {
+    out_.push_back({name, help, MetricType::Counter,
+                    static_cast<double>(value), std::move(labels)});
+  }
+  std::vector<Metrics::Reading> Take() { return std::move(out_); }
+
+ private:
+  std::vector<Metrics::Reading> out_;
+};
+
+double SinceEpoch(absl::Time time) {
+  return absl::ToDoubleSeconds(time - absl::UnixEpoch());
+}
+
+void ReadQueues(const Parts& parts, const features::Store::Stats& stats,
+                Readings* out) {
+  out->Gauge("nearline_queued_requests", "Recommend calls waiting for a batch.",
+             parts.batcher->queued());
+  out->Gauge("nearline_queued_requests_limit", "Beyond, they are refused.",
+             parts.config->serving.max_queued);
+  out->Gauge("nearline_queued_events", "Events waiting for the disk.",
+             stats.queued_events);
+  out->Gauge("nearline_queued_events_limit", "Beyond, feedback is refused.",
+             parts.config->store.max_queued_events);
+}
+
+void ReadStore(const Parts& parts, const features::Store::Stats& stats,
+               Readings* out) {
+  out->Counter("nearline_store_syncs_total", "Writes synced to disk.",
+               stats.syncs);
+  out->Counter("nearline_store_sync_seconds_total",
+               "Time spent in synced writes.",
+               absl::ToDoubleSeconds(stats.sync_time));
+  out->Counter("nearline_store_failed_writes_total", "Writes that failed.",
+               stats.failed_writes);
+  out->Gauge("nearline_store_sequence", "Sequence of the newest event.",
+             parts.store->sequence());
+  out->Gauge("nearline_store_users", "Users known.", parts.store->users());
+  out->Gauge("nearline_store_items", "Items in the catalogue.",
+             parts.store->ReadCatalogue()->listed());
+  const auto& profiles = stats.profiles;
+  out->Gauge("nearline_hot_profiles", "Profiles in memory.", profiles.profiles);
+  out->Gauge("nearline_hot_profile_bytes", "Memory of the profiles.",
+             profiles.bytes);
+  out->Counter("nearline_hot_profile_hits_total", "Profiles found in memory.",
+               profiles.hits);
+  out->Counter("nearline_hot_profile_misses_total",
+               "Profiles read from the log.", profiles.misses);
+  out->Counter("nearline_hot_profile_evictions_total", "Profiles pushed out.",
+               profiles.evictions);
+}
+
+void ReadDisk(const Config& config, Readings* out) {
+  const auto free = FreeBytes(config.data_dir);
+  if (free.ok()) {
+    out->Gauge("nearline_disk_free_bytes", "Left on the data's disk.", *free);
+  }
+  out->Gauge("nearline_disk_reserve_bytes",
+             "Writes are refused when less is left.",
+             config.store.database.free_space_reserve);
+  out->Gauge("nearline_store_disk_bytes", "Taken by the store.",
+             FolderBytes(JoinPath(config.data_dir, "store")));
+  out->Gauge("nearline_generations_disk_bytes", "Taken by the generations.",
+             FolderBytes(JoinPath(config.data_dir, "generations")));
+}
+
+void ReadTraining(const Retrainer& retrainer, Readings* out) {
+  const Retrainer::Stats r = retrainer.stats();
+  constexpr char kRuns[] = "nearline_training_runs_total";
+  constexpr char kRunsHelp[] = "Training runs, by outcome.";
+  out->Counter(kRuns, kRunsHelp, r.published, {{"outcome", "published"}});
+  out->Counter(kRuns, kRunsHelp, r.rejected, {{"outcome", "rejected"}});
+  out->Counter(kRuns, kRunsHelp, r.failed, {{"outcome", "failed"}});
+  constexpr char kInARow[] = "nearline_training_runs_in_a_row";
+  constexpr char kInARowHelp[] = "The same since the last that was published.";
+  out->Gauge(kInARow, kInARowHelp, r.rejected_in_a_row,
+             {{"outcome", "rejected"}});
+  out->Gauge(kInARow, kInARowHelp, r.failed_in_a_row, {{"outcome", "failed"}});
+  out->Gauge("nearline_training_running", "1 while a run is under way.",
+             retrainer.RunningId().empty() ? 0 : 1);
+  out->Gauge("nearline_training_last_duration_seconds", "Of the last run.",
+             absl::ToDoubleSeconds(r.last_duration));
+}
+
+void ReadGeneration(const Parts& parts, Readings* out) {
+  const GenerationPtr g = parts.slot->Snapshot();
+  out->Gauge("nearline_generation_in_service",
+             "1 when a model serves, 0 when popular items do.",
+             g == nullptr ? 0 : 1);
+  if (g == nullptr) return;
+  out->Gauge("nearline_generation_age_seconds", "Since the model was trained.",
+             absl::ToDoubleSeconds(
+                 parts.clock->Now() -
+                 absl::FromUnixMicros(g->manifest().created_micros)));
+  out->Gauge("nearline_index_recall",
+             "Share of the 100 best that the approximate index found when it "
+             "was tuned; 1 without one.",
+             g->scanner().report().recall);
+  for (const auto& [name, value] : g->manifest().metrics) {
+    if (!absl::StrContains(name, "@") || absl::StartsWith(name, "popularity")) {
+      continue;
+    }
+    out->Gauge("nearline_generation_quality",
+               "Holdout metrics of the model in service.", value,
+               {{"metric", name}});
+  }
+}
+
+// As other programs name them.
+void ReadProcess(const Parts& parts, Readings* out) {
+  out->Gauge("nearline_build_info", "1; the version is in the label.", 1,
+             {{"version", kVersion}});
+  out->Gauge("process_start_time_seconds", "When the process began.",
+             SinceEpoch(parts.started));
+  rusage used;
+  if (getrusage(RUSAGE_SELF, &used) == 0) {
+    out->Counter("process_cpu_seconds_total", "Processor time used.",
+                 absl::ToDoubleSeconds(
+                     absl::DurationFromTimeval(used.ru_utime) +
+                     absl::DurationFromTimeval(used.ru_stime)));
+  }
+  std::ifstream statm("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  if (statm >> size >> resident) {
+    out->Gauge("process_resident_memory_bytes", "Memory in use.",
+               resident * sysconf(_SC_PAGESIZE));
+  }
+  const auto open = ListDir("/proc/self/fd");
+  if (open.ok()) {
+    out->Gauge("process_open_fds", "Files and connections open.",
+               open->size());
+  }
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    out->Gauge("process_max_fds", "Most of them.", limit.rlim_cur);
+  }
+}
+
+}  // namespace
+
+std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
+  Readings out;
+  const features::Store::Stats stats = parts.store->stats();
+  ReadQueues(parts, stats, &out);
+  ReadStore(parts, stats, &out);
+  ReadDisk(*parts.config, &out);
+  ReadTraining(*parts.retrainer, &out);
+  ReadGeneration(parts, &out);
+  ReadProcess(parts, &out);
+  return out.Take();
+}
+
+std::vector<Metrics::Reading> ReadListener(Listener* listener) {
+  Readings out;
+  out.Gauge("nearline_connections", "Connections open.",
+            listener->connections());
+  out.Counter("nearline_connections_refused_total",
+              "Connections closed at once: there were too many.",
+              listener->refused());
+  return out.Take();
+}
+
+}  // namespace nearline::server
