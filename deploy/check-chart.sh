@@ -6,10 +6,11 @@
 #   deploy/check-chart.sh --server PROGRAM  also lets this nearline-server read
 #                                           each configuration that is rendered
 #   deploy/check-chart.sh --render          writes deploy/kubernetes/nearline.yaml
-# Tools are compiled and downloaded once, into NEARLINE_TOOLS (build/tools).
+# Tools are compiled and downloaded once, into CHART_TOOLS (build/tools).
 . "$(dirname "$0")/common.sh"
 
-# Pinned. Go is used if it is at least GO, else fetched.
+# Pinned. Go is fetched unless there is one of at least GO; PyYAML unless there
+# is any.
 GO=1.26.6 HELM=v3.22.0 KUBECONFORM=v0.7.0 PYYAML=6.0.3
 # Schemas of Kubernetes; KUBERNETES has those of the oldest and the newest
 # version that the chart is checked for, and helm renders for the newest.
@@ -31,7 +32,7 @@ done
 
 CHART=$ROOT/deploy/helm/nearline
 MANIFESTS=$ROOT/deploy/kubernetes
-TOOLS=${NEARLINE_TOOLS:-$ROOT/build/tools}
+TOOLS=${CHART_TOOLS:-$ROOT/build/tools}
 mkdir -p "$TOOLS/bin"
 TOOLS=$(realpath "$TOOLS")
 work=$(mktemp -d)
@@ -59,8 +60,10 @@ check() {
 # --- Tools. Each get_* returns false where its tool cannot be had.
 
 get_python() {
+  export PYTHONDONTWRITEBYTECODE=1
   command -v python3 >/dev/null || return 1
-  export PYTHONPATH=$TOOLS/python-yaml-$PYYAML PYTHONDONTWRITEBYTECODE=1
+  ! python3 -c 'import yaml' 2>/dev/null || return 0
+  export PYTHONPATH=$TOOLS/python-yaml-$PYYAML
   [ -d "$PYTHONPATH" ] || {
     note "Fetching PyYAML $PYYAML"
     quiet python3 -m pip install -q --no-deps --target "$work/yaml" "PyYAML==$PYYAML" &&
@@ -205,7 +208,7 @@ reads() {
 }
 
 say "Getting the tools"
-get_python || { skip "python3 with pip and PyYAML $PYYAML cannot be had; nothing was checked"; exit 0; }
+get_python || { skip "python3 with PyYAML (python3-yaml, or pip) cannot be had; nothing was checked"; exit 0; }
 get_helm || { skip "helm $HELM cannot be had; nothing was checked"; exit 0; }
 
 if $render; then
