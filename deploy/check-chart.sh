@@ -304,6 +304,15 @@ check "wrong values passed" refused 'resources.limits.memory is 4096 MiB' "${ok[
 check "right values failed" template /dev/null "${ok[@]}" --set resources=null
 check "wrong values passed" refused 'kubeVersion' "${ok[@]}" --kube-version 1.26.0
 
+say "Checking that no peers means nobody"
+check "rendering failed" template "$work/nobody.yaml" "${ok[@]}" \
+  --set tests.enabled=false --set-json 'networkPolicy={"clients":[],"metrics":[]}'
+check "an empty policy admits somebody" "${chart_check[@]}" objects "$work/nobody.yaml" "$ROOT/Dockerfile"
+check "an empty policy admits somebody" grep -q '^  ingress: \[\]$' "$work/nobody.yaml"
+check "rendering failed" template "$work/nobody.yaml" "${ok[@]}" --set tests.enabled=false --set-json 'networkPolicy={"clients":[]}'
+check "a policy without clients admits somebody" "${chart_check[@]}" objects "$work/nobody.yaml" "$ROOT/Dockerfile"
+check "a policy without clients opens gRPC" sh -c "! grep -q 'port: grpc' '$work/nobody.yaml'"
+
 say "Checking what replaces the pod"
 check "rendering failed" template "$work/before.yaml" "${ok[@]}" --set "$caller,access.callers[0].anonymous=true"
 check "rendering failed" template "$work/config.yaml" "${ok[@]}" --set "$caller,access.callers[0].anonymous=true,config.serving.rank=false"

@@ -156,6 +156,7 @@ class Objects:
             self.expect(can["readOnlyRootFilesystem"] is True, "the root file system can be written")
             self.expect(can["capabilities"] == {"drop": ["ALL"]}, "capabilities are kept")
             self.expect(not can.get("privileged"), "privileged")
+            self.expect(not any(k for k in spec if k.startswith("host")), "a pod shares the host's namespaces")
             self.expect("memory" in box["resources"]["limits"], "no limit on memory")
         tmp = [v for v in pod["volumes"] if "emptyDir" in v]
         self.expect([m["mountPath"] for m in container["volumeMounts"] if m["name"] in {v["name"] for v in tmp}] == ["/tmp"], "/tmp is no emptyDir")
