@@ -113,6 +113,46 @@ absl::Status WriteFileAtomic(const std::string& path, absl::string_view data) {
   return RenameDurably(aside, path);
 }
 
+absl::Status AppendLineDurably(const std::string& path,
+                               absl::string_view line) {
+  const bool fresh = !FileExists(path);
+  const Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd.ok()) return ErrnoStatus(errno, "cannot open", path);
+  off_t end = lseek(fd.get(), 0, SEEK_END);
+  for (char last = '\0'; end > 0 && last != '\n';) {
+    if (pread(fd.get(), &last, 1, end - 1) != 1) {
+      return ErrnoStatus(errno, "cannot read", path);
+    }
+    if (last != '\n') --end;
+  }
+  if (ftruncate(fd.get(), end) != 0 || lseek(fd.get(), end, SEEK_SET) != end) {
+    return ErrnoStatus(errno, "cannot write", path);
+  }
+  RETURN_IF_ERROR(WriteFully(fd.get(), line, path));
+  if (fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot sync", path);
+  return fresh ? SyncDir(ParentOf(path)) : absl::OkStatus();
+}
+
+absl::Status CopyFolder(const std::string& from, const std::string& to) {
+  const std::string aside = absl::StrCat(to, ".tmp.", getpid());
+  RETURN_IF_ERROR(RemoveAll(aside));
+  RETURN_IF_ERROR(MakeDirs(aside));
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(from));
+  absl::Status status;
+  for (const std::string& name : names) {
+    std::error_code error;
+    fs::copy_file(JoinPath(from, name), JoinPath(aside, name), error);
+    status =
+        error ? ErrnoStatus(error.value(), "cannot copy", JoinPath(from, name))
+              : SyncFile(JoinPath(aside, name));
+    if (!status.ok()) break;
+  }
+  if (status.ok()) status = SyncDir(aside);
+  if (status.ok()) status = RenameDurably(aside, to);
+  if (!status.ok()) RemoveAll(aside).IgnoreError();
+  return status;
+}
+
 absl::Status SyncFile(const std::string& path) {
   return SyncPath(path, O_RDONLY);
 }

@@ -24,6 +24,15 @@ absl::StatusOr<std::string> ReadFile(const std::string& path);
 // file is the old one or the new one, whole.
 absl::Status WriteFileAtomic(const std::string& path, absl::string_view data);
 
+// Adds a line, which ends in a newline, to the file, which is made if it is not
+// there, and syncs. What a write that was cut short left after the last newline
+// is removed first.
+absl::Status AppendLineDurably(const std::string& path, absl::string_view line);
+
+// Copies a folder of files: aside, synced, then renamed to `to`, which must not
+// be there.
+absl::Status CopyFolder(const std::string& from, const std::string& to);
+
 absl::Status SyncFile(const std::string& path);
 absl::Status SyncDir(const std::string& path);
 

@@ -337,4 +337,24 @@ absl::Status Client::Export(
   return FromGrpc(reader->Finish());
 }
 
+absl::StatusOr<api::BackupInfo> Client::Backup(
+    const api::BackupRequest& request,
+    const std::function<void(const api::BackupProgress&)>& on_progress) {
+  grpc::ClientContext context;  // no deadline: it takes what it takes
+  const absl::Status added = AddMetadata(options_, &context);
+  if (!added.ok()) return added;
+  const auto reader = admin_->Backup(&context, request);
+  api::BackupProgress progress;
+  while (reader->Read(&progress)) on_progress(progress);
+  const absl::Status end = FromGrpc(reader->Finish());
+  if (!end.ok()) return end;
+  return progress.backup();
+}
+
+absl::StatusOr<api::ListBackupsResponse> Client::ListBackups() {
+  return Retry<api::ListBackupsResponse>([&](auto* context, auto* response) {
+    return admin_->ListBackups(context, {}, response);
+  });
+}
+
 }  // namespace nearline::client

@@ -105,6 +105,12 @@ class Client {
   absl::Status Export(
       const std::function<absl::Status(const api::ExportResponse&)>& on_chunk);
 
+  // Calls `on_progress` until the backup is made; returns it.
+  absl::StatusOr<api::BackupInfo> Backup(
+      const api::BackupRequest& request,
+      const std::function<void(const api::BackupProgress&)>& on_progress);
+  absl::StatusOr<api::ListBackupsResponse> ListBackups();
+
   // True when the server answers within the timeout.
   bool WaitUntilReady(absl::Duration timeout);
 

@@ -372,6 +372,69 @@ int ShowStatus(Session& session) {
   return 0;
 }
 
+namespace {
+
+Json ToJson(const api::BackupInfo& backup) {
+  return {{"id", backup.id()},
+          {"time", backup.time().seconds()},
+          {"bytes", backup.bytes()},
+          {"sequence", backup.sequence()},
+          {"generation", backup.generation()},
+          {"log_id", backup.log_id()}};
+}
+
+int ListBackups(Session& session) {
+  const auto response = session.client->ListBackups();
+  if (!response.ok()) return Fail(session, response.status());
+  if (session.json) {
+    Json out = Json::array();
+    for (const auto& backup : response->backups()) {
+      out.push_back(ToJson(backup));
+    }
+    PrintJson(out);
+    return 0;
+  }
+  Table table({"backup", "made", "MiB", "to event", "generation"});
+  for (const api::BackupInfo& backup : response->backups()) {
+    table.Add({absl::StrCat(backup.id()),
+               absl::FormatTime("%Y-%m-%d %H:%M:%S",
+                                absl::FromUnixSeconds(backup.time().seconds()),
+                                absl::LocalTimeZone()),
+               WithThousands(backup.bytes() >> 20),
+               WithThousands(static_cast<int64_t>(backup.sequence())),
+               backup.generation()});
+  }
+  std::cout << table.Render();
+  return 0;
+}
+
+}  // namespace
+
+int BackupCommand(Session& session, bool verify, bool list) {
+  if (list) return ListBackups(session);
+  api::BackupRequest request;
+  request.set_verify(verify);
+  ProgressBar bar("Backing up", session.json ? ProgressBar::Mode::kSilent
+                                             : ProgressBar::Mode::kAuto);
+  const auto backup =
+      session.client->Backup(request, [&](const api::BackupProgress& progress) {
+        bar.Update(progress.share_done(), progress.phase());
+      });
+  bar.Finish(backup.ok() ? "done" : "failed");
+  if (!backup.ok()) return Fail(session, backup.status());
+  if (session.json) {
+    PrintJson(ToJson(*backup));
+    return 0;
+  }
+  std::cout << "backup " << backup->id() << " holds everything to event "
+            << WithThousands(static_cast<int64_t>(backup->sequence()))
+            << (backup->generation().empty()
+                    ? ""
+                    : absl::StrCat(" and ", backup->generation()))
+            << "\n";
+  return 0;
+}
+
 int BenchCommand(Session& session, BenchOptions options) {
   options.server = session.options;
   ProgressBar bar("Measuring", session.json ? ProgressBar::Mode::kSilent

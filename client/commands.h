@@ -55,6 +55,8 @@ int Users(Session& session, const std::string& get, const std::string& history,
 int ImportCommand(Session& session, ImportOptions options,
                   const std::string& columns);
 int ExportCommand(Session& session, const std::string& path);
+// Makes a backup, or with `list` shows those that there are.
+int BackupCommand(Session& session, bool verify, bool list);
 int BenchCommand(Session& session, BenchOptions options);
 void PrintCompletion();
 

@@ -50,7 +50,7 @@ class CommandLine {
   std::string get_, history_, erase_, health_;
   std::vector<std::string> remove_;
   int similar_count_ = 10, list_count_ = 20;
-  bool cold_ = false, detach_ = false;
+  bool cold_ = false, detach_ = false, verify_ = false, list_ = false;
 };
 
 CommandLine::CommandLine()
@@ -236,6 +236,14 @@ void CommandLine::AddFiles() {
           [this] { return ExportCommand(session_, export_path_); });
   c->add_option("file", export_path_, "is overwritten; - is standard output")
       ->required();
+
+  c = Add("backup",
+          "a backup in the server's backup.dir, while it serves; `nearline-"
+          "server restore` puts one back",
+          [this] { return BackupCommand(session_, verify_, list_); });
+  c->add_flag("--verify", verify_,
+              "read all of it again, not only what is new");
+  c->add_flag("--list", list_, "show the backups there are");
 }
 
 void CommandLine::AddRecords() {

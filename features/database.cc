@@ -23,7 +23,6 @@ constexpr const char* kTableNames[kTables] = {
     "default", "events",   "sequences", "event_ids",
     "users",   "user_ids", "items",     "counts"};
 
-// RocksDB's own logger aborts when it cannot write to a full disk.
 class CallbackLogger final : public rocksdb::Logger {
  public:
   explicit CallbackLogger(std::function<void(int, absl::string_view)> callback)
@@ -82,9 +81,14 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view doing) {
   return absl::UnavailableError(text);
 }
 
+std::shared_ptr<rocksdb::Logger> MakeLogger(
+    std::function<void(int, absl::string_view)> callback) {
+  return std::make_shared<CallbackLogger>(std::move(callback));
+}
+
 Database::Database(DatabaseOptions options)
     : options_(std::move(options)),
-      logger_(std::make_shared<CallbackLogger>(options_.log)),
+      logger_(MakeLogger(options_.log)),
       cache_(rocksdb::NewLRUCache(
           static_cast<size_t>(options_.block_cache_bytes))),
       expiry_(std::make_unique<ExpiredEventIds>(options_.event_id_window,
@@ -147,6 +151,7 @@ absl::Status Database::OpenLocked() {
   rocksdb::ColumnFamilyOptions family;
   family.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table_options));
   family.write_buffer_size = 16 << 20;
+  family.disable_auto_compactions = !options_.compact;
   family.compression =
       options_.compress ? rocksdb::kLZ4Compression : rocksdb::kNoCompression;
   std::vector<rocksdb::ColumnFamilyDescriptor> families;

@@ -48,9 +48,15 @@ struct DatabaseOptions {
   const Clock* clock = Clock::Real();
   rocksdb::Env* env = nullptr;  // null: the default
   bool compress = true;
+  bool compact = true;  // by itself, in the background
   // Receives RocksDB's own messages; level as in rocksdb::InfoLogLevel.
   std::function<void(int level, absl::string_view message)> log;
 };
+
+// RocksDB's own logger aborts when it cannot write to a full disk; this one
+// hands on what matters, to `callback` if there is one.
+std::shared_ptr<rocksdb::Logger> MakeLogger(
+    std::function<void(int level, absl::string_view message)> callback);
 
 // A RocksDB that can be closed and opened again under its readers' feet. After
 // a failed write RocksDB serves no further write until it is reopened; Write

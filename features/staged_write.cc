@@ -24,7 +24,7 @@ absl::StatusOr<Ordinal> StagedWrite::FindOrAddUser(const std::string& id) {
   user = next_user_++;
   ++users_added_;
   users_[id] = user;
-  batch_.Put(table(kUserIds), store_.UserIdKey(id), OrdinalKey(user));
+  batch_.Put(table(kUserIds), store_.UserKey(id), OrdinalKey(user));
   batch_.Put(table(kUsers), OrdinalKey(user), EncodeUser({.id = id}));
   return user;
 }
@@ -358,7 +358,7 @@ absl::StatusOr<int64_t> StagedWrite::EraseUser(const std::string& id) {
   batch_.DeleteRange(table(kEvents), OrdinalKey(user), OrdinalKey(user + 1));
   batch_.DeleteRange(table(kEventIds), OrdinalKey(user), OrdinalKey(user + 1));
   batch_.Delete(table(kUsers), OrdinalKey(user));
-  batch_.Delete(table(kUserIds), store_.UserIdKey(id));
+  batch_.Delete(table(kUserIds), store_.UserKey(id));
   batch_.Put(table(kMeta), "purge", std::to_string(++store_.last_erasure_));
   users_[id] = kNoOrdinal;
   stale_users_.push_back(id);

@@ -102,6 +102,9 @@ absl::Status Store::LoadMeta() {
     put("next_user", "0");
     put("next_sequence", "1");
   }
+  if (!fresh && options_.renew_log_id) {
+    put("log_id", absl::BytesToHexString(RandomBytes(8)));
+  }
   // Erased, and perhaps not gone from every file when the last process ended.
   if (const auto unfinished = meta.find("purge"); unfinished != meta.end()) {
     if (!absl::SimpleAtoi(unfinished->second, &last_erasure_)) {
@@ -238,14 +241,14 @@ absl::Status Store::LoadTables() {
   return FromRocks(rows->status(), "reading users");
 }
 
-std::string Store::UserIdKey(absl::string_view id) const {
+std::string Store::UserKey(absl::string_view id) const {
   // Not the id itself: keys of deleted users would live on in file metadata.
   return ShortMac(secret_, id);
 }
 
 absl::StatusOr<Ordinal> Store::FindUser(absl::string_view id) const {
   const Database::Pin pin(database_.get());
-  auto value = pin.Get(kUserIds, UserIdKey(id));
+  auto value = pin.Get(kUserIds, UserKey(id));
   if (absl::IsNotFound(value.status())) return kNoOrdinal;
   RETURN_IF_ERROR(value.status());
   return GetBigEndian<Ordinal>(*value);

@@ -39,6 +39,9 @@ struct StoreOptions {
   bool reject_unknown_items = false;
   int established_after = 10;
   absl::Duration popularity_half_life = absl::Hours(24 * 30);
+  // Of a store that was restored: what the log said after the backup is gone,
+  // so consistency tokens of then must not be taken for those of now.
+  bool renew_log_id = false;
 };
 
 // The fate of one event of a batch.
@@ -135,6 +138,8 @@ class Store {
   const std::string& log_id() const { return log_id_; }
   // Never leaves the process; keys what it signs.
   const std::string& secret() const { return secret_; }
+  // Names a user without telling who it is, in records that outlive erasure.
+  std::string UserKey(absl::string_view id) const;
   const EventTypes& event_types() const { return *event_types_; }
   const ProfileOptions& profile_options() const { return options_.profile; }
 
@@ -211,7 +216,6 @@ class Store {
   std::string CountingRules() const;
   absl::Status Recount();
   absl::StatusOr<Ordinal> FindUser(absl::string_view id) const;
-  std::string UserIdKey(absl::string_view id) const;
   absl::StatusOr<ProfilePtr> LoadProfile(absl::string_view user,
                                          Sequence up_to) const;
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "base/version.h"
@@ -16,7 +17,9 @@ using grpc::ServerUnaryReactor;
 using Base = api::AdminService::WithRawCallbackMethod_Ping<
     api::AdminService::WithRawCallbackMethod_Status<
         api::AdminService::WithRawCallbackMethod_Export<
-            api::AdminService::Service>>>;
+            api::AdminService::WithRawCallbackMethod_Backup<
+                api::AdminService::WithRawCallbackMethod_ListBackups<
+                    api::AdminService::Service>>>>>;
 
 // Walks items, users and events chunk by chunk, each when the one before has
 // been written: memory stays bounded however slow the reader.
@@ -196,7 +199,74 @@ class Service final : public Base {
     return writer.get();
   }
 
+  grpc::ServerWriteReactor<ByteBuffer>* Backup(CallbackServerContext* context,
+                                               const ByteBuffer* in) override {
+    api::BackupRequest request;
+    const auto writer = StreamWriter::Make(parts_.rpc, methods::kBackup,
+                                           context, *in, &request);
+    if (!writer->open()) return writer.get();
+    const std::weak_ptr<StreamWriter> weak = writer;
+    const absl::Status started =
+        parts_.backups == nullptr
+            ? NoBackups()
+            : parts_.backups->Start(
+                  request.verify(),
+                  [weak](const BackupProgress& at) {
+                    const auto w = weak.lock();
+                    if (w == nullptr) return;  // the caller has gone
+                    api::BackupProgress progress;
+                    progress.set_phase(at.phase);
+                    progress.set_share_done(at.share_done);
+                    w->Write(progress);
+                  },
+                  [weak](const absl::StatusOr<features::BackupInfo>& made) {
+                    const auto w = weak.lock();
+                    if (w == nullptr) return;
+                    if (!made.ok()) return w->Close(made.status());
+                    api::BackupProgress progress;
+                    progress.set_phase("done");
+                    progress.set_share_done(1);
+                    ToApi(*made, progress.mutable_backup());
+                    w->Write(progress);
+                    w->Close(absl::OkStatus());
+                  });
+    if (!started.ok()) writer->Close(started);
+    return writer.get();
+  }
+
+  ServerUnaryReactor* ListBackups(CallbackServerContext* context,
+                                  const ByteBuffer* in,
+                                  ByteBuffer* out) override {
+    using Call = UnaryCall<api::ListBackupsRequest, api::ListBackupsResponse>;
+    return Call::Start(parts_.rpc, methods::kListBackups, context, in, out,
+                       [this](Call::Ptr call) {
+                         if (parts_.backups == nullptr) {
+                           return call->Finish(NoBackups());
+                         }
+                         auto backups = parts_.backups->List();
+                         std::reverse(backups.begin(), backups.end());
+                         for (const features::BackupInfo& backup : backups) {
+                           ToApi(backup, call->response().add_backups());
+                         }
+                         call->Finish(absl::OkStatus());
+                       });
+  }
+
  private:
+  static absl::Status NoBackups() {
+    return absl::FailedPreconditionError(
+        "the server has no backup.dir: set it, and start the server again");
+  }
+
+  static void ToApi(const features::BackupInfo& from, api::BackupInfo* to) {
+    to->set_id(from.id);
+    to->mutable_time()->set_seconds(absl::ToUnixSeconds(from.time));
+    to->set_bytes(from.bytes);
+    to->set_sequence(from.sequence);
+    to->set_generation(from.generation);
+    to->set_log_id(from.log_id);
+  }
+
   void Fill(api::StatusResponse* out) {
     const absl::Time now = parts_.clock->Now();
     out->set_version(kVersion);

@@ -102,6 +102,8 @@ class Service final : public Base {
         [this](Call::Ptr call) {
           const absl::Status checked = CheckId("user", call->request().user());
           if (!checked.ok()) return call->Finish(checked);
+          const absl::Status noted = NoteErasure(call->request().user());
+          if (!noted.ok()) return call->Finish(noted);
           Submit(
               features::DeleteUser{
                   .id = call->request().user(),
@@ -164,6 +166,13 @@ class Service final : public Base {
 
  private:
   // A call that is answered on the spot.
+  // So that a backup does not bring the user back. Errors: NOT_FOUND too.
+  absl::Status NoteErasure(const std::string& user) {
+    if (parts_.backups == nullptr) return absl::OkStatus();
+    RETURN_IF_ERROR(parts_.store->GetUser(user).status());
+    return parts_.backups->RecordErasure(user);
+  }
+
   template <typename Request, typename Response, typename F>
   ServerUnaryReactor* Simple(const Method& method,
                              CallbackServerContext* context,

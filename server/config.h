@@ -65,6 +65,12 @@ struct Config {
     absl::Duration drain = absl::Seconds(20);
   } serving;
 
+  struct Backup {
+    std::string dir;  // empty: none are made
+    int keep = 7;
+    int64_t mb_per_second = 0;  // 0: as fast as it goes
+  } backup;
+
   struct Training {
     std::string first = "auto";  // ease or paths; empty: none
     std::string retriever = "joint";

@@ -294,6 +294,12 @@ std::vector<ConfigField> FieldsOf(Config* c) {
                absl::Hours(24), "how long a list can be continued"),
       Duration("serving.drain", &c->serving.drain, absl::ZeroDuration(),
                absl::Hours(1), "for calls under way after SIGTERM"),
+      Text("backup.dir", &c->backup.dir, "a folder, or empty",
+           "where backups are made, on another disk if possible, and erasures "
+           "are noted for when one is restored; empty: none"),
+      Whole("backup.keep", &c->backup.keep, 1, 1000, "backups kept"),
+      Whole("backup.mb_per_second", &c->backup.mb_per_second, 0, 1 << 20,
+            "most that copying takes of the disks; 0: all it can. MiB"),
       Choice("training.first", &t.first, AutoOr(OrNone(model::ModelNames())),
              "where nothing serves yet, this model is trained and published "
              "by itself before the others; auto: ease, or paths in a catalogue "

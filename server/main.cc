@@ -9,10 +9,13 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "base/text.h"
 #include "base/version.h"
+#include "server/backups.h"
 #include "server/config.h"
+#include "server/doctor.h"
 #include "server/server.h"
 
 namespace nearline::server {
@@ -59,6 +62,38 @@ int Fail(const absl::Status& status) {
   return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
 }
 
+int RunDoctor(const Config& config) {
+  int wrong = 0, doubts = 0;
+  for (const Finding& finding : Examine(config)) {
+    const char* const levels[] = {"good ", "doubt", "WRONG"};
+    std::cout << levels[static_cast<int>(finding.level)] << "  "
+              << absl::StrFormat("%-15s", finding.about) << " " << finding.what
+              << "\n";
+    wrong += finding.level == Finding::Level::kWrong ? 1 : 0;
+    doubts += finding.level == Finding::Level::kDoubt ? 1 : 0;
+  }
+  std::cout << (wrong > 0 ? absl::StrCat(wrong, " things are wrong")
+                          : "nothing is wrong")
+            << (doubts > 0 ? absl::StrCat(", ", doubts, " doubtful") : "")
+            << "\n";
+  return wrong > 0 ? 1 : 0;
+}
+
+int RunRestore(const Config& config, uint32_t id) {
+  const auto report = RestoreBackup(config, id, [](const std::string& phase) {
+    std::cerr << phase << " ...\n";
+  });
+  if (!report.ok()) return Fail(report.status());
+  std::cout << "backup " << report->backup.id << " is in " << config.data_dir
+            << ", to event " << report->backup.sequence;
+  if (!report->backup.generation.empty()) {
+    std::cout << ", with " << report->backup.generation;
+  }
+  std::cout << "; " << report->erased
+            << " users were erased again. Start the server\n";
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(
       "Serves recommendations that learn while they are served.\n"
@@ -76,6 +111,20 @@ int Main(int argc, char** argv) {
   app.add_flag("--check-config", check, "read the configuration and stop");
   app.add_flag("--describe-config", describe,
                "print every key with its default, range and meaning");
+  app.fallthrough();
+  app.require_subcommand(0, 1);
+  const auto* const doctor = app.add_subcommand(
+      "doctor",
+      "look at all that the server needs and say what to do; changes nothing, "
+      "and may run beside the server. Exit code 1: something is wrong");
+  auto* const restore = app.add_subcommand(
+      "restore",
+      "put a backup from backup.dir into data_dir, where no store may be, and "
+      "erase again who was erased since it was made");
+  uint32_t backup_id = 0;
+  restore->add_option("--backup", backup_id,
+                      "its number, of `nearline backup --list`; default: the "
+                      "newest");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -99,6 +148,8 @@ int Main(int argc, char** argv) {
     return 0;
   }
   SetUpLog(config->log);
+  if (doctor->parsed()) return RunDoctor(*config);
+  if (restore->parsed()) return RunRestore(*config, backup_id);
   for (const std::string& remark : remarks) spdlog::warn(remark);
 
   // Packaged Abseil looks for deadlocks at every lock, also gRPC's.

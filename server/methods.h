@@ -34,6 +34,8 @@ inline constexpr Method kDeleteUser = {"DeleteUser", kManage, kAudited};
 inline constexpr Method kPing = {"Ping", kAnyRole};
 inline constexpr Method kStatus = {"Status", kManage};
 inline constexpr Method kExport = {"Export", kManage, kAudited};
+inline constexpr Method kBackup = {"Backup", kManage, kAudited};
+inline constexpr Method kListBackups = {"ListBackups", kManage};
 
 // grpc.health.v1
 inline constexpr Method kCheck = {"Check", kAnyone};

@@ -28,8 +28,8 @@ class Readings {
   template <typename T>
   void Counter(const char* name, const char* help, T value,
                Labels labels = {}) {
-    out_.push_back({name, help, MetricType::Counter,
-                    static_cast<double>(value), std::move(labels)});
+    out_.push_back({name, help, MetricType::Counter, static_cast<double>(value),
+                    std::move(labels)});
   }
   std::vector<Metrics::Reading> Take() { return std::move(out_); }
 
@@ -135,6 +135,18 @@ void ReadGeneration(const Parts& parts, Readings* out) {
   }
 }
 
+void ReadBackups(const Backups* backups, Readings* out) {
+  if (backups == nullptr) return;
+  out->Counter("nearline_backup_failures_total", "Backups that failed.",
+               backups->failures());
+  const std::vector<features::BackupInfo> all = backups->List();
+  if (all.empty()) return;
+  out->Gauge("nearline_backup_last_success_timestamp_seconds",
+             "When the newest backup was made.", SinceEpoch(all.back().time));
+  out->Gauge("nearline_backup_bytes", "Of the newest backup, as a whole.",
+             all.back().bytes);
+}
+
 // As other programs name them.
 void ReadProcess(const Parts& parts, Readings* out) {
   out->Gauge("nearline_build_info", "1; the version is in the label.", 1,
@@ -143,10 +155,10 @@ void ReadProcess(const Parts& parts, Readings* out) {
              SinceEpoch(parts.started));
   rusage used;
   if (getrusage(RUSAGE_SELF, &used) == 0) {
-    out->Counter("process_cpu_seconds_total", "Processor time used.",
-                 absl::ToDoubleSeconds(
-                     absl::DurationFromTimeval(used.ru_utime) +
-                     absl::DurationFromTimeval(used.ru_stime)));
+    out->Counter(
+        "process_cpu_seconds_total", "Processor time used.",
+        absl::ToDoubleSeconds(absl::DurationFromTimeval(used.ru_utime) +
+                              absl::DurationFromTimeval(used.ru_stime)));
   }
   std::ifstream statm("/proc/self/statm");
   int64_t size = 0, resident = 0;
@@ -156,8 +168,7 @@ void ReadProcess(const Parts& parts, Readings* out) {
   }
   const auto open = ListDir("/proc/self/fd");
   if (open.ok()) {
-    out->Gauge("process_open_fds", "Files and connections open.",
-               open->size());
+    out->Gauge("process_open_fds", "Files and connections open.", open->size());
   }
   rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -175,6 +186,7 @@ std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
   ReadDisk(*parts.config, &out);
   ReadTraining(*parts.retrainer, &out);
   ReadGeneration(parts, &out);
+  ReadBackups(parts.backups, &out);
   ReadProcess(parts, &out);
   return out.Take();
 }

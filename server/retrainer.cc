@@ -20,14 +20,14 @@ namespace {
 
 constexpr size_t kMaxRuns = 100;
 
-// nearline-train in the folder of this program.
-std::string TrainerBesideUs() {
+}  // namespace
+
+std::string TrainerProgram(const Config& config) {
+  if (!config.training.program.empty()) return config.training.program;
   std::error_code error;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   return (self.parent_path() / "nearline-train").string();
 }
-
-}  // namespace
 
 absl::Duration RunStatus::TimeLeft(absl::Time now) const {
   if (done()) return absl::ZeroDuration();
@@ -325,8 +325,7 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order,
   if (status.ok()) status = WriteFileAtomic(job_file, job.ToJson().dump(2));
   if (status.ok()) {
     const ChildOptions child{
-        .command = {t.program.empty() ? TrainerBesideUs() : t.program, "run",
-                    "--job", job_file},
+        .command = {TrainerProgram(config_), "run", "--job", job_file},
         .error_file = JoinPath(runs, order.id + ".log"),
         .memory_bytes = t.memory_mb << 20,
         .hang_cpu = t.hang_cpu,

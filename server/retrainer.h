@@ -42,6 +42,9 @@ struct RunStatus {
   absl::Duration TimeLeft(absl::Time now) const;  // negative while unknown
 };
 
+// training.program, or else nearline-train in the folder of this program.
+std::string TrainerProgram(const Config& config);
+
 // The retrain supervisor: triggers, the child process, the gate's verdict,
 // publication. One run at a time. Thread-safe.
 class Retrainer {

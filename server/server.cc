@@ -43,6 +43,7 @@ struct Server::Impl {
   std::unique_ptr<Pipeline> pipeline;
   std::unique_ptr<Batcher<RecommendJob>> batcher;
   std::unique_ptr<Retrainer> retrainer;
+  std::unique_ptr<Backups> backups;  // null: there is no backup.dir
   Parts parts;
   HealthService health{&parts.rpc};
   std::vector<std::unique_ptr<grpc::Service>> services;
@@ -115,6 +116,8 @@ absl::Status Server::Impl::OpenParts() {
       });
   retrainer = std::make_unique<Retrainer>(
       config, store.get(), generations.get(), slot.get(), Clock::Real());
+  ASSIGN_OR_RETURN(backups,
+                   Backups::Open(config, store.get(), generations.get()));
   parts = {.config = &config,
            .clock = Clock::Real(),
            .store = store.get(),
@@ -123,6 +126,7 @@ absl::Status Server::Impl::OpenParts() {
            .pipeline = pipeline.get(),
            .batcher = batcher.get(),
            .retrainer = retrainer.get(),
+           .backups = backups.get(),
            .metrics = &metrics,
            .rpc = {.metrics = &metrics,
                    .access = door->access(),
@@ -232,6 +236,7 @@ Server::~Server() {
     impl_->health.Drain();
     impl_->listener->Stop();
     impl_->retrainer->Stop();
+    impl_->backups.reset();
     impl_->grpc->Shutdown(
         absl::ToChronoTime(absl::Now() + impl_->config.serving.drain));
     if (impl_->health_grpc != nullptr) impl_->health_grpc->Shutdown();

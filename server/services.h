@@ -13,6 +13,7 @@
 
 #include "features/store.h"
 #include "model/bundle.h"
+#include "server/backups.h"
 #include "server/batcher.h"
 #include "server/config.h"
 #include "server/metrics.h"
@@ -33,6 +34,7 @@ struct Parts {
   Pipeline* pipeline = nullptr;
   Batcher<RecommendJob>* batcher = nullptr;
   Retrainer* retrainer = nullptr;
+  Backups* backups = nullptr;  // null: there is no backup.dir
   Metrics* metrics = nullptr;
   RpcEnvironment rpc;
   absl::Time started;

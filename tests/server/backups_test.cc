@@ -1,0 +1,242 @@
+// Backups through the server, and what a restore gives.
+#include "server/backups.h"
+
+#include <fstream>
+
+#include "base/file.h"
+#include "server/doctor.h"
+#include "server/listener.h"
+#include "tests/server/server_fixture.h"
+
+namespace nearline::server {
+namespace {
+
+using absl::StatusCode;
+
+class BackupsTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    ServerTest::SetUp();
+    config_.backup.dir = dir_ / "backups";
+    Start();
+    for (int u = 0; u < 20; ++u) {
+      for (int i = 0; i < 5; ++i) {
+        ASSERT_THAT(Feed(Like(absl::StrCat("user-", u),
+                              absl::StrFormat("i%03d", (u * 7 + i) % 100))),
+                    IsOk());
+      }
+    }
+  }
+  absl::StatusOr<api::BackupInfo> Backup(bool verify = true) {
+    api::BackupRequest request;
+    request.set_verify(verify);
+    return client_->Backup(request, [this](const api::BackupProgress& p) {
+      phases_.push_back(p.phase());
+    });
+  }
+  // A server on what the newest backup holds.
+  absl::StatusOr<RestoreReport> RestoreElsewhere() {
+    config_.data_dir = dir_ / "restored";
+    return RestoreBackup(config_, 0, [](const std::string&) {});
+  }
+  std::vector<std::string> AnswersOf(int user) {
+    const auto answer = Ask(absl::StrCat("user-", user), 20);
+    EXPECT_THAT(answer, IsOk());
+    std::vector<std::string> out = {answer->generation()};
+    for (const api::ScoredItem& item : answer->items()) {
+      out.push_back(absl::StrCat(item.item(), " ", item.score()));
+    }
+    return out;
+  }
+
+  std::vector<std::string> phases_;
+};
+
+TEST_F(BackupsTest, ARestoredServerGivesTheSameAnswers) {
+  std::vector<std::vector<std::string>> before;
+  for (int u = 0; u < 20; ++u) before.push_back(AnswersOf(u));
+  const auto backup = Backup();
+  ASSERT_THAT(backup, IsOk());
+  EXPECT_EQ(backup->id(), 1);
+  EXPECT_EQ(backup->sequence(), 100u);
+  EXPECT_EQ(backup->generation(), "g-tiny-1");
+  EXPECT_EQ(phases_.front(), "copy");
+  EXPECT_EQ(phases_.back(), "done");
+  const std::string token = Ask("user-1")->consistency_token();
+  ASSERT_THAT(Feed(Like("user-1", "i099")), IsOk());  // lost
+
+  const auto report = RestoreElsewhere();
+  ASSERT_THAT(report, IsOk());
+  EXPECT_EQ(report->erased, 0);
+  Start();
+  for (int u = 0; u < 20; ++u) {
+    EXPECT_EQ(AnswersOf(u), before[static_cast<size_t>(u)]);
+  }
+  // A token of the lost log is none of this one's.
+  api::RecommendRequest request;
+  request.set_user("user-1");
+  request.set_after(token);
+  EXPECT_THAT(client_->Recommend(request),
+              IsError(StatusCode::kFailedPrecondition, "another log"));
+  EXPECT_THAT(Backup(), IsOk());  // goes on in the same folder
+}
+
+TEST_F(BackupsTest, WhoWasErasedSinceStaysErased) {
+  ASSERT_THAT(Backup(), IsOk());
+  ASSERT_THAT(client_->DeleteUser("user-3"), IsOk());
+  EXPECT_THAT(client_->DeleteUser("nobody"),
+              IsError(StatusCode::kNotFound, "nobody"));
+  const auto report = RestoreElsewhere();
+  ASSERT_THAT(report, IsOk());
+  EXPECT_EQ(report->erased, 1);
+  Start();
+  EXPECT_THAT(client_->GetUser("user-3"), IsError(StatusCode::kNotFound, ""));
+  EXPECT_THAT(client_->GetUser("user-4"), IsOk());
+}
+
+TEST_F(BackupsTest, AnErasureThatCannotBeNotedIsNotMade) {
+  ASSERT_THAT(MakeDirs(dir_ / "backups/erasures"), IsOk());  // no file
+  client::Client client({.address = address_, .attempts = 1});
+  EXPECT_THAT(client.DeleteUser("user-3"),
+              IsError(StatusCode::kUnavailable, "nothing was erased"));
+  EXPECT_THAT(client_->GetUser("user-3"), IsOk());
+}
+
+TEST_F(BackupsTest, ARestoreNeverWritesOverAStore) {
+  ASSERT_THAT(Backup(), IsOk());
+  EXPECT_THAT(RestoreBackup(config_, 0, [](const std::string&) {}),
+              IsError(StatusCode::kFailedPrecondition, ""));  // it runs
+  server_.reset();
+  EXPECT_THAT(RestoreBackup(config_, 0, [](const std::string&) {}),
+              IsError(StatusCode::kFailedPrecondition, "is there already"));
+  config_.data_dir = dir_ / "restored";
+  EXPECT_THAT(RestoreBackup(config_, 9, [](const std::string&) {}),
+              IsError(StatusCode::kNotFound, "no backup 9"));
+  config_.backup.dir = dir_ / "elsewhere";
+  EXPECT_THAT(RestoreBackup(config_, 0, [](const std::string&) {}),
+              IsError(StatusCode::kNotFound, "holds no backups"));
+}
+
+TEST_F(BackupsTest, ADamagedBackupLeavesNoStore) {
+  ASSERT_THAT(Backup(), IsOk());
+  std::fstream weights(
+      dir_ / "backups/generations/g-tiny-1/weights.safetensors",
+      std::ios::in | std::ios::out);
+  weights.seekp(200);
+  weights.put('!');
+  weights.close();
+  EXPECT_THAT(RestoreElsewhere(), IsError(StatusCode::kDataLoss, "g-tiny-1"));
+  EXPECT_FALSE(FileExists(config_.data_dir + "/store"));
+  EXPECT_FALSE(FileExists(config_.data_dir + "/generations"));
+}
+
+TEST_F(BackupsTest, GenerationsOfRemovedBackupsGo) {
+  config_.backup.keep = 1;
+  Start();
+  ASSERT_THAT(Backup(false), IsOk());
+  model::Bundle next = model::TinyBundle(100);
+  next.manifest.id = "g-tiny-2";
+  model::LocalGenerationStore generations(config_.data_dir + "/generations");
+  ASSERT_THAT(generations.Write(next), IsOk());
+  ASSERT_THAT(client_->Rollback("g-tiny-2"), IsOk());
+  const auto second = Backup();
+  ASSERT_THAT(second, IsOk());
+  EXPECT_EQ(second->generation(), "g-tiny-2");
+  EXPECT_EQ(*ListDir(dir_ / "backups/generations"),
+            std::vector<std::string>{"g-tiny-2"});
+  const auto listed = client_->ListBackups();
+  ASSERT_THAT(listed, IsOk());
+  ASSERT_EQ(listed->backups_size(), 1);
+  EXPECT_EQ(listed->backups(0).id(), 2);
+  EXPECT_THAT(server_->Scrape(),
+              testing::HasSubstr("nearline_backup_last_success_timestamp"));
+}
+
+TEST_F(BackupsTest, WithoutAFolderNoneAreMade) {
+  config_.backup.dir = "";
+  Start();
+  EXPECT_THAT(Backup(),
+              IsError(StatusCode::kFailedPrecondition, "no backup.dir"));
+  EXPECT_THAT(client_->ListBackups(),
+              IsError(StatusCode::kFailedPrecondition, "no backup.dir"));
+}
+
+// What the doctor says of a thing, worst first.
+Finding::Level LevelOf(const std::vector<Finding>& findings,
+                       const std::string& about, std::string* what) {
+  Finding::Level worst = Finding::Level::kGood;
+  for (const Finding& finding : findings) {
+    if (finding.about != about) continue;
+    if (what->empty() || finding.level > worst) *what = finding.what;
+    worst = std::max(worst, finding.level);
+  }
+  EXPECT_FALSE(what->empty()) << about << " was not looked at";
+  return worst;
+}
+
+class DoctorTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    ServerTest::SetUp();
+    config_.training.program = "/bin/true";
+  }
+  void Expect(Finding::Level level, const std::string& about,
+              const std::string& text) {
+    std::string what;
+    EXPECT_EQ(LevelOf(Examine(config_), about, &what), level) << what;
+    EXPECT_THAT(what, testing::HasSubstr(text));
+  }
+  static constexpr auto kGood = Finding::Level::kGood;
+  static constexpr auto kDoubt = Finding::Level::kDoubt;
+  static constexpr auto kWrong = Finding::Level::kWrong;
+};
+
+TEST_F(DoctorTest, LooksBesideARunningServerAndWithoutOne) {
+  Expect(kGood, "data_dir", "a server runs here");
+  Expect(kGood, "store", "in use");
+  Expect(kGood, "generations", "g-tiny-1");
+  server_.reset();
+  Expect(kGood, "store", "100 items");
+  Expect(kGood, "listen", "is free");
+  Expect(kGood, "trainer", "/bin/true");
+  Expect(kDoubt, "backup.dir", "none");
+}
+
+TEST_F(DoctorTest, FindsWhatIsWrong) {
+  config_.training.program = "/no/such/trainer";
+  Expect(kWrong, "trainer", "/no/such/trainer cannot be run");
+  config_.device = "cuda:7";
+  Expect(kWrong, "device", "cuda:7");
+  config_.access.file = dir_ / "absent.yaml";
+  Expect(kWrong, "access.file", "absent.yaml");
+  config_.tls.files = {.certificate = dir_ / "c.pem", .key = dir_ / "k.pem"};
+  Expect(kWrong, "tls", "c.pem");
+  config_.limits.max_connections = 2'000'000'000;
+  Expect(kDoubt, "open files", "limits.max_connections");
+  server_.reset();
+  const auto taken = Listener::Bind("127.0.0.1:0", 1);
+  config_.listen = absl::StrCat("127.0.0.1:", (*taken)->port());
+  Expect(kWrong, "listen", "another server is there");
+  std::ofstream(dir_ / "data/generations/g-tiny-1/weights.safetensors")
+      << "cut";
+  Expect(kWrong, "generations", "remove CURRENT");
+  ASSERT_THAT(RemoveAll(dir_ / "data/store/CURRENT"), IsOk());
+  Expect(kWrong, "store", "");
+}
+
+TEST_F(DoctorTest, DoubtsCallersWhoMayTooMuchOrNothing) {
+  config_.access.file = dir_ / "callers.yaml";
+  ASSERT_THAT(
+      WriteFileAtomic(config_.access.file,
+                      "callers: [{name: a, anonymous: true, roles: [manage]}]"),
+      IsOk());
+  Expect(kDoubt, "access.file", "lets everyone manage");
+  ASSERT_THAT(WriteFileAtomic(
+                  config_.access.file,
+                  "callers: [{name: a, anonymous: true, roles: [recommend]}]"),
+              IsOk());
+  Expect(kDoubt, "access.file", "nobody has the role manage");
+}
+
+}  // namespace
+}  // namespace nearline::server
