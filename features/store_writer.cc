@@ -71,6 +71,10 @@ absl::Status Store::EnsureWritable() {
 void Store::WriteGathered(std::vector<Mutation>* mutations) {
   const absl::Status writable = EnsureWritable();
   if (!writable.ok()) {
+    {
+      MutexLock lock(&queue_mu_);
+      ++stats_.failed_writes;
+    }
     for (Mutation& mutation : *mutations) {
       std::visit(
           [&](auto& m) {

@@ -86,7 +86,7 @@ Metrics::Metrics()
       readings_(std::make_shared<Readings>()),
       requests_(BuildCounter()
                     .Name("nearline_rpc_requests_total")
-                    .Help("Calls answered, by method and code.")
+                    .Help("Calls let in and answered, by method and code.")
                     .Register(*registry_)),
       durations_(BuildHistogram()
                      .Name("nearline_rpc_duration_seconds")
@@ -136,6 +136,12 @@ Metrics::Metrics()
   }
   for (size_t i = 0; i < refusals_.size(); ++i) {
     refusals_[i] = &denied_.Add({{"reason", kRefusalNames[i]}});
+  }
+  // From the start: what a rate is taken of must be there before it rises.
+  for (const char* method : {"Recommend", "Feedback"}) {
+    for (const int code : {0, 2, 4, 8, 13, 14, 15}) {
+      CounterOf(method, code, &MethodOf(method));
+    }
   }
   for (const char* reason : {"no_generation", "no_history", "overload"}) {
     degraded_.Add({{"reason", reason}});
@@ -206,20 +212,22 @@ Metrics::Method& Metrics::MethodOf(const std::string& name) {
   return *method;
 }
 
+prometheus::Counter& Metrics::CounterOf(const std::string& name, int code,
+                                        Method* method) {
+  const auto index = static_cast<size_t>(code < 0 || code > 16 ? 2 : code);
+  std::atomic<prometheus::Counter*>& slot = method->codes[index];
+  prometheus::Counter* counter = slot.load(std::memory_order_acquire);
+  if (counter == nullptr) {
+    counter = &requests_.Add({{"method", name}, {"code", kCodes[index]}});
+    slot.store(counter, std::memory_order_release);
+  }
+  return *counter;
+}
+
 void Metrics::OnRpc(const std::string& method, int code, absl::Duration took) {
   Method& m = MethodOf(method);
   m.duration->Observe(absl::ToDoubleSeconds(took));
-  std::atomic<prometheus::Counter*>& slot =
-      m.codes[static_cast<size_t>(code < 0 || code > 16 ? 2 : code)];
-  prometheus::Counter* counter = slot.load(std::memory_order_acquire);
-  if (counter == nullptr) {
-    counter = &requests_.Add(
-        {{"method", method},
-         {"code",
-          kCodes[static_cast<size_t>(code < 0 || code > 16 ? 2 : code)]}});
-    slot.store(counter, std::memory_order_release);
-  }
-  counter->Increment();
+  CounterOf(method, code, &m).Increment();
 }
 
 void Metrics::OnBatch(const BatchReport& report) {

@@ -63,6 +63,8 @@ class Metrics {
     std::array<std::atomic<prometheus::Counter*>, 17> codes{};
   };
   Method& MethodOf(const std::string& name);
+  prometheus::Counter& CounterOf(const std::string& name, int code,
+                                 Method* method);
 
   std::shared_ptr<prometheus::Registry> registry_;
   std::shared_ptr<Readings> readings_;

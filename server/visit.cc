@@ -103,7 +103,8 @@ grpc::Status Visit::ToWire(const absl::Status& status) const {
 
 void Visit::Ended(grpc::StatusCode code) const {
   const absl::Duration took = absl::Now() - started_;
-  environment_.metrics->OnRpc(method_.name, code, took);
+  // Who was not let in is counted by why; see Metrics::OnRefusal.
+  if (admitted_.ok()) environment_.metrics->OnRpc(method_.name, code, took);
   const bool slow = environment_.slow_call > absl::ZeroDuration() &&
                     took > environment_.slow_call;
   // Who is not known could fill the disk.

@@ -38,33 +38,6 @@ RULES = DEPLOY / "prometheus/nearline-rules.yaml"
 RULES_TEST = DEPLOY / "prometheus/nearline-rules.test.yaml"
 RUNBOOKS = ROOT / "docs/runbooks"
 
-# Metrics that a server has only under a condition that the server of this test does not meet.
-CONDITIONAL = {
-    "nearline_certificate_expiry_timestamp_seconds": "only with TLS",
-    "nearline_backup_last_success_timestamp_seconds": "only once there is a backup",
-    "nearline_backup_bytes": "only once there is a backup",
-}
-# Metrics that the server does not export yet. A name that it does export must not be here.
-PENDING = {
-    "nearline_build_info",
-    "nearline_calls_denied_total",
-    "nearline_disk_free_bytes",
-    "nearline_disk_reserve_bytes",
-    "nearline_generations_disk_bytes",
-    "nearline_queued_events_limit",
-    "nearline_queued_requests_limit",
-    "nearline_reload_failures_total",
-    "nearline_store_disk_bytes",
-    "nearline_training_runs_in_a_row",
-    "process_cpu_seconds_total",
-    "process_max_fds",
-    "process_open_fds",
-    "process_resident_memory_bytes",
-    "process_start_time_seconds",
-}
-# Commands and keys that runbooks name and that do not exist yet.
-PENDING_COMMANDS = {"nearline backup", "nearline-server doctor"}
-PENDING_KEYS = {"access.file", "allow_plaintext", "backup.dir", "health_listen", "tls.*"}
 # Those of Prometheus itself.
 OWN = {"ALERTS", "up"}
 
@@ -75,6 +48,11 @@ training:
   ranker: ""
   min_holdout_users: 20
 store: {free_space_reserve_mb: 0}
+"""
+# With TLS and a backup, which some metrics need.
+TLS = """
+tls: {{certificate: {folder}/server.pem, key: {folder}/key.pem}}
+backup: {{dir: {folder}/backups}}
 """
 PROMETHEUS = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
@@ -234,7 +212,7 @@ class RulesTest(unittest.TestCase):
                                                   capture_output=True, text=True, check=True).stdout)
         keys = {key for key in described} | {f"{section}.{key}" for section, inner in described.items()
                                              if isinstance(inner, dict) for key in inner}
-        keys |= {"training.parameters", "training.*"} | PENDING_KEYS
+        keys |= {"training.parameters"} | {key.split(".")[0] + ".*" for key in keys if "." in key}
         sections = {key.split(".")[0] for key in keys if "." in key}
         helps = {}
 
@@ -254,8 +232,6 @@ class RulesTest(unittest.TestCase):
                     if match := re.match(r"(nearline(?:-server|-train)?) (.*)", code):
                         words = match[2].split()
                         command = [match[1]] + words[:1] * (not words[0].startswith("-"))
-                        if " ".join(command) in PENDING_COMMANDS:
-                            continue
                         self.assertIsNotNone(help_of(*command), "no such command")
                         told = help_of(*command) + help_of(command[0])
                         for option in (w for w in words if w.startswith("--")):
@@ -263,13 +239,6 @@ class RulesTest(unittest.TestCase):
                     elif match := re.fullmatch(r"(\w+)(\.[\w*]+)?(: \S+)?", code):
                         if match[1] in sections and match[2]:
                             self.assertIn(match[1] + match[2], keys)
-
-    def test_pending_words_are_pending(self):
-        described = subprocess.run([BIN / "nearline-server", "--describe-config"], capture_output=True,
-                                   text=True, check=True).stdout
-        for key in PENDING_KEYS:
-            self.assertIsNone(re.search(rf"^{re.escape(key.split('.')[0])}:", described, re.M),
-                              f"{key} is there, so no longer pending")
 
     def test_provisioning_fits_together(self):
         compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -336,7 +305,11 @@ class DashboardTest(unittest.TestCase):
     def begin(cls):
         cls.address, cls.metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
         config = cls.folder / "nearline.yaml"
-        config.write_text(CONFIG)
+        config.write_text(CONFIG + TLS.format(folder=cls.folder))
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90", "-subj",
+                        "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
+                        cls.folder / "key.pem", "-out", cls.folder / "server.pem"],
+                       check=True, capture_output=True)
         with open(cls.folder / "server.log", "ab") as log:
             cls.processes.append(subprocess.Popen(
                 [BIN / "nearline-server", "--config", config], stderr=log,
@@ -358,6 +331,7 @@ class DashboardTest(unittest.TestCase):
                         "--events-a-user", "20"], check=True, capture_output=True)
         cls.run_cli("import", demo)
         cls.run_cli("retrain")
+        cls.run_cli("backup")
         cls.load = threading.Thread(target=cls.keep_busy)
         cls.load.start()
 
@@ -391,7 +365,8 @@ class DashboardTest(unittest.TestCase):
 
     @classmethod
     def run_cli(cls, *words, check=True):
-        done = subprocess.run([BIN / "nearline", "--server", cls.address, "--json", *map(str, words)],
+        done = subprocess.run([BIN / "nearline", "--server", cls.address, "--ca", cls.folder / "server.pem",
+                               "--json", *map(str, words)],
                               capture_output=True, text=True, timeout=120)
         if check and done.returncode != 0:
             raise AssertionError(f"nearline {' '.join(map(str, words))}: {done.stderr}{done.stdout}")
@@ -419,8 +394,7 @@ class DashboardTest(unittest.TestCase):
             return set(re.findall(r"^# TYPE (\S+) ", answer.read().decode(), re.M))
 
     def test_no_panel_is_empty(self):
-        absent = PENDING | CONDITIONAL.keys()
-        wanted = {(title, query) for title, query in panel_queries() if not metrics_in(query) & absent}
+        wanted = set(panel_queries())
         self.assertGreater(len(wanted), 30)
         deadline = time.monotonic() + 60
 
@@ -452,10 +426,8 @@ class DashboardTest(unittest.TestCase):
         for page, found in runbook_queries().items():
             for name in set().union(*map(metrics_in, found)):
                 used.setdefault(base(name, exported), page.name)
-        known = exported | recorded | OWN | PENDING | CONDITIONAL.keys()
+        known = exported | recorded | OWN
         self.assertEqual({n: where for n, where in used.items() if n not in known}, {})
-        self.assertEqual(exported & PENDING, set(), "exported, so no longer pending")
-        self.assertEqual((PENDING | CONDITIONAL.keys()) - used.keys(), set(), "used nowhere")
         own = {name for name in exported if name.startswith(("nearline_", "process_"))}
         self.assertEqual(own - used.keys(), set(), "exported, but used nowhere")
 
