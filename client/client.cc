@@ -98,9 +98,10 @@ absl::Status AddMetadata(const ClientOptions& options,
 Client::Client(ClientOptions options) : options_(std::move(options)) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
-  // A server that starts anew is found soon.
+  // A server that starts anew is found soon. (The second is how long a
+  // connection may take.)
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   channel_ = MakeChannel(options_, arguments);
   recommendation_ = api::RecommendationService::NewStub(channel_);
@@ -134,8 +135,19 @@ absl::StatusOr<Response> Client::Try(int attempts, Call call) {
     const bool last =
         (attempts > 0 && attempt >= attempts) || absl::Now() + wait >= deadline;
     if (last) return FromGrpc(status);
-    std::this_thread::sleep_for(absl::ToChronoNanoseconds(wait));
+    Pause(wait);
     pause = std::min(pause * 2, absl::Seconds(2));
+  }
+}
+
+// gRPC gets on with a connection only while somebody waits for it: a thread
+// that slept would find it where it was.
+void Client::Pause(absl::Duration wait) {
+  constexpr bool kTryToConnect = true;
+  if (channel_->GetState(kTryToConnect) == GRPC_CHANNEL_READY) {
+    std::this_thread::sleep_for(absl::ToChronoNanoseconds(wait));
+  } else {
+    channel_->WaitForConnected(absl::ToChronoTime(absl::Now() + wait));
   }
 }
 

@@ -121,6 +121,7 @@ class Client {
   }
   template <typename Response, typename Call>
   absl::StatusOr<Response> Try(int attempts, Call call);
+  void Pause(absl::Duration wait);
 
   const ClientOptions options_;
   std::shared_ptr<grpc::Channel> channel_;

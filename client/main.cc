@@ -37,6 +37,7 @@ class CommandLine {
   CLI::App app_;
   Session session_;
   double timeout_ = 30;
+  bool patient_ = false;
   std::map<const CLI::App*, std::function<int()>> commands_;
 
   struct TlsFlags {
@@ -67,13 +68,13 @@ CommandLine::CommandLine()
   app_.set_version_flag("--version", kVersion);
   app_.fallthrough();
   app_.option_defaults()->always_capture_default();
-  // One who waits at a terminal wants to know that nobody is there.
-  session_.options.attempts = 5;
   app_.add_option("--server", session_.options.address, "host:port")
       ->envname("NEARLINE_SERVER");
   app_.add_flag("--json", session_.json, "print JSON, for machines");
   app_.add_option("--timeout", timeout_, "seconds a call may take with retries")
       ->check(CLI::Range(0.01, 86400.0));
+  app_.add_flag("--patient", patient_,
+                "try until --timeout, also while nobody is there");
   AddTls();
   AddAsking();
   AddTelling();
@@ -150,6 +151,8 @@ CLI::App* CommandLine::Add(const std::string& name, const std::string& what,
   CLI::App* const command = app_.add_subcommand(name, what);
   commands_[command] = [this, run = std::move(run)] {
     session_.options.timeout = absl::Seconds(timeout_);
+    // One who waits at a terminal wants to know that nobody is there.
+    session_.options.attempts = patient_ ? 0 : 5;
     if (const absl::Status read = ReadTls(); !read.ok()) {
       std::cerr << "nearline: " << read.message() << "\n";
       return 2;

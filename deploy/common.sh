@@ -10,7 +10,8 @@ say() { printf '\n%s== %s%s\n' "$BOLD" "$*" "$PLAIN"; }
 note() { printf '%s%s%s\n' "$DIM" "$*" "$PLAIN"; }
 die() { printf '\n%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
-# Installs what is missing of apt-packages.txt. Needs root only then.
+# install_packages [FILE ...]: installs what is missing of apt-packages.txt and
+# of more lists. Needs root only then.
 install_packages() {
   command -v apt-get >/dev/null ||
     die "this script installs Debian packages; elsewhere, install what deploy/apt-packages.txt lists, then run cmake as the README says"
@@ -18,7 +19,7 @@ install_packages() {
   while read -r package; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
-  done <"$ROOT/deploy/apt-packages.txt"
+  done < <(cat "$ROOT/deploy/apt-packages.txt" "$@")
   [ ${#missing[@]} -gt 0 ] || return 0
   say "Installing ${#missing[@]} Debian packages"
   note "${missing[*]}"

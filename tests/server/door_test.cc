@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_split.h"
@@ -195,6 +196,21 @@ TEST_F(DoorTest, EveryMethodAsksWhoCalls) {
       metrics,
       HasSubstr("nearline_calls_denied_total{reason=\"permission\"} 4"));
   EXPECT_THAT(metrics, testing::Not(HasSubstr("shop")));
+}
+
+// gRPC gets on with a connection only while somebody waits for it.
+TEST_F(DoorTest, AClientFindsAServerThatComesAfterItsCall) {
+  UseTls(TestIdentity({.names = kNames}, &authority_));
+  server_.reset();
+  config_.listen = address_;
+  client::Client client({.address = address_,
+                         .tls = {.ca = authority_.certificate()},
+                         .timeout = absl::Seconds(20)});
+  std::thread call([&] { EXPECT_THAT(Ask(client), IsOk()); });
+  absl::SleepFor(absl::Milliseconds(300));  // it is refused meanwhile
+  auto server = Server::Start(config_);
+  call.join();
+  ASSERT_THAT(server, IsOk());
 }
 
 TEST_F(DoorTest, AStreamOfFeedbackAsksToo) {

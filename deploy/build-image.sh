@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds the container image with docker, podman or buildah, whichever is there.
+#   deploy/build-image.sh                        nearline:VERSION and nearline:latest
+#   deploy/build-image.sh --tag registry/nearline
+#   deploy/build-image.sh --build-arg BASE=debian@sha256:...   anything else is handed on
+. "$(dirname "$0")/common.sh"
+
+tag=nearline
+extra=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --tag) [ $# -gt 1 ] || die "--tag needs a name"; tag=$2; shift ;;
+    -h | --help) sed -n '2,5s/^# \?//p' "$0"; exit 0 ;;
+    *) extra+=("$1") ;;
+  esac
+  shift
+done
+
+cd "$ROOT"
+version=$(sed -n 's/^project(nearline VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)
+revision=$(git rev-parse HEAD 2>/dev/null || true)
+arguments=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision"
+  --tag "$tag:$version" --tag "$tag:latest" "${extra[@]}" .)
+for tool in docker podman buildah; do
+  command -v $tool >/dev/null || continue
+  say "Building $tag:$version with $tool (this compiles everything once)"
+  [ $tool = podman ] && arguments=(--format docker "${arguments[@]}")  # for HEALTHCHECK
+  [ $tool = buildah ] && arguments=(--format docker --layers "${arguments[@]}")
+  $tool build "${arguments[@]}"
+  say "Built $tag:$version"
+  exit 0
+done
+die "install docker, podman or buildah"

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Writes what an image holds as SPDX 2.3 (JSON): Nearline and every Debian
+package, with version, source and download location.
+
+usage: sbom.py --status /var/lib/dpkg/status --version 0.1.0
+"""
+import argparse
+import datetime
+import json
+import os
+import re
+import uuid
+
+
+def stanzas(path):
+    """The fields of each installed package, by name."""
+    with open(path, encoding="utf-8") as file:
+        for text in file.read().split("\n\n"):
+            fields = dict(re.findall(r"^(\S+): (.*)$", text, re.M))
+            if fields.get("Status", "").endswith(" installed"):
+                yield fields
+
+
+def spdx_id(name):
+    return "SPDXRef-" + re.sub(r"[^A-Za-z0-9.-]", "-", name)
+
+
+def debian(fields):
+    name, version = fields["Package"], fields["Version"]
+    source = fields.get("Source", name).split(" ")[0]
+    return {"SPDXID": spdx_id(f"deb-{name}-{fields['Architecture']}"), "name": name, "versionInfo": version,
+            "supplier": "Organization: Debian", "downloadLocation": f"https://tracker.debian.org/pkg/{source}",
+            "filesAnalyzed": False, "licenseConcluded": "NOASSERTION", "licenseDeclared": "NOASSERTION",
+            "copyrightText": "NOASSERTION",
+            "externalRefs": [{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl",
+                              "referenceLocator": f"pkg:deb/debian/{name}@{version}?arch={fields['Architecture']}"}]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--status", required=True, help="dpkg's record of what is installed")
+    parser.add_argument("--version", required=True, help="of Nearline")
+    arguments = parser.parse_args()
+    own = {"SPDXID": "SPDXRef-nearline", "name": "nearline", "versionInfo": arguments.version,
+           "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseConcluded": "Apache-2.0",
+           "licenseDeclared": "Apache-2.0", "copyrightText": "NOASSERTION"}
+    packages = sorted((debian(fields) for fields in stanzas(arguments.status)), key=lambda p: p["SPDXID"])
+    # A build that is repeated says the same time.
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.datetime.now(datetime.timezone.utc) if epoch is None else \
+        datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc)
+    contents = json.dumps([own, packages], sort_keys=True)
+    print(json.dumps({
+        "spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT", "name": "nearline-image",
+        "documentNamespace": f"https://nearline.dev/spdx/{uuid.uuid5(uuid.NAMESPACE_URL, contents)}",
+        "creationInfo": {"created": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "creators": ["Tool: nearline-sbom"]},
+        "packages": [own, *packages],
+        "relationships": [{"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES",
+                           "relatedSpdxElement": "SPDXRef-nearline"}] +
+                         [{"spdxElementId": "SPDXRef-nearline", "relationshipType": "DEPENDS_ON",
+                           "relatedSpdxElement": p["SPDXID"]} for p in packages]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
