@@ -54,11 +54,11 @@ absl::StatusOr<Sequence> SequenceIn(const Database& database) {
   return next - 1;
 }
 
-// "LOG SEQUENCE MICROSECONDS KEY\n", the key in hex.
+// "LOG SEQUENCE MICROSECONDS KEY\n", the key in base64.
 std::string Line(const Erasure& erasure) {
   return absl::StrCat(erasure.log_id, " ", erasure.sequence, " ",
                       absl::ToUnixMicros(erasure.time), " ",
-                      absl::BytesToHexString(erasure.user_key), "\n");
+                      absl::WebSafeBase64Escape(erasure.user_key), "\n");
 }
 
 absl::StatusOr<Erasure> ParseLine(absl::string_view line) {
@@ -75,7 +75,6 @@ absl::StatusOr<Erasure> ParseLine(absl::string_view line) {
   }
   erasure.log_id = parts[0];
   erasure.time = absl::FromUnixMicros(micros);
-  erasure.user_key = absl::HexStringToBytes(parts[3]);
   return erasure;
 }
 
