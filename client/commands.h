@@ -57,6 +57,8 @@ int ImportCommand(Session& session, ImportOptions options,
 int ExportCommand(Session& session, const std::string& path);
 // Makes a backup, or with `list` shows those that there are.
 int BackupCommand(Session& session, bool verify, bool list);
+// Until interrupted, or for `frames` (0: without end).
+int TopCommand(Session& session, double seconds, int frames);
 int BenchCommand(Session& session, BenchOptions options);
 void PrintCompletion();
 

@@ -50,7 +50,8 @@ class CommandLine {
   std::string columns_, export_path_, similar_, generation_;
   std::string get_, history_, erase_, health_;
   std::vector<std::string> remove_;
-  int similar_count_ = 10, list_count_ = 20;
+  int similar_count_ = 10, list_count_ = 20, frames_ = 0;
+  double every_ = 1;
   bool cold_ = false, detach_ = false, verify_ = false, list_ = false;
 };
 
@@ -83,6 +84,13 @@ CommandLine::CommandLine()
   AddRecords();
   AddBench();
   Add("status", "how the server is", [this] { return ShowStatus(session_); });
+  CLI::App* const top =
+      Add("top", "watch it live: calls, times, queues, model, training",
+          [this] { return TopCommand(session_, every_, frames_); });
+  top->add_option("--every", every_, "seconds between frames")
+      ->check(CLI::Range(0.1, 3600.0));
+  top->add_option("--frames", frames_, "then stop; 0: until Ctrl-C")
+      ->check(CLI::Range(0, 1000000));
   Add("health", "whether it serves: the exit code is 0 only then", [this] {
     return ShowHealth(session_, health_);
   })->add_option("service", health_, "one of the API, or live");

@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/file.h"
 #include "base/version.h"
 #include "proto/nearline/v1/admin.grpc.pb.h"
 #include "server/convert.h"
 #include "server/methods.h"
+#include "server/readings.h"
 #include "server/services.h"
 #include "server/stream_writer.h"
 
@@ -291,6 +293,26 @@ class Service final : public Base {
     out->set_queued_events(stats.queued_events);
     out->set_run_id(parts_.retrainer->RunningId());
     out->set_metrics_address(parts_.config->metrics_listen);
+    out->set_queued_requests(parts_.batcher->queued());
+    out->set_connections(parts_.listener->connections());
+    if (const auto run = parts_.retrainer->Running(); run.has_value()) {
+      out->set_run_phase(run->phase);
+      out->set_run_share_done(run->share_done);
+    }
+    for (const Metrics::MethodCounts& counts : parts_.metrics->ReadMethods()) {
+      api::MethodStatus* const to = out->add_methods();
+      to->set_method(counts.method);
+      to->set_calls(counts.calls);
+      to->set_failed(counts.failed);
+      to->mutable_calls_by_time()->Add(counts.by_time.begin(),
+                                       counts.by_time.end());
+    }
+    out->mutable_time_bounds()->Add(Metrics::TimeBounds().begin(),
+                                    Metrics::TimeBounds().end());
+    out->set_denied_calls(parts_.metrics->denied());
+    out->set_resident_bytes(ResidentBytes());
+    const auto free = FreeBytes(parts_.config->data_dir);
+    if (free.ok()) out->set_disk_free_bytes(*free);
   }
 
   const Parts& parts_;

@@ -35,12 +35,8 @@ constexpr std::array<const char*, 17> kCodes = {"OK",
                                                 "DATA_LOSS",
                                                 "UNAUTHENTICATED"};
 
-const prometheus::Histogram::BucketBoundaries& Seconds() {
-  static const prometheus::Histogram::BucketBoundaries bounds = {
-      0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
-      0.025,  0.05,    0.1,    0.25,  0.5,    1,     2.5};
-  return bounds;
-}
+// Codes that are our fault.
+constexpr std::array<int, 6> kFaults = {2, 4, 8, 13, 14, 15};
 
 }  // namespace
 
@@ -139,9 +135,9 @@ Metrics::Metrics()
   }
   // From the start: what a rate is taken of must be there before it rises.
   for (const char* method : {"Recommend", "Feedback"}) {
-    for (const int code : {0, 2, 4, 8, 13, 14, 15}) {
-      CounterOf(method, code, &MethodOf(method));
-    }
+    Method* const m = &MethodOf(method);
+    CounterOf(method, 0, m);
+    for (const int code : kFaults) CounterOf(method, code, m);
   }
   for (const char* reason : {"no_generation", "no_history", "overload"}) {
     degraded_.Add({{"reason", reason}});
@@ -207,7 +203,7 @@ Metrics::Method& Metrics::MethodOf(const std::string& name) {
   std::unique_ptr<Method>& method = methods_[name];
   if (method == nullptr) {
     method = std::make_unique<Method>();
-    method->duration = &durations_.Add({{"method", name}}, Seconds());
+    method->duration = &durations_.Add({{"method", name}}, TimeBounds());
   }
   return *method;
 }
@@ -253,6 +249,44 @@ void Metrics::OnFeedback(int64_t accepted, int64_t duplicates,
   for (size_t i = 0; i < 3; ++i) {
     if (counts[i] > 0) events_[i]->Increment(static_cast<double>(counts[i]));
   }
+}
+
+const std::vector<double>& Metrics::TimeBounds() {
+  static const std::vector<double> bounds = {
+      0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
+      0.025,  0.05,    0.1,    0.25,  0.5,    1,     2.5};
+  return bounds;
+}
+
+std::vector<Metrics::MethodCounts> Metrics::ReadMethods() const {
+  std::vector<MethodCounts> out;
+  MutexLock lock(&mu_);
+  for (const auto& [name, method] : methods_) {
+    MethodCounts& counts = out.emplace_back();
+    counts.method = name;
+    const prometheus::ClientMetric times = method->duration->Collect();
+    uint64_t before = 0;
+    for (const auto& bucket : times.histogram.bucket) {
+      counts.by_time.push_back(
+          static_cast<int64_t>(bucket.cumulative_count - before));
+      before = bucket.cumulative_count;
+    }
+    counts.calls = static_cast<int64_t>(times.histogram.sample_count);
+    for (const int code : kFaults) {
+      const prometheus::Counter* const counter =
+          method->codes[static_cast<size_t>(code)].load();
+      if (counter != nullptr) {
+        counts.failed += static_cast<int64_t>(counter->Value());
+      }
+    }
+  }
+  return out;
+}
+
+int64_t Metrics::denied() const {
+  double sum = 0;
+  for (const prometheus::Counter* counter : refusals_) sum += counter->Value();
+  return static_cast<int64_t>(sum);
 }
 
 std::string Metrics::Scrape() const {

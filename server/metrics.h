@@ -51,6 +51,17 @@ class Metrics {
   void OnRefusal(Refusal refusal);
   void OnFeedback(int64_t accepted, int64_t duplicates, int64_t refused);
 
+  // Calls of a method since the start.
+  struct MethodCounts {
+    std::string method;
+    int64_t calls = 0;
+    int64_t failed = 0;            // by our fault
+    std::vector<int64_t> by_time;  // one more than TimeBounds
+  };
+  std::vector<MethodCounts> ReadMethods() const;
+  static const std::vector<double>& TimeBounds();  // seconds
+  int64_t denied() const;
+
   // The text that a scrape gets.
   std::string Scrape() const;
 

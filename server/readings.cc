@@ -160,12 +160,8 @@ void ReadProcess(const Parts& parts, Readings* out) {
         absl::ToDoubleSeconds(absl::DurationFromTimeval(used.ru_utime) +
                               absl::DurationFromTimeval(used.ru_stime)));
   }
-  std::ifstream statm("/proc/self/statm");
-  int64_t size = 0, resident = 0;
-  if (statm >> size >> resident) {
-    out->Gauge("process_resident_memory_bytes", "Memory in use.",
-               resident * sysconf(_SC_PAGESIZE));
-  }
+  out->Gauge("process_resident_memory_bytes", "Memory in use.",
+             ResidentBytes());
   const auto open = ListDir("/proc/self/fd");
   if (open.ok()) {
     out->Gauge("process_open_fds", "Files and connections open.", open->size());
@@ -189,6 +185,13 @@ std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
   ReadBackups(parts.backups, &out);
   ReadProcess(parts, &out);
   return out.Take();
+}
+
+int64_t ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  if (!(statm >> size >> resident)) return 0;
+  return resident * sysconf(_SC_PAGESIZE);
 }
 
 std::vector<Metrics::Reading> ReadListener(Listener* listener) {

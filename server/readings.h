@@ -13,6 +13,7 @@ namespace nearline::server {
 // Of the store, the generation in service, training, disk and process.
 std::vector<Metrics::Reading> ReadParts(const Parts& parts);
 std::vector<Metrics::Reading> ReadListener(Listener* listener);
+int64_t ResidentBytes();  // of memory; 0: not known
 
 }  // namespace nearline::server
 

@@ -141,6 +141,14 @@ std::string Retrainer::RunningId() const {
   return running_;
 }
 
+std::optional<RunStatus> Retrainer::Running() const {
+  MutexLock lock(&mu_);
+  for (const RunStatus& run : runs_) {
+    if (!running_.empty() && run.id == running_) return run;
+  }
+  return std::nullopt;
+}
+
 Retrainer::Stats Retrainer::stats() const {
   MutexLock lock(&mu_);
   return stats_;

@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -80,6 +81,7 @@ class Retrainer {
 
   // Empty when no run is under way.
   std::string RunningId() const;
+  std::optional<RunStatus> Running() const;  // none while none is under way
   struct Stats {
     int64_t published = 0, rejected = 0, failed = 0;
     // Since the last that was published.

@@ -157,6 +157,7 @@ absl::Status Server::Impl::Listen() {
   });
   ASSIGN_OR_RETURN(
       listener, Listener::Bind(config.listen, config.limits.max_connections));
+  parts.listener = listener.get();
   grpc::ServerBuilder builder;
   acceptor = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,

@@ -16,6 +16,7 @@
 #include "server/backups.h"
 #include "server/batcher.h"
 #include "server/config.h"
+#include "server/listener.h"
 #include "server/metrics.h"
 #include "server/model_slot.h"
 #include "server/pipeline.h"
@@ -34,6 +35,7 @@ struct Parts {
   Pipeline* pipeline = nullptr;
   Batcher<RecommendJob>* batcher = nullptr;
   Retrainer* retrainer = nullptr;
+  Listener* listener = nullptr;
   Backups* backups = nullptr;  // null: there is no backup.dir
   Metrics* metrics = nullptr;
   RpcEnvironment rpc;

@@ -1,6 +1,7 @@
 // A server in the test process on a free port: each call.
 #include "server/server.h"
 
+#include <numeric>
 #include <set>
 
 #include "client/records.h"
@@ -357,6 +358,24 @@ TEST_F(ServerTest, AnIndexThatCannotKeepItsPromiseLeavesAnswersAsTheyAre) {
 }
 
 // Dashboards rest on these names.
+TEST_F(ServerTest, StatusTellsOfCallsAndConnections) {
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(Ask("ann"), IsOk());
+  const auto status = client_->Status();
+  ASSERT_THAT(status, IsOk());
+  EXPECT_GE(status->connections(), 1);
+  EXPECT_GT(status->resident_bytes(), 1 << 20);
+  EXPECT_GT(status->disk_free_bytes(), 0);
+  for (const api::MethodStatus& method : status->methods()) {
+    if (method.method() != "Recommend") continue;
+    EXPECT_EQ(method.calls(), 3);
+    EXPECT_EQ(method.failed(), 0);
+    EXPECT_EQ(method.calls_by_time_size(), status->time_bounds_size() + 1);
+    EXPECT_EQ(std::accumulate(method.calls_by_time().begin(),
+                              method.calls_by_time().end(), int64_t{0}),
+              3);
+  }
+}
+
 TEST_F(ServerTest, TheListOfMetricsIsPinned) {
   ASSERT_THAT(Feed(Like("ann", "i003")), IsOk());
   ASSERT_THAT(Ask("ann"), IsOk());
