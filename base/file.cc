@@ -206,7 +206,8 @@ absl::StatusOr<int64_t> FreeBytes(const std::string& path) {
 int64_t FolderBytes(const std::string& path) {
   int64_t bytes = 0;
   std::error_code error;
-  for (auto at = fs::recursive_directory_iterator(path, error);
+  for (auto at = fs::recursive_directory_iterator(
+           path, fs::directory_options::skip_permission_denied, error);
        !error && at != fs::recursive_directory_iterator();
        at.increment(error)) {
     std::error_code gone;  // meanwhile

@@ -48,7 +48,7 @@ absl::Status RemoveAll(const std::string& path);
 // Bytes that an unprivileged process may still write to the disk of `path`.
 absl::StatusOr<int64_t> FreeBytes(const std::string& path);
 
-// Of all files in the folder and below; what cannot be read counts nothing.
+// Of all files in the folder and below, as far as they can be read.
 int64_t FolderBytes(const std::string& path);
 
 // A file mapped for reading. Immutable, may be shared between threads.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/random/random.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -23,10 +24,10 @@ namespace {
 // server whose queue is full, or whose caller is too fast, says that later may
 // be better.
 absl::Duration RetryAfter(const grpc::Status& status) {
-  if (status.error_code() == grpc::UNAVAILABLE) return absl::ZeroDuration();
   google::rpc::Status details;
   google::rpc::RetryInfo retry;
-  if (status.error_code() == grpc::RESOURCE_EXHAUSTED &&
+  const bool unavailable = status.error_code() == grpc::UNAVAILABLE;
+  if ((unavailable || status.error_code() == grpc::RESOURCE_EXHAUSTED) &&
       details.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& detail : details.details()) {
       if (!detail.UnpackTo(&retry)) continue;
@@ -34,14 +35,17 @@ absl::Duration RetryAfter(const grpc::Status& status) {
              absl::Nanoseconds(retry.retry_delay().nanos());
     }
   }
-  return absl::InfiniteDuration();
+  return unavailable ? absl::ZeroDuration() : absl::InfiniteDuration();
 }
 
+// Whether only this machine can be meant by "host:port".
 bool IsLoopback(absl::string_view address) {
-  return absl::StartsWith(address, "127.") ||
-         absl::StartsWith(address, "localhost:") ||
-         absl::StartsWith(address, "[::1]:") ||
-         absl::StartsWith(address, "unix:");
+  const absl::string_view host = address.substr(0, address.rfind(':'));
+  const bool digits = std::all_of(host.begin(), host.end(), [](char c) {
+    return absl::ascii_isdigit(c) || c == '.';
+  });
+  return (digits && absl::StartsWith(host, "127.")) || host == "localhost" ||
+         host == "[::1]" || absl::StartsWith(address, "unix:");
 }
 
 bool UsesTls(const TlsOptions& tls) {
@@ -85,6 +89,11 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options,
 absl::Status AddMetadata(const ClientOptions& options,
                          grpc::ClientContext* context) {
   if (options.token.empty()) return absl::OkStatus();
+  if (!std::all_of(options.token.begin(), options.token.end(),
+                   absl::ascii_isgraph)) {
+    return absl::InvalidArgumentError(
+        "the token: expected visible ASCII characters and no others");
+  }
   if (!UsesTls(options.tls) && !IsLoopback(options.address) &&
       !options.plaintext_token) {
     return absl::FailedPreconditionError(
@@ -143,12 +152,10 @@ absl::StatusOr<Response> Client::Try(int attempts, Call call) {
 // gRPC gets on with a connection only while somebody waits for it: a thread
 // that slept would find it where it was.
 void Client::Pause(absl::Duration wait) {
-  constexpr bool kTryToConnect = true;
-  if (channel_->GetState(kTryToConnect) == GRPC_CHANNEL_READY) {
-    std::this_thread::sleep_for(absl::ToChronoNanoseconds(wait));
-  } else {
-    channel_->WaitForConnected(absl::ToChronoTime(absl::Now() + wait));
-  }
+  const absl::Time end = absl::Now() + wait;
+  channel_->WaitForConnected(absl::ToChronoTime(end));
+  std::this_thread::sleep_for(absl::ToChronoNanoseconds(
+      std::max(absl::ZeroDuration(), end - absl::Now())));
 }
 
 bool Client::WaitUntilReady(absl::Duration timeout) {

@@ -1,6 +1,14 @@
 # A Debian package of what runs: `cpack --config build/release/CPackConfig.cmake`.
 # Only configured with -DNEARLINE_DEB=ON, as it installs below /etc and /usr.
-install(FILES deploy/nearline.yaml DESTINATION /etc/nearline COMPONENT system)
+file(READ "${CMAKE_SOURCE_DIR}/deploy/nearline.yaml" config)
+string(REPLACE "data_dir: ./nearline-data" "data_dir: /var/lib/nearline/data"
+  packaged "${config}")
+if(packaged STREQUAL config)
+  message(FATAL_ERROR "deploy/nearline.yaml has another data_dir than expected")
+endif()
+file(WRITE "${CMAKE_BINARY_DIR}/packaged/nearline.yaml" "${packaged}")
+install(FILES "${CMAKE_BINARY_DIR}/packaged/nearline.yaml"
+  DESTINATION /etc/nearline COMPONENT system)
 install(FILES deploy/systemd/nearline.service
   DESTINATION lib/systemd/system COMPONENT system)
 install(FILES deploy/systemd/nearline.sysusers.conf

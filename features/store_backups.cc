@@ -54,26 +54,29 @@ absl::StatusOr<Sequence> SequenceIn(const Database& database) {
   return next - 1;
 }
 
-// "LOG SEQUENCE MICROSECONDS KEY\n", the key in base64.
+// "asked|done LOG SEQUENCE MICROSECONDS KEY\n", the key in base64.
 std::string Line(const Erasure& erasure) {
-  return absl::StrCat(erasure.log_id, " ", erasure.sequence, " ",
-                      absl::ToUnixMicros(erasure.time), " ",
-                      absl::WebSafeBase64Escape(erasure.user_key), "\n");
+  return absl::StrCat(erasure.done ? "done " : "asked ", erasure.log_id, " ",
+                      erasure.sequence, " ", absl::ToUnixMicros(erasure.time),
+                      " ", absl::WebSafeBase64Escape(erasure.user_key), "\n");
 }
 
 absl::StatusOr<Erasure> ParseLine(absl::string_view line) {
   const std::vector<std::string> parts = absl::StrSplit(line, ' ');
   Erasure erasure;
   int64_t micros = 0;
-  const bool good =
-      parts.size() == 4 && absl::SimpleAtoi(parts[1], &erasure.sequence) &&
-      absl::SimpleAtoi(parts[2], &micros) && parts[3].size() == 32;
+  const bool good = parts.size() == 5 &&
+                    (parts[0] == "asked" || parts[0] == "done") &&
+                    absl::SimpleAtoi(parts[2], &erasure.sequence) &&
+                    absl::SimpleAtoi(parts[3], &micros) &&
+                    absl::WebSafeBase64Unescape(parts[4], &erasure.user_key);
   if (!good) {
     return absl::DataLossError(
         "no record of an erasure; restore the file, or users who were erased "
         "may come back");
   }
-  erasure.log_id = parts[0];
+  erasure.done = parts[0] == "done";
+  erasure.log_id = parts[1];
   erasure.time = absl::FromUnixMicros(micros);
   return erasure;
 }
@@ -81,6 +84,8 @@ absl::StatusOr<Erasure> ParseLine(absl::string_view line) {
 }  // namespace
 
 bool Erasure::ConcernsBackup(const BackupInfo& backup) const {
+  // Of one that was asked for, and perhaps done, nobody knows when.
+  if (!done) return true;
   // The time is known by the second. A restored store has another log, whose
   // sequences say nothing of those before.
   return log_id == backup.log_id ? sequence >= backup.sequence
@@ -104,6 +109,13 @@ absl::StatusOr<std::unique_ptr<StoreBackups>> StoreBackups::Open(
     backups->reader_.reset(reader);
   } else {
     RETURN_IF_ERROR(MakeDirs(o.path));
+    auto lock = FileLock::Acquire(JoinPath(o.path, "LOCK"));
+    if (!lock.ok()) {
+      return Annotate(lock.status(),
+                      "another server makes its backups there? Set another "
+                      "backup.dir");
+    }
+    backups->lock_ = *std::move(lock);
     RETURN_IF_ERROR(RemoveAll(o.scratch));  // of a process that was killed
     rocksdb::BackupEngine* engine = nullptr;
     opened = rocksdb::BackupEngine::Open(how, env, &engine);
@@ -234,6 +246,11 @@ absl::StatusOr<std::vector<Erasure>> StoreBackups::ReadErasures() const {
     if (!erasure.ok()) {
       return Annotate(erasure.status(),
                       absl::StrCat(ErasuresPath(), ":", line_number));
+    }
+    if (erasure->done) {
+      std::erase_if(out, [&](const Erasure& before) {
+        return !before.done && before.user_key == erasure->user_key;
+      });
     }
     out.push_back(*erasure);
   }

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/file.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "features/store.h"
@@ -28,12 +30,13 @@ struct BackupInfo {
   std::string generation;  // in service then; empty: none
 };
 
-// That a user was erased, without saying who.
+// That a user is erased, without saying who.
 struct Erasure {
   std::string user_key;  // Store::UserKey
   std::string log_id;
-  Sequence sequence = 0;  // of the log when the erasure was asked for
-  absl::Time time;
+  Sequence sequence = 0;  // of the log, and
+  absl::Time time;        // the time, once the user was gone
+  bool done = true;       // false: only asked for, as far as is known
 
   // Whether a backup may hold what was erased.
   bool ConcernsBackup(const BackupInfo& backup) const;
@@ -53,7 +56,8 @@ struct BackupOptions {
 // Thread-safe; one of Create, Verify, Prune and Restore runs at a time.
 class StoreBackups {
  public:
-  // Makes the folder if it is not there.
+  // Makes the folder if it is not there. Errors: FAILED_PRECONDITION when
+  // another process writes to it.
   static absl::StatusOr<std::unique_ptr<StoreBackups>> Open(
       BackupOptions options);
 
@@ -78,9 +82,11 @@ class StoreBackups {
   // Ends a Create that is under way, with an error.
   void Cancel() { engine_->StopBackup(); }
 
-  // Durable when it returns OK. To be called before the user is erased: then a
-  // restore cannot bring back who was.
+  // Durable when it returns OK. To be called twice, before a user is erased and
+  // when that is done: then a restore cannot bring back who was, whatever
+  // happens in between.
   absl::Status RecordErasure(const Erasure& erasure);
+  // Without those that were asked for and then done.
   absl::StatusOr<std::vector<Erasure>> Erasures() const;
 
  private:
@@ -94,6 +100,7 @@ class StoreBackups {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(erasures_mu_);
 
   const BackupOptions options_;
+  std::optional<FileLock> lock_;  // none when read only
   std::shared_ptr<rocksdb::Logger> logger_;
   // One of them.
   std::unique_ptr<rocksdb::BackupEngine> engine_;

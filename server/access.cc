@@ -72,13 +72,13 @@ class CallersReader {
     if (!entry.IsMap())
       return At(entry, "callers", "expected name, roles, ...");
     Caller caller;
-    double per_day = 0;
     const std::vector<ConfigField> scalars = {
         Text("name", &caller.name, "a name", ""),
         Flag("anonymous", &caller.anonymous, ""),
         Real("calls_per_second", &caller.calls_per_second, 0, 1e9, ""),
         Real("burst", &caller.burst, 0, 1e9, ""),
-        Real("calls_per_day", &per_day, 0, 1e15, "")};
+        Whole("calls_per_day", &caller.calls_per_day, 0, 1'000'000'000'000,
+              "")};
     std::set<std::string> seen;
     for (const auto& child : entry) {
       const std::string key = child.first.Scalar();
@@ -97,7 +97,6 @@ class CallersReader {
       }
       if (!status.ok()) return At(child.second, path, status.message());
     }
-    caller.calls_per_day = static_cast<int64_t>(per_day);
     RETURN_IF_ERROR(Check(entry, caller));
     return caller;
   }
@@ -163,6 +162,10 @@ class CallersReader {
                 absl::StrCat(caller.burst,
                              " is not allowed; expected 0 (the "
                              "calls of a second) or at least 1"));
+    }
+    if (caller.burst > 0 && caller.calls_per_second <= 0) {
+      return At(node, "callers.burst",
+                "means nothing without calls_per_second");
     }
     if (caller.anonymous && std::exchange(anonymous_, true)) {
       return At(node, "callers.anonymous", "stands twice");
@@ -285,15 +288,15 @@ absl::Status Access::Admit(absl::string_view token,
         refusal);
   }
   *caller = entry;
+  // Before its role is looked at: what is denied is not free either.
+  RETURN_IF_ERROR(Count(entry.get(), refusal));
   const Caller& known_as = entry->caller();
-  if ((known_as.roles & method.roles) == 0) {
-    return Refuse(
-        Refusal::kPermission, absl::StatusCode::kPermissionDenied,
-        absl::StrCat(method.name, " needs the role ", RoleNames(method.roles),
-                     "; ", known_as.name, " has ", RoleNames(known_as.roles)),
-        refusal);
-  }
-  return Count(entry.get(), refusal);
+  if ((known_as.roles & method.roles) != 0) return absl::OkStatus();
+  return Refuse(
+      Refusal::kPermission, absl::StatusCode::kPermissionDenied,
+      absl::StrCat(method.name, " needs the role ", RoleNames(method.roles),
+                   "; ", known_as.name, " has ", RoleNames(known_as.roles)),
+      refusal);
 }
 
 absl::Status Access::Count(Entry* entry, Refusal* refusal) {

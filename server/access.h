@@ -29,6 +29,7 @@ struct Method {
   const char* name;
   unsigned roles;        // any one of them will do
   bool audited = false;  // written to the audit log
+  bool streams = false;  // lasts as long as its caller likes
 };
 
 // One entry of the callers' file.
@@ -94,9 +95,6 @@ class Access {
   absl::Status Admit(absl::string_view token,
                      const std::vector<std::string>& names,
                      const Method& method, EntryPtr* caller, Refusal* refusal);
-  // Counts another message of a call that has been let in.
-  absl::Status Count(Entry* entry, Refusal* refusal);
-
   size_t callers() const;
 
  private:
@@ -108,6 +106,7 @@ class Access {
 
   Access(std::string path, const Clock* clock)
       : path_(std::move(path)), clock_(*clock) {}
+  absl::Status Count(Entry* entry, Refusal* refusal);
   std::shared_ptr<const Table> table() const {
     MutexLock lock(&mu_);
     return table_;

@@ -54,7 +54,49 @@ absl::StatusOr<int64_t> EraseAgain(
   return static_cast<int64_t>(found.size());
 }
 
+// Makes store and generations of a backup in the folder aside, without who was
+// erased since; returns how many those were.
+absl::StatusOr<int64_t> Rebuild(
+    const Config& config, const features::BackupInfo& backup,
+    features::StoreBackups* backups,
+    const std::function<void(const std::string& phase)>& on_phase) {
+  const std::string aside = RestoringIn(config.data_dir);
+  on_phase("checking");
+  RETURN_IF_ERROR(backups->Verify(backup.id));
+  on_phase("copying");
+  features::StoreOptions options = config.store;
+  options.database.path = JoinPath(aside, "store");
+  options.renew_log_id = true;
+  RETURN_IF_ERROR(backups->Restore(backup.id, options.database.path));
+  if (!backup.generation.empty()) {
+    model::LocalGenerationStore generations(JoinPath(aside, "generations"));
+    RETURN_IF_ERROR(MakeDirs(JoinPath(aside, "generations")));
+    RETURN_IF_ERROR(
+        CopyFolder(JoinPath(GenerationsIn(config), backup.generation),
+                   generations.FolderOf(backup.generation)));
+    const absl::Status whole = generations.Read(backup.generation).status();
+    if (!whole.ok()) {
+      return Annotate(whole,
+                      "the model of this backup is damaged; --without-model "
+                      "restores the rest, to train a new one");
+    }
+    RETURN_IF_ERROR(generations.SetCurrent(backup.generation));
+  }
+  on_phase("erasing again who was erased since");
+  ASSIGN_OR_RETURN(std::vector<features::Erasure> erasures,
+                   backups->Erasures());
+  std::erase_if(erasures, [&](const features::Erasure& erasure) {
+    return !erasure.ConcernsBackup(backup);
+  });
+  ASSIGN_OR_RETURN(const auto store, features::Store::Open(std::move(options)));
+  return EraseAgain(store.get(), erasures);
+}
+
 }  // namespace
+
+std::string RestoringIn(const std::string& data_dir) {
+  return JoinPath(data_dir, "restoring");
+}
 
 absl::StatusOr<std::unique_ptr<Backups>> Backups::Open(
     const Config& config, features::Store* store,
@@ -66,8 +108,16 @@ absl::StatusOr<std::unique_ptr<Backups>> Backups::Open(
   return backups;
 }
 
-Backups::~Backups() {
+void Backups::Cancel() {
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+  }
   store_backups_->Cancel();
+}
+
+Backups::~Backups() {
+  Cancel();
   std::thread last;
   {
     MutexLock lock(&mu_);
@@ -79,6 +129,7 @@ Backups::~Backups() {
 absl::Status Backups::Start(bool verify, OnProgress on_progress,
                             OnDone on_done) {
   MutexLock lock(&mu_);
+  if (stopping_) return absl::UnavailableError("the server is shutting down");
   if (running_) {
     return absl::FailedPreconditionError(
         "another backup is being made; wait for it");
@@ -125,9 +176,10 @@ absl::StatusOr<features::BackupInfo> Backups::Make(
                             static_cast<double>(done) /
                                 static_cast<double>(std::max<int64_t>(1, of)));
                        }));
-  if (verify) {
+  if (verify && !stopping()) {
     at("verify", 0);
     RETURN_IF_ERROR(store_backups_->Verify(backup.id));
+    RETURN_IF_ERROR(CheckGeneration(generation));
   }
   RETURN_IF_ERROR(store_backups_->Prune(config_.backup.keep));
   RETURN_IF_ERROR(RemoveUnnamedGenerations());
@@ -145,6 +197,17 @@ absl::StatusOr<std::string> Backups::CopyGeneration() {
   return id;
 }
 
+absl::Status Backups::CheckGeneration(const std::string& id) {
+  if (id.empty()) return absl::OkStatus();
+  const model::LocalGenerationStore copies(GenerationsIn(config_));
+  const absl::Status read = copies.Read(id).status();
+  if (read.ok()) return read;
+  spdlog::error("backup: {}; copied anew", read.ToString());
+  RETURN_IF_ERROR(RemoveAll(copies.FolderOf(id)));
+  RETURN_IF_ERROR(CopyFolder(generations_.FolderOf(id), copies.FolderOf(id)));
+  return copies.Read(id).status();
+}
+
 absl::Status Backups::RemoveUnnamedGenerations() {
   std::set<std::string> named;
   for (const features::BackupInfo& backup : store_backups_->List()) {
@@ -160,21 +223,32 @@ absl::Status Backups::RemoveUnnamedGenerations() {
   return absl::OkStatus();
 }
 
-absl::Status Backups::RecordErasure(const std::string& user) {
-  const absl::Status recorded =
+absl::Status Backups::Note(const std::string& user, bool done,
+                           features::Sequence sequence, absl::Time time) {
+  const absl::Status noted =
       store_backups_->RecordErasure({.user_key = store_.UserKey(user),
                                      .log_id = store_.log_id(),
-                                     .sequence = store_.sequence(),
-                                     .time = absl::Now()});
-  if (recorded.ok()) return recorded;
-  return absl::UnavailableError(
-      absl::StrCat("the erasure cannot be noted in backup.dir, and backups "
-                   "would bring the user back; nothing was erased: ",
-                   recorded.message()));
+                                     .sequence = sequence,
+                                     .time = time,
+                                     .done = done});
+  if (noted.ok()) return noted;
+  return absl::UnavailableError(absl::StrCat(
+      "the erasure cannot be noted in backup.dir (", noted.message(),
+      "), and backups would bring the user back"));
+}
+
+absl::Status Backups::ErasureAsked(const std::string& user) {
+  return Annotate(Note(user, false, 0, absl::Now()), "nothing was erased");
+}
+
+absl::Status Backups::ErasureEnded(const std::string& user, bool erased) {
+  // One that was not made concerns no backup.
+  return erased ? Note(user, true, store_.sequence(), absl::Now())
+                : Note(user, true, 0, absl::UnixEpoch());
 }
 
 absl::StatusOr<RestoreReport> RestoreBackup(
-    const Config& config, uint32_t id,
+    const Config& config, uint32_t id, bool without_model,
     const std::function<void(const std::string& phase)>& on_phase) {
   const std::string store_path = JoinPath(config.data_dir, "store");
   const std::string generations_path = JoinPath(config.data_dir, "generations");
@@ -189,6 +263,11 @@ absl::StatusOr<RestoreReport> RestoreBackup(
   RETURN_IF_ERROR(MakeDirs(config.data_dir));
   ASSIGN_OR_RETURN(const FileLock lock,
                    FileLock::Acquire(JoinPath(config.data_dir, "LOCK")));
+  const std::string aside = RestoringIn(config.data_dir);
+  if (FileExists(aside) && !FileExists(store_path)) {
+    // One that was cut short had put the generations there, and not the store.
+    RETURN_IF_ERROR(RemoveAll(generations_path));
+  }
   for (const std::string& path : {store_path, generations_path}) {
     if (!FileExists(path)) continue;
     return absl::FailedPreconditionError(absl::StrCat(
@@ -207,38 +286,19 @@ absl::StatusOr<RestoreReport> RestoreBackup(
                      id == 0 ? "no backups" : absl::StrCat("no backup ", id)));
   }
   RestoreReport report = {.backup = *found};
+  if (without_model) report.backup.generation.clear();
 
-  // Aside, and renamed when all is well: the store last, which makes it so.
-  const std::string aside = JoinPath(config.data_dir, "restoring");
   RETURN_IF_ERROR(RemoveAll(aside));
   RETURN_IF_ERROR(MakeDirs(aside));
-  on_phase("checking");
-  RETURN_IF_ERROR(backups->Verify(found->id));
-  on_phase("copying");
-  features::StoreOptions options = config.store;
-  options.database.path = JoinPath(aside, "store");
-  options.renew_log_id = true;
-  RETURN_IF_ERROR(backups->Restore(found->id, options.database.path));
-  if (!found->generation.empty()) {
-    const std::string from = JoinPath(GenerationsIn(config), found->generation);
-    model::LocalGenerationStore generations(JoinPath(aside, "generations"));
-    RETURN_IF_ERROR(MakeDirs(JoinPath(aside, "generations")));
-    RETURN_IF_ERROR(CopyFolder(from, generations.FolderOf(found->generation)));
-    RETURN_IF_ERROR(generations.Read(found->generation).status());
-    RETURN_IF_ERROR(generations.SetCurrent(found->generation));
+  const auto erased = Rebuild(config, report.backup, backups.get(), on_phase);
+  if (!erased.ok()) {
+    // It holds users who were erased.
+    RemoveAll(aside).IgnoreError();
+    return erased.status();
   }
-  on_phase("erasing again who was erased since");
-  {
-    ASSIGN_OR_RETURN(std::vector<features::Erasure> erasures,
-                     backups->Erasures());
-    std::erase_if(erasures, [&](const features::Erasure& erasure) {
-      return !erasure.ConcernsBackup(*found);
-    });
-    ASSIGN_OR_RETURN(const auto store,
-                     features::Store::Open(std::move(options)));
-    ASSIGN_OR_RETURN(report.erased, EraseAgain(store.get(), erasures));
-  }
-  if (!found->generation.empty()) {
+  report.erased = *erased;
+  // The store last, which makes it so.
+  if (!report.backup.generation.empty()) {
     RETURN_IF_ERROR(
         RenameDurably(JoinPath(aside, "generations"), generations_path));
   }

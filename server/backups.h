@@ -44,7 +44,12 @@ class Backups {
     return store_backups_->List();
   }
   // Before a user is erased. Errors: UNAVAILABLE; then he must not be.
-  absl::Status RecordErasure(const std::string& user);
+  absl::Status ErasureAsked(const std::string& user);
+  // After he was, or could not be.
+  absl::Status ErasureEnded(const std::string& user, bool erased);
+
+  // Ends what is under way, with an error, and begins nothing more.
+  void Cancel();
 
   int64_t failures() const { return failures_.load(); }
 
@@ -55,6 +60,14 @@ class Backups {
   absl::StatusOr<features::BackupInfo> Make(bool verify,
                                             const OnProgress& on_progress);
   absl::StatusOr<std::string> CopyGeneration();
+  // Reads the copy against its checksums; one that is damaged is made anew.
+  absl::Status Note(const std::string& user, bool done,
+                    features::Sequence sequence, absl::Time time);
+  absl::Status CheckGeneration(const std::string& id);
+  bool stopping() {
+    MutexLock lock(&mu_);
+    return stopping_;
+  }
   absl::Status RemoveUnnamedGenerations();
 
   const Config& config_;
@@ -64,8 +77,12 @@ class Backups {
   std::atomic<int64_t> failures_{0};
   Mutex mu_;
   bool running_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_ ABSL_GUARDED_BY(mu_);
 };
+
+// Where a restore is made; what lies there is of one that was cut short.
+std::string RestoringIn(const std::string& data_dir);
 
 // What a restore did.
 struct RestoreReport {
@@ -75,9 +92,10 @@ struct RestoreReport {
 
 // Puts a backup (0: the newest) from config.backup.dir into config.data_dir,
 // where no store may be, and erases again who was erased since. Whole or not at
-// all. Errors: NOT_FOUND, FAILED_PRECONDITION, DATA_LOSS.
+// all. `without_model`: popular items serve until one is trained. Errors:
+// NOT_FOUND, FAILED_PRECONDITION, DATA_LOSS.
 absl::StatusOr<RestoreReport> RestoreBackup(
-    const Config& config, uint32_t id,
+    const Config& config, uint32_t id, bool without_model,
     const std::function<void(const std::string& phase)>& on_phase);
 
 }  // namespace nearline::server

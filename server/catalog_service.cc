@@ -100,27 +100,24 @@ class Service final : public Base {
     return Call::Start(
         parts_.rpc, methods::kDeleteUser, context, in, out,
         [this](Call::Ptr call) {
-          const absl::Status checked = CheckId("user", call->request().user());
-          if (!checked.ok()) return call->Finish(checked);
-          const absl::Status noted = NoteErasure(call->request().user());
-          if (!noted.ok()) return call->Finish(noted);
-          Submit(
-              features::DeleteUser{
-                  .id = call->request().user(),
-                  .done =
-                      [this, call](absl::StatusOr<int64_t> events) {
-                        // Gone from the log, even if not from old files yet.
-                        if (!absl::IsNotFound(events.status())) {
-                          parts_.slot->ForgetQueries();
-                        }
-                        if (events.ok()) parts_.retrainer->AwaitNoCheckpoint();
-                        if (events.ok()) {
-                          call->response().set_events(*events);
-                          call->response().set_consistency_token(Token());
-                        }
-                        call->Finish(events.status());
-                      }},
-              call);
+          const std::string& user = call->request().user();
+          absl::Status status = CheckId("user", user);
+          if (status.ok()) status = parts_.store->GetUser(user).status();
+          if (status.ok() && parts_.backups != nullptr) {
+            status = parts_.backups->ErasureAsked(user);
+          }
+          if (!status.ok()) return call->Finish(status);
+          status = parts_.store->Submit(features::DeleteUser{
+              .id = user,
+              .done = [this, call](const absl::StatusOr<int64_t>& events) {
+                call->Finish(
+                    Erased(call->request().user(), events, &call->response()));
+              }});
+          if (status.ok()) return;
+          if (parts_.backups != nullptr) {
+            status.Update(parts_.backups->ErasureEnded(user, false));
+          }
+          call->Finish(status);
         });
   }
 
@@ -166,13 +163,6 @@ class Service final : public Base {
 
  private:
   // A call that is answered on the spot.
-  // So that a backup does not bring the user back. Errors: NOT_FOUND too.
-  absl::Status NoteErasure(const std::string& user) {
-    if (parts_.backups == nullptr) return absl::OkStatus();
-    RETURN_IF_ERROR(parts_.store->GetUser(user).status());
-    return parts_.backups->RecordErasure(user);
-  }
-
   template <typename Request, typename Response, typename F>
   ServerUnaryReactor* Simple(const Method& method,
                              CallbackServerContext* context,
@@ -182,6 +172,22 @@ class Service final : public Base {
                        [&](typename Call::Ptr call) {
                          call->Finish(f(call->request(), &call->response()));
                        });
+  }
+
+  // What is left to do when a user has been erased, or could not be.
+  absl::Status Erased(const std::string& user,
+                      const absl::StatusOr<int64_t>& events,
+                      api::DeleteUserResponse* response) {
+    // Gone from the log, even if not from old files yet.
+    if (!absl::IsNotFound(events.status())) parts_.slot->ForgetQueries();
+    if (parts_.backups != nullptr) {
+      RETURN_IF_ERROR(parts_.backups->ErasureEnded(user, events.ok()));
+    }
+    RETURN_IF_ERROR(events.status());
+    parts_.retrainer->AwaitNoCheckpoint();
+    response->set_events(*events);
+    response->set_consistency_token(Token());
+    return absl::OkStatus();
   }
 
   template <typename Mutation, typename CallPtr>

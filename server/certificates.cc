@@ -6,6 +6,7 @@
 #include <openssl/x509.h>
 
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,11 +15,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 
 namespace nearline::server {
 namespace {
+
+constexpr char kFolderPrefix[] = "nearline-tls-";
 
 template <auto Free>
 struct Freer {
@@ -78,6 +82,23 @@ absl::Time TimeOf(const ASN1_TIME* time) {
   return absl::FromTM(parts, absl::UTCTimeZone());
 }
 
+// Copies of processes that were killed: nobody holds their locks.
+void RemoveLeftBehind(const std::string& parent) {
+  const auto names = ListDir(parent);
+  if (!names.ok()) return;
+  for (const std::string& name : *names) {
+    const std::string folder = JoinPath(parent, name);
+    struct stat owner {};
+    if (!absl::StartsWith(name, kFolderPrefix) ||
+        stat(folder.c_str(), &owner) != 0 || owner.st_uid != geteuid() ||
+        !FileExists(JoinPath(folder, "LOCK"))) {
+      continue;
+    }
+    const auto lock = FileLock::Acquire(JoinPath(folder, "LOCK"));
+    if (lock.ok()) RemoveAll(folder).IgnoreError();
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<TlsMaterial> ReadTls(const TlsFiles& files, absl::Time now) {
@@ -112,7 +133,10 @@ absl::StatusOr<TlsMaterial> ReadTls(const TlsFiles& files, absl::Time now) {
 
 absl::StatusOr<std::unique_ptr<Certificates>> Certificates::Open(
     TlsFiles files, const std::string& fallback, const Clock* clock) {
-  const std::string name = "/nearline-tls-XXXXXX";
+  for (const std::string& parent : {std::string("/dev/shm"), fallback}) {
+    RemoveLeftBehind(parent);
+  }
+  const std::string name = absl::StrCat("/", kFolderPrefix, "XXXXXX");
   std::string folder = "/dev/shm" + name;
   if (mkdtemp(folder.data()) == nullptr) {  // open to this user alone
     folder = fallback + name;
@@ -123,6 +147,8 @@ absl::StatusOr<std::unique_ptr<Certificates>> Certificates::Open(
   }
   std::unique_ptr<Certificates> certificates(
       new Certificates(std::move(files), std::move(folder), clock));
+  ASSIGN_OR_RETURN(certificates->lock_,
+                   FileLock::Acquire(JoinPath(certificates->folder_, "LOCK")));
   RETURN_IF_ERROR(certificates->Reload().status());
   return certificates;
 }
@@ -160,6 +186,7 @@ absl::Status Certificates::Stage(const TlsMaterial& material) {
   RETURN_IF_ERROR(
       WriteFileAtomic(JoinPath(folder, "client_ca.pem"), material.client_ca));
   const std::string link = JoinPath(folder_, "next");
+  RETURN_IF_ERROR(RemoveAll(link));  // of a time that failed
   if (symlink(name.c_str(), link.c_str()) != 0) {
     return absl::UnavailableError(
         absl::StrCat("cannot link ", link, ": ", std::strerror(errno)));

@@ -2,10 +2,12 @@
 #define NEARLINE_SERVER_CERTIFICATES_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/mutex.h"
 #include "base/status.h"
 
@@ -33,7 +35,8 @@ absl::StatusOr<TlsMaterial> ReadTls(const TlsFiles& files, absl::Time now);
 // files one by one and has no certificate at all once a key does not fit; so it
 // is given copies of what fits, all replaced at once. They lie in memory
 // (/dev/shm) where that can be, are open to this user alone, and go when this
-// goes. Thread-safe.
+// goes, or when the next one begins after a process that was killed.
+// Thread-safe.
 class Certificates {
  public:
   // `fallback` is a folder for the copies when memory has none. Errors: those
@@ -61,6 +64,7 @@ class Certificates {
 
   const TlsFiles files_;
   const std::string folder_;
+  std::optional<FileLock> lock_;  // says that the folder is in use
   const Clock& clock_;
   mutable Mutex mu_;
   TlsMaterial current_ ABSL_GUARDED_BY(mu_);

@@ -1,5 +1,6 @@
 #include "server/config.h"
 
+#include <arpa/inet.h>
 #include <unistd.h>
 #include <yaml-cpp/yaml.h>
 
@@ -184,12 +185,6 @@ bool IsOfKubernetes(absl::string_view name) {
          absl::StartsWith(name, "NEARLINE_PORT");
 }
 
-bool IsLoopback(absl::string_view address) {
-  return absl::StartsWith(address, "127.") ||
-         absl::StartsWith(address, "localhost:") ||
-         absl::StartsWith(address, "[::1]:");
-}
-
 absl::Status CheckAcross(const Config& config) {
   constexpr int64_t kFewest = 10'000;  // that lists are worth
   if (config.serving.index_items > 0 && config.serving.index_items < kFewest) {
@@ -274,6 +269,14 @@ std::vector<std::string> UnknownVariables() {
     }
   }
   return unknown;
+}
+
+bool IsLoopback(absl::string_view address) {
+  const absl::string_view host = address.substr(0, address.rfind(':'));
+  if (host == "localhost" || host == "[::1]") return true;
+  in_addr ip;
+  return inet_pton(AF_INET, std::string(host).c_str(), &ip) == 1 &&
+         ntohl(ip.s_addr) >> 24 == 127;
 }
 
 std::string DescribeConfig() {

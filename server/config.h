@@ -47,8 +47,10 @@ struct Config {
     absl::Duration max_future = absl::Minutes(5);
     int64_t max_message_mb = 16;
     int64_t max_metadata_kb = 8;
-    int max_calls_per_connection = 10'000;
+    int max_calls_per_connection = 1000;
     int max_connections = 10'000;
+    absl::Duration idle_connection = absl::Minutes(30);
+    absl::Duration connection_age = absl::Hours(24);
   } limits;
 
   struct Serving {
@@ -114,6 +116,9 @@ absl::StatusOr<Config> LoadConfig(const std::string& path);
 // misspelt ones. Those that Kubernetes sets for a service named "nearline" are
 // not among them.
 std::vector<std::string> UnknownVariables();
+
+// Whether only this machine reaches "host:port".
+bool IsLoopback(absl::string_view address);
 
 // A YAML file with every key, its default, range and meaning.
 std::string DescribeConfig();

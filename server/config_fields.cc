@@ -137,6 +137,12 @@ ConfigField Real(std::string path, double* value, double low, double high,
           [=] { return absl::StrFormat("%g", *value); }};
 }
 
+ConfigField Whole(std::string path, int64_t* value, int64_t low, int64_t high,
+                  std::string what) {
+  return Scaled(std::move(path), value, 1, low, high, "a whole number",
+                std::move(what));
+}
+
 ConfigField Flag(std::string path, bool* value, std::string what) {
   return {std::move(path), "true or false", std::move(what),
           [=](const std::string& text) {
@@ -267,6 +273,13 @@ std::vector<ConfigField> FieldsOf(Config* c) {
             "calls under way on one connection; more wait at the caller"),
       Whole("limits.max_connections", &c->limits.max_connections, 1, 1'000'000,
             "connections; more are closed at once"),
+      Duration("limits.idle_connection", &c->limits.idle_connection,
+               absl::Seconds(1), absl::Hours(24 * 7),
+               "after which a connection without calls is closed"),
+      Duration("limits.connection_age", &c->limits.connection_age,
+               absl::Seconds(1), absl::Hours(24 * 7),
+               "after which a connection is closed, and callers make another: "
+               "by the certificates of then"),
       Whole("serving.shortlist", &c->serving.shortlist, 10, 10'000,
             "items that the ranker orders anew"),
       Flag("serving.rank", &c->serving.rank,

@@ -13,6 +13,8 @@ namespace nearline::server {
 // INVALID_ARGUMENT, with what was given and what is allowed.
 ConfigField Real(std::string path, double* value, double low, double high,
                  std::string what);
+ConfigField Whole(std::string path, int64_t* value, int64_t low, int64_t high,
+                  std::string what);
 ConfigField Flag(std::string path, bool* value, std::string what);
 ConfigField Text(std::string path, std::string* value, std::string range,
                  std::string what);

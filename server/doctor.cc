@@ -94,7 +94,20 @@ class Examination {
                                   there, geteuid()));
     }
     if (FileExists(JoinPath(path, "LOCK"))) {
-      running_ = !FileLock::Acquire(JoinPath(path, "LOCK")).ok();
+      const auto lock = FileLock::Acquire(JoinPath(path, "LOCK"));
+      running_ = absl::IsFailedPrecondition(lock.status());
+      if (!lock.ok() && !running_) {
+        return Wrong(kAbout, absl::StrCat(lock.status().message(),
+                                          ": give the folder's files to the "
+                                          "server's user (chown -R)"));
+      }
+    }
+    struct stat owner {};
+    if (stat(path.c_str(), &owner) == 0 && owner.st_uid != geteuid()) {
+      Doubt(kAbout,
+            absl::StrFormat("%s is of user %d, and this is user %d: run "
+                            "the doctor as the server's user",
+                            path, owner.st_uid, geteuid()));
     }
     const auto free = FreeBytes(there);
     if (!free.ok()) return Wrong(kAbout, free.status());
@@ -182,7 +195,7 @@ class Examination {
     constexpr char kAbout[] = "tls";
     const TlsFiles& files = config_.tls.files;
     if (files.certificate.empty()) {
-      if (!config_.allow_plaintext) {
+      if (IsLoopback(config_.listen)) {
         return Good(kAbout, "none; only this machine is listened to");
       }
       return Doubt(kAbout,
@@ -213,7 +226,10 @@ class Examination {
     constexpr char kAbout[] = "access.file";
     const std::string& path = config_.access.file;
     if (path.empty()) {
-      return Good(kAbout, "none: whoever reaches the server may do everything");
+      const std::string what =
+          "none: whoever reaches the server may do everything";
+      if (IsLoopback(config_.listen)) return Good(kAbout, what);
+      return Doubt(kAbout, absl::StrCat(what, "; other machines do"));
     }
     const auto text = ReadFile(path);
     if (!text.ok()) return Wrong(kAbout, text.status());
@@ -372,7 +388,9 @@ class Examination {
 
   void TheClock() {
     timex state{};
-    if (adjtimex(&state) == TIME_ERROR || (state.status & STA_UNSYNC) != 0) {
+    const int kept = adjtimex(&state);
+    if (kept == -1) return Doubt("clock", "the kernel does not tell how it is");
+    if (kept == TIME_ERROR || (state.status & STA_UNSYNC) != 0) {
       return Doubt("clock",
                    "not kept by a time service, as far as the kernel knows: "
                    "events of the future are refused, and ids are kept by "

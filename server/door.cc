@@ -41,6 +41,14 @@ absl::StatusOr<std::unique_ptr<Door>> Door::Open(const Config& config) {
                      Access::Open(config.access.file, Clock::Real()));
     spdlog::info("{} callers are known", door->access_->callers());
   }
+  if (door->access_ == nullptr && !IsLoopback(config.listen) &&
+      (config.tls.files.client_ca.empty() ||
+       config.tls.client_certificates != "required")) {
+    spdlog::warn(
+        "whoever reaches {} may do everything: set access.file to tell callers "
+        "apart",
+        config.listen);
+  }
   if (!config.tls.files.certificate.empty()) {
     ASSIGN_OR_RETURN(
         door->certificates_,

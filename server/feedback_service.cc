@@ -90,7 +90,7 @@ class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
   void OnReadDone(bool ok) override {
     if (!ok) return End(absl::OkStatus());  // the client has said all
     if (!std::exchange(first_, false)) {
-      const absl::Status counted = visit_.Count();
+      const absl::Status counted = visit_.AdmitAgain();
       if (!counted.ok()) return End(counted);
     }
     google::protobuf::Arena arena;

@@ -28,7 +28,7 @@ constexpr absl::Duration kPause = absl::Milliseconds(100);
 absl::Status Fail(const std::string& address, absl::string_view why) {
   return absl::UnavailableError(
       absl::StrCat("cannot listen on ", address, ": ", why,
-                   ". Set listen to a free host:port of this machine"));
+                   ". Set it to a free host:port of this machine"));
 }
 
 // Port 0 takes `*port`, or sets it.
@@ -59,6 +59,7 @@ absl::StatusOr<int> BindOne(const addrinfo& at, const std::string& address,
       getsockname(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0) {
     const int error = errno;
     close(fd);
+    errno = error;  // for who looks at why
     return Fail(address, error == EADDRINUSE ? "another server is there"
                                              : std::strerror(error));
   }
@@ -89,19 +90,21 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(
       found, freeaddrinfo);
   std::unique_ptr<Listener> listener(new Listener(max_connections));
-  absl::Status first;
+  absl::Status last;
   for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
     auto fd = BindOne(*at, address, &listener->port_);
     if (fd.ok()) {
       listener->sockets_.push_back(*fd);
-    } else if (first.ok()) {
-      first = fd.status();
+    } else if (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT) {
+      last = fd.status();  // a name may stand for what this machine has not
+    } else {
+      return fd.status();
     }
   }
-  // A name may stand for an address that this machine has not (::1).
-  if (listener->sockets_.empty()) return first;
+  if (listener->sockets_.empty()) return last;
   listener->wake_ = eventfd(0, EFD_CLOEXEC);
   listener->spare_ = OpenSpare();
+  if (listener->wake_ < 0) return Fail(address, std::strerror(errno));
   return listener;
 }
 
@@ -151,12 +154,13 @@ void Listener::Accept(int listening_fd) {
     }
     struct stat identity {};
     if (!HasRoom() || fstat(fd, &identity) != 0) {
-      close(fd);
       ++refused_;
+      close(fd);
       continue;
     }
     const int yes = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof(yes));
     {
       MutexLock lock(&mu_);
       handed_on_[fd] = identity.st_ino;
@@ -222,8 +226,8 @@ void Listener::MakeRoomAndRefuse(int listening_fd) {
   if (spare_ >= 0) close(std::exchange(spare_, -1));
   const int fd = accept4(listening_fd, nullptr, nullptr, SOCK_CLOEXEC);
   if (fd >= 0) {
-    close(fd);
     ++refused_;
+    close(fd);
   }
   spare_ = OpenSpare();
   absl::SleepFor(kPause);

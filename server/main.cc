@@ -79,10 +79,10 @@ int RunDoctor(const Config& config) {
   return wrong > 0 ? 1 : 0;
 }
 
-int RunRestore(const Config& config, uint32_t id) {
-  const auto report = RestoreBackup(config, id, [](const std::string& phase) {
-    std::cerr << phase << " ...\n";
-  });
+int RunRestore(const Config& config, uint32_t id, bool without_model) {
+  const auto report = RestoreBackup(
+      config, id, without_model,
+      [](const std::string& phase) { std::cerr << phase << " ...\n"; });
   if (!report.ok()) return Fail(report.status());
   std::cout << "backup " << report->backup.id << " is in " << config.data_dir
             << ", to event " << report->backup.sequence;
@@ -122,6 +122,9 @@ int Main(int argc, char** argv) {
       "put a backup from backup.dir into data_dir, where no store may be, and "
       "erase again who was erased since it was made");
   uint32_t backup_id = 0;
+  bool without_model = false;
+  restore->add_flag("--without-model", without_model,
+                    "without the model, if that is damaged");
   restore->add_option("--backup", backup_id,
                       "its number, of `nearline backup --list`; default: the "
                       "newest");
@@ -148,8 +151,9 @@ int Main(int argc, char** argv) {
     return 0;
   }
   SetUpLog(config->log);
+  RaiseOpenFiles();
   if (doctor->parsed()) return RunDoctor(*config);
-  if (restore->parsed()) return RunRestore(*config, backup_id);
+  if (restore->parsed()) return RunRestore(*config, backup_id, without_model);
   for (const std::string& remark : remarks) spdlog::warn(remark);
 
   // Packaged Abseil looks for deadlocks at every lock, also gRPC's.
@@ -163,8 +167,6 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-
-  RaiseOpenFiles();
 
   auto server = Server::Start(*std::move(config));
   if (!server.ok()) return Fail(server.status());

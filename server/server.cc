@@ -29,6 +29,25 @@ int LeadersOf(const Config& config) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
 }
 
+using Acceptor = grpc::experimental::ExternalConnectionAcceptor;
+
+void HandOn(Listener* listener, Acceptor* acceptor) {
+  listener->Start([acceptor](int listening_fd, int fd) {
+    Acceptor::NewConnectionParameters in;
+    in.listener_fd = listening_fd;
+    in.fd = fd;
+    acceptor->HandleNewConnection(&in);
+  });
+}
+
+// gRPC bounds what comes in, not what it becomes: 16 MiB of compressed zeros
+// would be 16 GiB before anybody asks who sent them.
+void RefuseCompression(grpc::ServerBuilder* builder) {
+  for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder->SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
+}
+
 }  // namespace
 
 struct Server::Impl {
@@ -47,9 +66,12 @@ struct Server::Impl {
   Parts parts;
   HealthService health{&parts.rpc};
   std::vector<std::unique_ptr<grpc::Service>> services;
-  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor;
+  std::unique_ptr<Acceptor> acceptor;
   std::unique_ptr<grpc::Server> grpc;
-  std::unique_ptr<grpc::Server> health_grpc;  // null: not by itself
+  // For probes; null: not by itself.
+  std::unique_ptr<Listener> health_listener;
+  std::unique_ptr<Acceptor> health_acceptor;
+  std::unique_ptr<grpc::Server> health_grpc;
 
   absl::Status OpenParts();
   absl::Status Listen();
@@ -58,6 +80,11 @@ struct Server::Impl {
 
 absl::Status Server::Impl::OpenParts() {
   ASSIGN_OR_RETURN(lock, FileLock::Acquire(JoinPath(config.data_dir, "LOCK")));
+  if (FileExists(RestoringIn(config.data_dir))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a restore into ", config.data_dir,
+                     " was cut short: run `nearline-server restore` again"));
+  }
   ASSIGN_OR_RETURN(const model::Device device,
                    model::OpenDevice(config.device));
   config.device = device.name;
@@ -172,6 +199,14 @@ absl::Status Server::Impl::Listen() {
   // Whose machine is gone, without a word, holds nothing for longer.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 5 * 60 * 1000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20 * 1000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(
+      GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(limits.idle_connection)));
+  builder.AddChannelArgument(
+      GRPC_ARG_MAX_CONNECTION_AGE_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(limits.connection_age)));
+  RefuseCompression(&builder);
   for (const auto& service : services) builder.RegisterService(service.get());
   builder.RegisterService(&health);
   grpc = builder.BuildAndStart();
@@ -182,29 +217,29 @@ absl::Status Server::Impl::Listen() {
   if (!config.metrics_listen.empty()) {
     RETURN_IF_ERROR(metrics.Expose(config.metrics_listen));
   }
-  listener->Start([this](int listening_fd, int fd) {
-    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters in;
-    in.listener_fd = listening_fd;
-    in.fd = fd;
-    acceptor->HandleNewConnection(&in);
-  });
+  HandOn(listener.get(), acceptor.get());
   return absl::OkStatus();
 }
 
 absl::Status Server::Impl::ListenForProbes() {
   if (config.health_listen.empty()) return absl::OkStatus();
+  constexpr int kMostProbers = 100;
+  ASSIGN_OR_RETURN(health_listener,
+                   Listener::Bind(config.health_listen, kMostProbers));
   grpc::ServerBuilder builder;
-  int bound = 0;
-  builder.AddListeningPort(config.health_listen,
-                           grpc::InsecureServerCredentials(), &bound);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  health_acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
+  builder.SetMaxReceiveMessageSize(1 << 10);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 10);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 60 * 1000);
+  RefuseCompression(&builder);
   builder.RegisterService(&health);
   health_grpc = builder.BuildAndStart();
-  if (health_grpc == nullptr || bound == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", config.health_listen,
-                     ". Set health_listen to a free host:port, or to \"\""));
+  if (health_grpc == nullptr) {
+    return absl::InternalError("gRPC did not start; its own log says why");
   }
+  HandOn(health_listener.get(), health_acceptor.get());
   return absl::OkStatus();
 }
 
@@ -237,10 +272,13 @@ Server::~Server() {
     impl_->health.Drain();
     impl_->listener->Stop();
     impl_->retrainer->Stop();
-    impl_->backups.reset();
+    if (impl_->backups != nullptr) impl_->backups->Cancel();
     impl_->grpc->Shutdown(
         absl::ToChronoTime(absl::Now() + impl_->config.serving.drain));
-    if (impl_->health_grpc != nullptr) impl_->health_grpc->Shutdown();
+    if (impl_->health_grpc != nullptr) {
+      impl_->health_listener->Stop();
+      impl_->health_grpc->Shutdown(absl::ToChronoTime(absl::Now()));
+    }
     impl_->health_grpc.reset();
     impl_->grpc.reset();
   }

@@ -72,14 +72,6 @@ absl::Status Visit::Admit() {
   return admitted;
 }
 
-absl::Status Visit::Count() {
-  if (caller_ == nullptr) return absl::OkStatus();
-  Refusal refusal{};
-  absl::Status counted = environment_.access->Count(caller_.get(), &refusal);
-  if (!counted.ok()) environment_.metrics->OnRefusal(refusal);
-  return counted;
-}
-
 uint64_t Visit::share() const {
   const absl::string_view named = MetadataOf(*context_, "nearline-caller");
   if (caller_ != nullptr) {
@@ -105,12 +97,15 @@ void Visit::Ended(grpc::StatusCode code) const {
   const absl::Duration took = absl::Now() - started_;
   // Who was not let in is counted by why; see Metrics::OnRefusal.
   if (admitted_.ok()) environment_.metrics->OnRpc(method_.name, code, took);
-  const bool slow = environment_.slow_call > absl::ZeroDuration() &&
+  // What strangers do must not fill a disk.
+  const bool known = caller_ != nullptr && !caller_->caller().anonymous;
+  const bool audited =
+      environment_.audit != nullptr &&
+      (admitted_.ok() ? method_.audited
+                      : known && code == grpc::PERMISSION_DENIED);
+  const bool slow = admitted_.ok() && !method_.streams &&
+                    environment_.slow_call > absl::ZeroDuration() &&
                     took > environment_.slow_call;
-  // Who is not known could fill the disk.
-  const bool audited = environment_.audit != nullptr &&
-                       (method_.audited || code == grpc::PERMISSION_DENIED) &&
-                       code != grpc::UNAUTHENTICATED;
   if (!slow && !audited) return;
   const std::string caller =
       caller_ == nullptr ? "" : std::string(caller_->caller().name);

@@ -37,8 +37,8 @@ class Visit {
 
   // OK, or why the call is not let in.
   const absl::Status& admitted() const { return admitted_; }
-  // Counts another message of a stream.
-  absl::Status Count();
+  // Asks anew, for another message of a stream: who may come may have changed.
+  absl::Status AdmitAgain() { return Admit(); }
 
   absl::Time started() const { return started_; }
   // Among whom the server divides itself: callers that it knows, within them

@@ -142,6 +142,40 @@ TEST_F(StoreBackupsTest, OldOnesGoWithErasuresThatConcernNoOther) {
               testing::Not(testing::HasSubstr("bob")));
 }
 
+TEST_F(StoreBackupsTest, AnErasureThatMayHaveBeenMadeConcernsEveryBackup) {
+  Add("ann", 10);
+  Erasure erasure = {.user_key = store_->UserKey("ann"),
+                     .log_id = store_->log_id(),
+                     .time = absl::Now(),
+                     .done = false};
+  ASSERT_THAT(backups_->RecordErasure(erasure), IsOk());
+  // A backup is made between the note and the erasure, at a later sequence.
+  Add("bob", 5);
+  const auto made = Create();
+  ASSERT_THAT(made, IsOk());
+  ASSERT_THAT(backups_->Prune(1), IsOk());
+  ASSERT_EQ(backups_->Erasures()->size(), 1u);
+  EXPECT_TRUE(backups_->Erasures()->front().ConcernsBackup(*made));
+  // Once it is known when it was done, that decides.
+  erasure.done = true;
+  erasure.sequence = store_->sequence();
+  ASSERT_THAT(backups_->RecordErasure(erasure), IsOk());
+  ASSERT_EQ(backups_->Erasures()->size(), 1u);
+  EXPECT_TRUE(backups_->Erasures()->front().ConcernsBackup(*made));
+  Add("bob", 5);
+  EXPECT_FALSE(backups_->Erasures()->front().ConcernsBackup(*Create()));
+  // One that could not be made concerns none.
+  ASSERT_THAT(backups_->Prune(1), IsOk());
+  EXPECT_EQ(backups_->Erasures()->size(), 0u);
+}
+
+TEST_F(StoreBackupsTest, OneProcessWritesToAFolder) {
+  const auto second = StoreBackups::Open(
+      {.path = dir_ / "backups", .scratch = dir_ / "scratch-2"});
+  EXPECT_THAT(second.status(), IsError(StatusCode::kFailedPrecondition,
+                                       "Set another backup.dir"));
+}
+
 TEST_F(StoreBackupsTest, ATornErasureIsNoneAndAStrangeOneIsToldOf) {
   const Erasure erasure = {.user_key = store_->UserKey("ann"),
                            .log_id = "l",
@@ -149,7 +183,7 @@ TEST_F(StoreBackupsTest, ATornErasureIsNoneAndAStrangeOneIsToldOf) {
                            .time = absl::FromUnixSeconds(9)};
   ASSERT_THAT(backups_->RecordErasure(erasure), IsOk());
   const std::string path = dir_ / "backups/erasures";
-  std::ofstream(path, std::ios::app) << "l 8 90";
+  std::ofstream(path, std::ios::app) << "done l 8 90";
   EXPECT_EQ(backups_->Erasures()->size(), 1u);
   ASSERT_THAT(backups_->RecordErasure(erasure), IsOk());
   EXPECT_EQ(backups_->Erasures()->size(), 2u);

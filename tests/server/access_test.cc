@@ -123,15 +123,14 @@ TEST_F(AccessTest, AQuotaEndsAtMidnightAndIsNotWorthARetryBefore) {
   EXPECT_THAT(Enter("s"), IsOk());
 }
 
-TEST_F(AccessTest, ACallOfAStreamCountsMessageByMessage) {
+TEST_F(AccessTest, WhatIsDeniedIsNotFree) {
   Open(absl::StrCat("callers:\n  - {name: shop, tokens: [", Hash("s"),
-                    "], roles: [feedback], calls_per_day: 2}\n"));
-  Access::EntryPtr entry;
-  ASSERT_THAT(
-      access_->Admit("s", {}, methods::kStreamFeedback, &entry, &refusal_),
-      IsOk());
-  EXPECT_THAT(access_->Count(entry.get(), &refusal_), IsOk());
-  EXPECT_THAT(access_->Count(entry.get(), &refusal_),
+                    "], roles: [recommend], calls_per_day: 2}\n"));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(Enter("s", methods::kRollback),
+                IsError(StatusCode::kPermissionDenied, "manage"));
+  }
+  EXPECT_THAT(Enter("s", methods::kRollback),
               IsError(StatusCode::kResourceExhausted, "calls of today"));
 }
 
@@ -185,6 +184,10 @@ TEST_F(AccessTest, ErrorsNameTheLineAndNeverRepeatAToken) {
               HasSubstr("f:3: callers.anonymous: stands twice"));
   EXPECT_THAT(error(head + "    anonymous: true\n    burst: 0.5\n"),
               HasSubstr("callers.burst: 0.5 is not allowed"));
+  EXPECT_THAT(error(head + "    anonymous: true\n    burst: 5\n"),
+              HasSubstr("means nothing without calls_per_second"));
+  EXPECT_THAT(error(head + "    anonymous: true\n    calls_per_day: 0.5\n"),
+              HasSubstr("expected a whole number"));
   EXPECT_THAT(error(head + "    certificates: [x, x]\n"),
               HasSubstr("stands twice"));
   EXPECT_THAT(error("callers: [\n"), HasSubstr("f:2: not YAML"));

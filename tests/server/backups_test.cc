@@ -1,7 +1,11 @@
 // Backups through the server, and what a restore gives.
 #include "server/backups.h"
 
+#include <httplib.h>
+
+#include <atomic>
 #include <fstream>
+#include <thread>
 
 #include "base/file.h"
 #include "server/doctor.h"
@@ -36,8 +40,9 @@ class BackupsTest : public ServerTest {
   }
   // A server on what the newest backup holds.
   absl::StatusOr<RestoreReport> RestoreElsewhere() {
+    server_.reset();  // it writes to backup.dir
     config_.data_dir = dir_ / "restored";
-    return RestoreBackup(config_, 0, [](const std::string&) {});
+    return RestoreBackup(config_, 0, false, [](const std::string&) {});
   }
   std::vector<std::string> AnswersOf(int user) {
     const auto answer = Ask(absl::StrCat("user-", user), 20);
@@ -104,16 +109,16 @@ TEST_F(BackupsTest, AnErasureThatCannotBeNotedIsNotMade) {
 
 TEST_F(BackupsTest, ARestoreNeverWritesOverAStore) {
   ASSERT_THAT(Backup(), IsOk());
-  EXPECT_THAT(RestoreBackup(config_, 0, [](const std::string&) {}),
+  EXPECT_THAT(RestoreBackup(config_, 0, false, [](const std::string&) {}),
               IsError(StatusCode::kFailedPrecondition, ""));  // it runs
   server_.reset();
-  EXPECT_THAT(RestoreBackup(config_, 0, [](const std::string&) {}),
+  EXPECT_THAT(RestoreBackup(config_, 0, false, [](const std::string&) {}),
               IsError(StatusCode::kFailedPrecondition, "is there already"));
   config_.data_dir = dir_ / "restored";
-  EXPECT_THAT(RestoreBackup(config_, 9, [](const std::string&) {}),
+  EXPECT_THAT(RestoreBackup(config_, 9, false, [](const std::string&) {}),
               IsError(StatusCode::kNotFound, "no backup 9"));
   config_.backup.dir = dir_ / "elsewhere";
-  EXPECT_THAT(RestoreBackup(config_, 0, [](const std::string&) {}),
+  EXPECT_THAT(RestoreBackup(config_, 0, false, [](const std::string&) {}),
               IsError(StatusCode::kNotFound, "holds no backups"));
 }
 
@@ -126,8 +131,67 @@ TEST_F(BackupsTest, ADamagedBackupLeavesNoStore) {
   weights.put('!');
   weights.close();
   EXPECT_THAT(RestoreElsewhere(), IsError(StatusCode::kDataLoss, "g-tiny-1"));
-  EXPECT_FALSE(FileExists(config_.data_dir + "/store"));
-  EXPECT_FALSE(FileExists(config_.data_dir + "/generations"));
+  EXPECT_EQ(*ListDir(config_.data_dir), std::vector<std::string>{"LOCK"});
+  const auto rest = RestoreBackup(config_, 0, true, [](const std::string&) {});
+  ASSERT_THAT(rest, IsOk());
+  Start();
+  EXPECT_EQ(client_->Status()->sequence(), 100u);
+  EXPECT_EQ(client_->Status()->generation(), "");
+}
+
+TEST_F(BackupsTest, ADamagedCopyOfAModelIsFoundAndMadeAnew) {
+  ASSERT_THAT(Backup(), IsOk());
+  const std::string path =
+      dir_ / "backups/generations/g-tiny-1/weights.safetensors";
+  const std::string whole = *ReadFile(path);
+  std::ofstream(path) << "cut";
+  ASSERT_THAT(Backup(), IsOk());
+  EXPECT_EQ(*ReadFile(path), whole);
+}
+
+TEST_F(BackupsTest, ARestoreThatWasCutShortIsNotServedAndCanBeMadeAgain) {
+  ASSERT_THAT(Backup(), IsOk());
+  server_.reset();
+  config_.data_dir = dir_ / "restored";
+  ASSERT_THAT(MakeDirs(RestoringIn(config_.data_dir) + "/store"), IsOk());
+  ASSERT_THAT(MakeDirs(config_.data_dir + "/generations"), IsOk());
+  EXPECT_THAT(Server::Start(config_).status(),
+              IsError(StatusCode::kFailedPrecondition, "restore` again"));
+  EXPECT_THAT(RestoreElsewhere(), IsOk());
+  Start();
+  EXPECT_EQ(client_->Status()->generation(), "g-tiny-1");
+}
+
+// Scrapes and calls go on while the server drains.
+TEST_F(BackupsTest, DrainingServesWhoIsStillThere) {
+  const int port = (*Listener::Bind("127.0.0.1:0", 1))->port();
+  config_.metrics_listen = absl::StrCat("127.0.0.1:", port);
+  config_.serving.drain = absl::Seconds(1);
+  Start();
+  ASSERT_THAT(Backup(), IsOk());
+  const auto stub = api::FeedbackService::NewStub(channel_);
+  grpc::ClientContext context;
+  const auto stream = stub->StreamFeedback(&context);  // keeps it draining
+  api::FeedbackRequest request;
+  *request.add_events() = Like("ann", "i001");
+  api::FeedbackResponse response;
+  ASSERT_TRUE(stream->Write(request) && stream->Read(&response));
+  std::atomic<bool> stopped{false};
+  int scraped = 0;
+  std::thread scraper([&] {
+    while (!stopped) {
+      httplib::Client http("127.0.0.1", port);
+      const auto answer = http.Get("/metrics");
+      if (!answer) continue;
+      EXPECT_THAT(answer->body, testing::HasSubstr("nearline_backup_bytes"));
+      ++scraped;
+    }
+  });
+  server_.reset();
+  stopped = true;
+  scraper.join();
+  EXPECT_GT(scraped, 0);
+  stream->Finish();
 }
 
 TEST_F(BackupsTest, GenerationsOfRemovedBackupsGo) {

@@ -231,6 +231,38 @@ TEST_F(DoorTest, AStreamOfFeedbackAsksToo) {
   }
 }
 
+TEST_F(DoorTest, AStreamEndsWithItsCallersRight) {
+  UseCallers({"feeder f feedback"});
+  Restart();
+  const auto stub = api::FeedbackService::NewStub(
+      grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.AddMetadata("authorization", "Bearer f");
+  const auto stream = stub->StreamFeedback(&context);
+  api::FeedbackRequest request;
+  *request.add_events() = Like("ann", "i001");
+  api::FeedbackResponse response;
+  ASSERT_TRUE(stream->Write(request) && stream->Read(&response));
+  UseCallers({"feeder other feedback"});
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (stream->Write(request) && stream->Read(&response)) {
+    ASSERT_LT(absl::Now(), deadline);
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::UNAUTHENTICATED);
+}
+
+TEST_F(DoorTest, CompressedMessagesAreRefusedUnread) {
+  grpc::ClientContext context;
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  api::FeedbackRequest request;
+  for (int i = 0; i < 1000; ++i) *request.add_events() = Like("ann", "i001");
+  api::FeedbackResponse response;
+  const grpc::Status status = api::FeedbackService::NewStub(channel_)->Feedback(
+      &context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::UNIMPLEMENTED) << status.error_message();
+  EXPECT_THAT(ServerTest::Ask("ann"), IsOk());
+}
+
 TEST_F(DoorTest, ProbesNeedNeitherTlsNorAToken) {
   UseTls(TestIdentity({.names = kNames}, &authority_));
   UseCallers({"shop s recommend"});
@@ -299,6 +331,11 @@ TEST_F(DoorTest, ManagementIsRecordedWithoutSecretsAndIds) {
 TEST_F(DoorTest, ATokenDoesNotTravelInTheOpen) {
   client::Client far({.address = "192.0.2.1:50051", .token = "t"});
   EXPECT_THAT(far.Status(), IsError(StatusCode::kFailedPrecondition, "TLS"));
+  client::Client named({.address = "127.example.com:50051", .token = "t"});
+  EXPECT_THAT(named.Status(), IsError(StatusCode::kFailedPrecondition, "TLS"));
+  client::Client torn({.address = address_, .token = "two\nlines"});
+  EXPECT_THAT(torn.Status(),
+              IsError(StatusCode::kInvalidArgument, "visible ASCII"));
 }
 
 TEST_F(DoorTest, ARefusedRateIsWaitedForAndAQuotaIsNot) {
