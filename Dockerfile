@@ -17,31 +17,30 @@ COPY . .
 RUN cmake --preset release -DNEARLINE_TESTS=OFF \
  && cmake --build --preset release \
  && DESTDIR=/image cmake --install build/release --strip --component runtime
-# The packages that hold the shared libraries the programs ask for.
-RUN ldd /image/usr/local/bin/* | awk '$2 == "=>" { print $3 }' | sort -u \
-  | xargs readlink -f | xargs -n 1 dpkg-query -S 2>/dev/null \
-  | cut -d: -f1 | sort -u >/image/packages.txt \
- && grep -q libtorch /image/packages.txt
-
-FROM ${BASE} AS runtime
-COPY --from=build /image/packages.txt /tmp/
-# LibTorch is a hundred times slower on the reference BLAS that it depends on.
-RUN apt-get update \
- && xargs -a /tmp/packages.txt apt-get install -y --no-install-recommends \
-      ca-certificates libopenblas0-pthread \
- && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/packages.txt \
-      /usr/share/doc/* /usr/share/man/* /usr/share/locale/* \
- && mkdir -p /var/lib/nearline && chown 10001:10001 /var/lib/nearline
-COPY --from=build /image/usr/local /usr/local
-
+# The programs' libraries, each under the name they ask for, with what every
+# program expects of a system; nothing else, and no shell.
+RUN ldd /image/usr/local/bin/* | grep -oE '/[^ ]+' | grep -v ':$' | sort -u >/tmp/libraries \
+ && grep -q libtorch /tmp/libraries \
+ && while read -r file; do \
+      to=/image/usr${file#/usr}; \
+      install -D "$(readlink -f "$file")" "$to"; \
+    done </tmp/libraries \
+ && ln -s usr/lib /image/lib && ln -s usr/lib64 /image/lib64 \
+ && install -D /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
+ && echo 'nearline:x:10001:10001:Nearline:/var/lib/nearline:/usr/sbin/nologin' >/image/etc/passwd \
+ && echo 'nearline:x:10001:' >/image/etc/group \
+ && echo 'hosts: files dns' >/image/etc/nsswitch.conf \
+ && install -d -m 1777 /image/tmp && install -d -o 10001 -g 10001 /image/var/lib/nearline
 # What is inside, for those who look for known holes.
-FROM build AS inventory
 ARG VERSION=0.1.0
-COPY --from=runtime /var/lib/dpkg/status /tmp/status
-RUN python3 deploy/sbom.py --status /tmp/status --version "${VERSION}" \
-      >/tmp/sbom.spdx.json
+RUN { xargs -n 1 readlink -f </tmp/libraries; cat /tmp/libraries; } \
+  | xargs -n 1 dpkg-query -S 2>/dev/null | cut -d: -f1 | sort -u >/tmp/packages \
+ && echo ca-certificates >>/tmp/packages \
+ && python3 deploy/sbom.py --status /var/lib/dpkg/status --packages /tmp/packages \
+      --version "${VERSION}" >/image/usr/local/share/nearline/sbom.spdx.json
 
-FROM runtime
+FROM scratch
+COPY --from=build /image/ /
 ARG VERSION=0.1.0
 ARG REVISION=
 LABEL org.opencontainers.image.title="Nearline" \
@@ -49,9 +48,9 @@ LABEL org.opencontainers.image.title="Nearline" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=inventory /tmp/sbom.spdx.json /usr/local/share/nearline/
 # Other machines are listened to once there is TLS, or NEARLINE_ALLOW_PLAINTEXT.
-ENV NEARLINE_LISTEN=0.0.0.0:50051 \
+ENV PATH=/usr/local/bin \
+    NEARLINE_LISTEN=0.0.0.0:50051 \
     NEARLINE_METRICS_LISTEN=0.0.0.0:9464 \
     NEARLINE_HEALTH_LISTEN=127.0.0.1:50052 \
     NEARLINE_DATA_DIR=/var/lib/nearline

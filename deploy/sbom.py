@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes what an image holds as SPDX 2.3 (JSON): Nearline and every Debian
-package, with version, source and download location.
+"""Writes what an image holds as SPDX 2.3 (JSON): Nearline and the Debian
+packages whose files are in it, with version, source and download location.
 
-usage: sbom.py --status /var/lib/dpkg/status --version 0.1.0
+usage: sbom.py --status /var/lib/dpkg/status --packages FILE --version 0.1.0
 """
 import argparse
 import datetime
@@ -39,12 +39,18 @@ def debian(fields):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--status", required=True, help="dpkg's record of what is installed")
+    parser.add_argument("--packages", help="names of those that count, a line each; default: all")
     parser.add_argument("--version", required=True, help="of Nearline")
     arguments = parser.parse_args()
     own = {"SPDXID": "SPDXRef-nearline", "name": "nearline", "versionInfo": arguments.version,
            "downloadLocation": "NOASSERTION", "filesAnalyzed": False, "licenseConcluded": "Apache-2.0",
            "licenseDeclared": "Apache-2.0", "copyrightText": "NOASSERTION"}
-    packages = sorted((debian(fields) for fields in stanzas(arguments.status)), key=lambda p: p["SPDXID"])
+    names = None
+    if arguments.packages:
+        with open(arguments.packages, encoding="utf-8") as file:
+            names = set(file.read().split())
+    packages = sorted((debian(fields) for fields in stanzas(arguments.status)
+                       if names is None or fields["Package"] in names), key=lambda p: p["SPDXID"])
     # A build that is repeated says the same time.
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.datetime.now(datetime.timezone.utc) if epoch is None else \
