@@ -1,5 +1,5 @@
-# A Debian package of what runs: `cpack --config build/release/CPackConfig.cmake`.
-# Only configured with -DNEARLINE_DEB=ON, as it installs below /etc and /usr.
+# A Debian package of what runs; see deploy/build-deb.sh. What it alone brings,
+# below /etc, is not laid down by `cmake --install`.
 file(READ "${CMAKE_SOURCE_DIR}/deploy/nearline.yaml" config)
 string(REPLACE "data_dir: ./nearline-data" "data_dir: /var/lib/nearline/data"
   packaged "${config}")
@@ -8,11 +8,12 @@ if(packaged STREQUAL config)
 endif()
 file(WRITE "${CMAKE_BINARY_DIR}/packaged/nearline.yaml" "${packaged}")
 install(FILES "${CMAKE_BINARY_DIR}/packaged/nearline.yaml"
-  DESTINATION /etc/nearline COMPONENT system)
+  DESTINATION /etc/nearline COMPONENT system EXCLUDE_FROM_ALL)
 install(FILES deploy/systemd/nearline.service
-  DESTINATION lib/systemd/system COMPONENT system)
+  DESTINATION lib/systemd/system COMPONENT system EXCLUDE_FROM_ALL)
 install(FILES deploy/systemd/nearline.sysusers.conf
-  DESTINATION lib/sysusers.d RENAME nearline.conf COMPONENT system)
+  DESTINATION lib/sysusers.d RENAME nearline.conf COMPONENT system
+  EXCLUDE_FROM_ALL)
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME nearline)

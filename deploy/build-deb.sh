@@ -10,7 +10,6 @@ case ${1:-} in
 esac
 install_packages
 cd "$ROOT"
-cmake --preset release -DNEARLINE_DEB=ON >/dev/null
 build release
 say "Packing"
 rm -rf build/deb
