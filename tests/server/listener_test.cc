@@ -1,44 +1,13 @@
 #include "server/listener.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/mutex.h"
+#include "tests/server/raw_connection.h"
 #include "tests/testing.h"
 
 namespace nearline::server {
 namespace {
-
-// A connection of a caller.
-class Caller {
- public:
-  explicit Caller(int port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(static_cast<uint16_t>(port));
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    connected_ =
-        connect(fd_, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0;
-  }
-  Caller(Caller&& other) noexcept
-      : fd_(std::exchange(other.fd_, -1)), connected_(other.connected_) {}
-  ~Caller() {
-    if (fd_ >= 0) close(fd_);
-  }
-  bool connected() const { return connected_; }
-  // Waits for a byte of greeting; false when the other side hangs up.
-  bool Greeted() const {
-    char byte;
-    return recv(fd_, &byte, 1, 0) == 1;
-  }
-
- private:
-  int fd_;
-  bool connected_;
-};
 
 // Greets those who come in, and keeps their sockets until told.
 class House {
@@ -64,16 +33,16 @@ TEST(Listener, TakesSoManyAndMoreWhenSomeHaveGone) {
   auto listener = Listener::Bind("127.0.0.1:0", 3);
   ASSERT_THAT(listener, IsOk());
   (*listener)->Start([&](int, int fd) { house.Take(fd); });
-  std::vector<Caller> callers;
+  std::vector<RawConnection> callers;
   for (int i = 0; i < 3; ++i) {
-    EXPECT_TRUE(callers.emplace_back((*listener)->port()).Greeted());
+    EXPECT_TRUE(callers.emplace_back((*listener)->port()).Hears());
   }
-  EXPECT_FALSE(Caller((*listener)->port()).Greeted());
+  EXPECT_FALSE(RawConnection((*listener)->port()).Hears());
   EXPECT_EQ((*listener)->refused(), 1);
   EXPECT_EQ((*listener)->connections(), 3);
   house.SendAway();
   // How long ago it has counted decides when it sees that.
-  while (!Caller((*listener)->port()).Greeted()) {
+  while (!RawConnection((*listener)->port()).Hears()) {
   }
   house.SendAway();
 }
@@ -83,9 +52,9 @@ TEST(Listener, RefusesWithoutADescriptorAndRecovers) {
   auto listener = Listener::Bind("127.0.0.1:0", 1000);
   ASSERT_THAT(listener, IsOk());
   (*listener)->Start([&](int, int fd) { house.Take(fd); });
-  EXPECT_TRUE(Caller((*listener)->port()).Greeted());
-  Caller waits((*listener)->port());
-  EXPECT_TRUE(waits.Greeted());
+  EXPECT_TRUE(RawConnection((*listener)->port()).Hears());
+  RawConnection waits((*listener)->port());
+  EXPECT_TRUE(waits.Hears());
   const int caller = socket(AF_INET, SOCK_STREAM, 0);
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
@@ -105,7 +74,7 @@ TEST(Listener, RefusesWithoutADescriptorAndRecovers) {
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
   for (const int fd : taken) close(fd);
   close(caller);
-  EXPECT_TRUE(Caller((*listener)->port()).Greeted());
+  EXPECT_TRUE(RawConnection((*listener)->port()).Hears());
   EXPECT_GE((*listener)->refused(), 1);
   house.SendAway();
 }
@@ -127,7 +96,7 @@ TEST(Listener, NobodyIsLetInAfterItHasStopped) {
   ASSERT_THAT(listener, IsOk());
   (*listener)->Start([](int, int fd) { close(fd); });
   (*listener)->Stop();
-  EXPECT_FALSE(Caller((*listener)->port()).connected());
+  EXPECT_FALSE(RawConnection((*listener)->port()).connected());
 }
 
 }  // namespace
