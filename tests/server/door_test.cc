@@ -1,5 +1,6 @@
 // Who is let in, and who is not.
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <thread>
 #include <vector>
@@ -198,11 +199,20 @@ TEST_F(DoorTest, AClientFindsAServerThatComesAfterItsCall) {
   UseTls(TestIdentity({.names = kNames}, &authority_));
   server_.reset();
   config_.listen = address_;
+  // One who answers nobody, until the client has tried.
+  std::atomic<int> tried{0};
+  auto deaf = Listener::Bind(address_, 100);
+  ASSERT_THAT(deaf, IsOk());
+  (*deaf)->Start([&](int, int fd) {
+    close(fd);
+    ++tried;
+  });
   client::Client client({.address = address_,
                          .tls = {.ca = authority_.certificate()},
                          .timeout = absl::Seconds(20)});
   std::thread call([&] { EXPECT_THAT(Ask(client), IsOk()); });
-  absl::SleepFor(absl::Milliseconds(300));  // it is refused meanwhile
+  while (tried == 0) std::this_thread::yield();
+  (*deaf)->Stop();
   auto server = Server::Start(config_);
   call.join();
   ASSERT_THAT(server, IsOk());
