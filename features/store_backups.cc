@@ -184,6 +184,13 @@ absl::Status StoreBackups::Verify(uint32_t id) {
                    absl::StrCat("backup ", id));
 }
 
+absl::Status StoreBackups::Remove(uint32_t id) {
+  MutexLock lock(&mu_);
+  const rocksdb::Status removed = engine_->DeleteBackup(id);
+  Relist();
+  return FromRocks(removed, absl::StrCat("removing backup ", id));
+}
+
 absl::Status StoreBackups::Prune(int keep) {
   {
     MutexLock lock(&mu_);

@@ -75,6 +75,7 @@ class StoreBackups {
       const std::function<void(int64_t done, int64_t of)>& on_bytes);
   // Reads every file of a backup against its checksum. Errors: DATA_LOSS.
   absl::Status Verify(uint32_t id);
+  absl::Status Remove(uint32_t id);
   // Removes all but the newest `keep`, and erasures that concern none of them.
   absl::Status Prune(int keep);
   // Into `path`, which must not be there. Errors: NOT_FOUND, DATA_LOSS.

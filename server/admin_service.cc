@@ -224,6 +224,11 @@ class Service final : public Base {
                   [weak](const absl::StatusOr<features::BackupInfo>& made) {
                     const auto w = weak.lock();
                     if (w == nullptr) return;
+                    if (absl::IsDataLoss(made.status())) {
+                      // Whoever makes backups must read why.
+                      return w->Close(absl::FailedPreconditionError(
+                          made.status().message()));
+                    }
                     if (!made.ok()) return w->Close(made.status());
                     api::BackupProgress progress;
                     progress.set_phase("done");

@@ -178,7 +178,15 @@ absl::StatusOr<features::BackupInfo> Backups::Make(
                        }));
   if (verify && !stopping()) {
     at("verify", 0);
-    RETURN_IF_ERROR(store_backups_->Verify(backup.id));
+    if (const absl::Status whole = store_backups_->Verify(backup.id);
+        !whole.ok()) {
+      // So that nobody takes it for a good one.
+      RETURN_IF_ERROR(store_backups_->Remove(backup.id));
+      return Annotate(whole,
+                      "the new backup is damaged, and others may share its "
+                      "files: set backup.dir to an empty folder on a sound "
+                      "disk");
+    }
     RETURN_IF_ERROR(CheckGeneration(generation));
   }
   RETURN_IF_ERROR(store_backups_->Prune(config_.backup.keep));

@@ -80,11 +80,14 @@ struct Server::Impl {
 
 absl::Status Server::Impl::OpenParts() {
   ASSIGN_OR_RETURN(lock, FileLock::Acquire(JoinPath(config.data_dir, "LOCK")));
-  if (FileExists(RestoringIn(config.data_dir))) {
+  const std::string restoring = RestoringIn(config.data_dir);
+  if (FileExists(restoring) &&
+      !FileExists(JoinPath(config.data_dir, "store"))) {
     return absl::FailedPreconditionError(
         absl::StrCat("a restore into ", config.data_dir,
                      " was cut short: run `nearline-server restore` again"));
   }
+  RETURN_IF_ERROR(RemoveAll(restoring));  // of one that was all but done
   ASSIGN_OR_RETURN(const model::Device device,
                    model::OpenDevice(config.device));
   config.device = device.name;

@@ -4,6 +4,7 @@
 #include <httplib.h>
 
 #include <atomic>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -160,6 +161,29 @@ TEST_F(BackupsTest, ARestoreThatWasCutShortIsNotServedAndCanBeMadeAgain) {
   EXPECT_THAT(RestoreElsewhere(), IsOk());
   Start();
   EXPECT_EQ(client_->Status()->generation(), "g-tiny-1");
+}
+
+TEST_F(BackupsTest, ARestoreThatWasAllButDoneIsServed) {
+  server_.reset();
+  ASSERT_THAT(MakeDirs(RestoringIn(config_.data_dir)), IsOk());
+  Start();
+  EXPECT_FALSE(FileExists(RestoringIn(config_.data_dir)));
+}
+
+TEST_F(BackupsTest, ABackupThatIsDamagedIsNotKept) {
+  ASSERT_THAT(Backup(), IsOk());
+  for (const auto& file : std::filesystem::recursive_directory_iterator(
+           dir_ / "backups/store/shared_checksum")) {
+    std::fstream bytes(file.path(), std::ios::in | std::ios::out);
+    bytes.seekp(40);
+    bytes.put('!');
+  }
+  // It shares the damaged files.
+  EXPECT_THAT(Backup(), IsError(StatusCode::kFailedPrecondition,
+                                "set backup.dir to an empty folder"));
+  EXPECT_EQ(client_->ListBackups()->backups_size(), 1);
+  EXPECT_THAT(server_->Scrape(),
+              testing::HasSubstr("nearline_backup_failures_total 1"));
 }
 
 // Scrapes and calls go on while the server drains.
