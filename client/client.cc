@@ -98,7 +98,8 @@ absl::Status AddMetadata(const ClientOptions& options,
       !options.plaintext_token) {
     return absl::FailedPreconditionError(
         absl::StrCat("the token could be read on its way to ", options.address,
-                     ": use TLS"));
+                     ": use TLS (--tls, --ca), or say that the network may "
+                     "be trusted (--allow-plaintext, plaintext_token)"));
   }
   context->AddMetadata("authorization", absl::StrCat("Bearer ", options.token));
   return absl::OkStatus();
