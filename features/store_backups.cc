@@ -1,6 +1,7 @@
 #include "features/store_backups.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -245,6 +246,7 @@ absl::StatusOr<std::vector<Erasure>> StoreBackups::ReadErasures() const {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(ErasuresPath()));
   // A record torn while it was written: nothing was erased after it.
   const std::string whole = text.substr(0, text.rfind('\n') + 1);
+  std::vector<Erasure> all;
   int line_number = 0;
   for (const absl::string_view line :
        absl::StrSplit(whole, '\n', absl::SkipEmpty())) {
@@ -254,13 +256,19 @@ absl::StatusOr<std::vector<Erasure>> StoreBackups::ReadErasures() const {
       return Annotate(erasure.status(),
                       absl::StrCat(ErasuresPath(), ":", line_number));
     }
-    if (erasure->done) {
-      std::erase_if(out, [&](const Erasure& before) {
-        return !before.done && before.user_key == erasure->user_key;
-      });
-    }
-    out.push_back(*erasure);
+    all.push_back(*erasure);
   }
+  // Without those that were done later.
+  std::set<std::string> done;
+  for (auto erasure = all.rbegin(); erasure != all.rend(); ++erasure) {
+    if (erasure->done) {
+      done.insert(erasure->user_key);
+    } else if (done.contains(erasure->user_key)) {
+      continue;
+    }
+    out.push_back(std::move(*erasure));
+  }
+  std::reverse(out.begin(), out.end());
   return out;
 }
 
