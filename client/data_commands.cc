@@ -124,6 +124,7 @@ int ImportCommand(Session& session, ImportOptions options,
                {"users", result->users},
                {"events", result->events},
                {"duplicates", result->duplicates},
+               {"expired", result->expired},
                {"deleted_items", result->deleted},
                {"skipped_lines", result->skipped},
                {"wrong", result->wrong}});
@@ -141,6 +142,10 @@ int ImportCommand(Session& session, ImportOptions options,
   if (result->duplicates > 0) {
     std::cout << " (" << WithThousands(result->duplicates)
               << " were there before)";
+  }
+  if (result->expired > 0) {
+    std::cout << ", " << WithThousands(result->expired)
+              << " events older than the server keeps were left out";
   }
   if (result->deleted > 0) {
     std::cout << ", " << WithThousands(result->deleted) << " items deleted";

@@ -32,6 +32,7 @@ struct ImportResult {
   int64_t users = 0;
   int64_t events = 0;
   int64_t duplicates = 0;  // imported before: a file can be imported again
+  int64_t expired = 0;     // older than what the server keeps: not recorded
   int64_t deleted = 0;     // items
   int64_t skipped = 0;     // lines that were wrong
   std::vector<std::string> wrong;  // what, of the first of them

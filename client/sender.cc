@@ -155,6 +155,7 @@ absl::Status Sender::Await() {
   RETURN_IF_ERROR(NameLine(response.status(), path_, sent_lines_));
   result_.events += response->accepted();
   result_.duplicates += response->duplicates();
+  result_.expired += response->expired();
   return absl::OkStatus();
 }
 

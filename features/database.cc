@@ -2,6 +2,7 @@
 
 #include <rocksdb/compaction_filter.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/rate_limiter.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_buffer_manager.h>
@@ -136,7 +137,11 @@ absl::Status Database::OpenLocked() {
   if (options_.env != nullptr) db_options.env = options_.env;
   db_options.db_write_buffer_size =
       static_cast<size_t>(options_.write_buffer_bytes);
-  db_options.max_background_jobs = 2;
+  db_options.max_background_jobs = options_.compaction_threads;
+  if (options_.compaction_mb_per_second > 0) {
+    db_options.rate_limiter.reset(rocksdb::NewGenericRateLimiter(
+        options_.compaction_mb_per_second << 20));
+  }
   db_options.max_open_files = 512;
   db_options.max_total_wal_size =
       static_cast<uint64_t>(options_.write_buffer_bytes) * 2;
@@ -152,8 +157,12 @@ absl::Status Database::OpenLocked() {
   family.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table_options));
   family.write_buffer_size = 16 << 20;
   family.disable_auto_compactions = !options_.compact;
-  family.compression =
-      options_.compress ? rocksdb::kLZ4Compression : rocksdb::kNoCompression;
+  family.periodic_compaction_seconds =
+      static_cast<uint64_t>(absl::ToInt64Seconds(options_.rewrite_interval));
+  family.compression = options_.compression == "lz4" ? rocksdb::kLZ4Compression
+                       : options_.compression == "zstd"
+                           ? rocksdb::kZSTD
+                           : rocksdb::kNoCompression;
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
   for (int t = 0; t < kTables; ++t) {
     rocksdb::ColumnFamilyOptions own = family;
@@ -221,11 +230,22 @@ absl::Status Database::Write(rocksdb::WriteBatch* batch) {
   ASSIGN_OR_RETURN(const int64_t free, FreeBytes(options_.path));
   const int64_t needed = options_.free_space_reserve +
                          static_cast<int64_t>(batch->GetDataSize()) * 2;
-  if (free < needed) {
-    return absl::ResourceExhaustedError(absl::StrCat(
+  const bool full = free < needed;
+  const bool changed = std::exchange(refusing_, full) != full;
+  if (full) {
+    const std::string told = absl::StrCat(
         "the disk of ", options_.path, " has ", free >> 20, " MiB left, and ",
-        needed >> 20,
-        " MiB are kept in reserve; nothing was written. Free some space"));
+        needed >> 20, " MiB are kept in reserve");
+    if (changed && options_.log) {
+      options_.log(rocksdb::InfoLogLevel::ERROR_LEVEL,
+                   told + ": writes are refused until some space is free");
+    }
+    return absl::ResourceExhaustedError(
+        told + "; nothing was written. Free some space");
+  }
+  if (changed && options_.log) {
+    options_.log(rocksdb::InfoLogLevel::WARN_LEVEL,
+                 "there is space on the disk again: writes are taken");
   }
   rocksdb::WriteOptions write;
   write.sync = true;
@@ -253,12 +273,18 @@ absl::Status Database::Checkpoint(const std::string& path) {
                    absl::StrCat("writing a checkpoint to ", path));
 }
 
-absl::Status Database::Purge(const std::vector<Table>& tables) {
+absl::Status Database::Flush() {
   const Pin pin(this);
   RETURN_IF_ERROR(pin.ok());
+  return FromRocks(pin.db->Flush(rocksdb::FlushOptions(), *pin.tables),
+                   "flushing the store");
+}
+
+absl::Status Database::Purge(const std::vector<Table>& tables) {
   // Flushing every table lets go of the write-ahead logs that hold the data.
-  RETURN_IF_ERROR(FromRocks(pin.db->Flush(rocksdb::FlushOptions(), *pin.tables),
-                            "flushing the store"));
+  RETURN_IF_ERROR(Flush());
+  const Pin pin(this);
+  RETURN_IF_ERROR(pin.ok());
   rocksdb::CompactRangeOptions compact;
   compact.bottommost_level_compaction =
       rocksdb::BottommostLevelCompaction::kForceOptimized;

@@ -46,9 +46,14 @@ struct DatabaseOptions {
   int64_t free_space_reserve = 256 << 20;  // writes are refused below it
   absl::Duration event_id_window = absl::Hours(24 * 30);
   const Clock* clock = Clock::Real();
-  rocksdb::Env* env = nullptr;  // null: the default
-  bool compress = true;
-  bool compact = true;  // by itself, in the background
+  rocksdb::Env* env = nullptr;      // null: the default
+  std::string compression = "lz4";  // zstd is smaller and slower; none
+  bool compact = true;              // by itself, in the background
+  int compaction_threads = 2;
+  int64_t compaction_mb_per_second = 0;  // 0: as fast as it goes
+  // A file that was not rewritten for so long is: what was deleted or replaced
+  // is gone from the disk then.
+  absl::Duration rewrite_interval = absl::Hours(24 * 30);
   // Receives RocksDB's own messages; level as in rocksdb::InfoLogLevel.
   std::function<void(int level, absl::string_view message)> log;
 };
@@ -97,6 +102,7 @@ class Database {
 
   // Hard links of everything committed, in a new folder.
   absl::Status Checkpoint(const std::string& path);
+  absl::Status Flush();
   // Rewrites the files so that deleted keys of the tables are gone from them.
   absl::Status Purge(const std::vector<Table>& tables);
 
@@ -116,6 +122,7 @@ class Database {
   std::unique_ptr<rocksdb::DB> db_;                   // under mu_
   std::vector<rocksdb::ColumnFamilyHandle*> tables_;  // under mu_
   bool needs_reload_ = false;
+  bool refusing_ = false;  // the last write found the disk full
 };
 
 }  // namespace nearline::features

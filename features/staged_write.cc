@@ -117,13 +117,21 @@ absl::StatusOr<StagedWrite::Examined> StagedWrite::Examine(
     }
     return examined;
   }
-  const absl::Duration window = store_.options_.database.event_id_window;
-  const absl::Time oldest = now_ - window;
-  if (!historical && absl::FromUnixMicros(event.time_micros) < oldest) {
+  const absl::Time time = absl::FromUnixMicros(event.time_micros);
+  const absl::Duration max_age = store_.options_.retention.max_age;
+  if (max_age > absl::ZeroDuration() && time < now_ - max_age) {
+    outcome.expired = historical;
+    if (historical) return examined;
     outcome.status = absl::FailedPreconditionError(absl::StrCat(
-        "time = ",
-        absl::FormatTime(absl::FromUnixMicros(event.time_micros),
-                         absl::UTCTimeZone()),
+        "time = ", absl::FormatTime(time, absl::UTCTimeZone()),
+        " is older than retention.max_age of ", absl::FormatDuration(max_age),
+        ", so the event would not be kept; leave it out"));
+    return examined;
+  }
+  const absl::Duration window = store_.options_.database.event_id_window;
+  if (!historical && time < now_ - window) {
+    outcome.status = absl::FailedPreconditionError(absl::StrCat(
+        "time = ", absl::FormatTime(time, absl::UTCTimeZone()),
         " is older than the event id window of ", absl::FormatDuration(window),
         ", so a repeat could count twice; send old events as historical"));
     return examined;
@@ -210,7 +218,7 @@ void StagedWrite::Stage(Append& m) {
     absl::StatusOr<Examined> one = Examine(event, m.historical);
     if (!one.ok()) return Fail(m.done, one.status());
     absl::Status& status = one->outcome.status;
-    if (status.ok() && !event.event_id.empty()) {
+    if (status.ok() && !event.event_id.empty() && !one->outcome.expired) {
       const auto [it, first] =
           in_batch.try_emplace({event.user, one->id.high, one->id.low}, i);
       const NewEvent& before = m.events[it->second];
@@ -233,7 +241,7 @@ void StagedWrite::Stage(Append& m) {
   result.outcomes.reserve(m.events.size());
   for (size_t i = 0; i < m.events.size(); ++i) {
     EventOutcome& outcome = examined[i].outcome;
-    if (outcome.status.ok() && !outcome.duplicate) {
+    if (outcome.status.ok() && !outcome.duplicate && !outcome.expired) {
       const absl::Status status =
           StageEvent(m.events[i], m.historical, &examined[i]);
       if (!status.ok()) return Poison(m.done, status);
@@ -343,27 +351,31 @@ absl::StatusOr<int64_t> StagedWrite::EraseUser(const std::string& id) {
     for (const Event& event : events) {
       if (event.user != user) break;
       EraseEvent(event);
-      if (event.item < store_.catalogue_->size()) {
-        const std::vector<Ordinal>& seen =
-            (*store_.catalogue_)[event.item].seen_by;
-        if (std::find(seen.begin(), seen.end(), user) != seen.end()) {
-          std::erase(EditItem(event.item).seen_by, user);
-        }
-      }
       after = event.sequence;
       ++erased;
     }
     if (events.empty() || events.back().user != user) break;
   }
+  // Also where the events that left the mark were retired long ago.
+  for (Ordinal item = 0; item < store_.catalogue_->size(); ++item) {
+    const std::vector<Ordinal>& seen = (*store_.catalogue_)[item].seen_by;
+    if (std::find(seen.begin(), seen.end(), user) != seen.end()) {
+      std::erase(EditItem(item).seen_by, user);
+    }
+  }
   batch_.DeleteRange(table(kEvents), OrdinalKey(user), OrdinalKey(user + 1));
   batch_.DeleteRange(table(kEventIds), OrdinalKey(user), OrdinalKey(user + 1));
+  EraseRecord(user, id);
+  batch_.Put(table(kMeta), "purge", std::to_string(++store_.last_erasure_));
+  return erased;
+}
+
+void StagedWrite::EraseRecord(Ordinal user, const std::string& id) {
   batch_.Delete(table(kUsers), OrdinalKey(user));
   batch_.Delete(table(kUserIds), store_.UserKey(id));
-  batch_.Put(table(kMeta), "purge", std::to_string(++store_.last_erasure_));
   users_[id] = kNoOrdinal;
   stale_users_.push_back(id);
   --users_added_;
-  return erased;
 }
 
 void StagedWrite::Stage(DeleteUser& m) {
@@ -378,6 +390,68 @@ void StagedWrite::Stage(DeleteUser& m) {
         store_.erasures_.push_back({std::move(m), erased, number});
         store_.janitor_cv_.Signal();
       });
+}
+
+void StagedWrite::Stage(Retire& m) {
+  RetireResult result;
+  for (const Retire::Of& of : m.users) {
+    const absl::Status status = RetireEvents(of, &result);
+    if (!status.ok()) return Poison(m.done, status);
+  }
+  WhenDurable(std::move(m.done), RetireResult{result});
+}
+
+absl::Status StagedWrite::RetireEvents(const Retire::Of& of,
+                                       RetireResult* result) {
+  ASSIGN_OR_RETURN(const User user, store_.GetUser(of.user));
+  if (user.id.empty()) return absl::OkStatus();  // erased since
+  const absl::Duration max_age = store_.options_.retention.max_age;
+  for (const Sequence sequence : of.sequences) {
+    ASSIGN_OR_RETURN(const std::optional<Event> event,
+                     ReadEvent(of.user, sequence));
+    if (!event.has_value()) continue;  // retracted since
+    EraseEvent(*event);
+    ++result->events;
+    // A repeat of one that is too old is too old as well; its id may go.
+    if (!event->event_id.empty() && max_age > absl::ZeroDuration() &&
+        absl::FromUnixMicros(event->time_micros) < now_ - max_age) {
+      batch_.Delete(table(kEventIds),
+                    EventIdKey(of.user, HashOf(event->event_id)));
+    }
+  }
+  stale_users_.push_back(user.id);
+  if (!of.all || !user.attributes.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const bool more,
+                   HasEventsAfter(of.user, of.sequences.back()));
+  if (more) return absl::OkStatus();  // came since
+  // The marks that the user's number left on items name nobody any more.
+  RETURN_IF_ERROR(EraseEventIds(of.user));
+  EraseRecord(of.user, user.id);
+  ++result->users;
+  return absl::OkStatus();
+}
+
+// One by one: there may be many such users, and every read looks through all
+// ranges that were deleted.
+absl::Status StagedWrite::EraseEventIds(Ordinal user) {
+  const Database::Pin pin(store_.database_.get());
+  RETURN_IF_ERROR(pin.ok());
+  const std::string end = OrdinalKey(user + 1);
+  const rocksdb::Slice bound(end);
+  rocksdb::ReadOptions read;
+  read.iterate_upper_bound = &bound;
+  const auto rows = pin.Iterate(kEventIds, read);
+  for (rows->Seek(OrdinalKey(user)); rows->Valid(); rows->Next()) {
+    batch_.Delete(table(kEventIds), rows->key());
+  }
+  return FromRocks(rows->status(), "reading event ids");
+}
+
+absl::StatusOr<bool> StagedWrite::HasEventsAfter(Ordinal user,
+                                                 Sequence sequence) const {
+  ASSIGN_OR_RETURN(const std::vector<Event> next,
+                   store_.ReadEvents(user, sequence, 1));
+  return !next.empty() && next[0].user == user;
 }
 
 void StagedWrite::Stage(Purged& m) {

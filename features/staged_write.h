@@ -31,6 +31,7 @@ class StagedWrite {
   void Stage(DeleteItems& m);
   void Stage(UpsertUsers& m);
   void Stage(DeleteUser& m);
+  void Stage(Retire& m);
   void Stage(Purged& m);
 
   // Writes and syncs, then publishes. Callers learn through Finish.
@@ -70,6 +71,11 @@ class StagedWrite {
                                                  Sequence sequence) const;
   void EraseEvent(const Event& event);
   absl::StatusOr<int64_t> EraseUser(const std::string& id);
+  // The user's row and id.
+  void EraseRecord(Ordinal user, const std::string& id);
+  absl::Status RetireEvents(const Retire::Of& of, RetireResult* result);
+  absl::StatusOr<bool> HasEventsAfter(Ordinal user, Sequence sequence) const;
+  absl::Status EraseEventIds(Ordinal user);
   void StageTables();
   void Publish();
 

@@ -27,8 +27,20 @@
 
 namespace nearline::features {
 
+// How long events are kept; see Retention, which lets go of the others.
+struct RetentionOptions {
+  absl::Duration max_age = absl::ZeroDuration();  // by the event's time; 0: all
+  int64_t max_events_per_user = 0;                // of those the newest; 0: all
+  absl::Duration sweep_interval = absl::Hours(24);
+
+  bool enabled() const {
+    return max_age > absl::ZeroDuration() || max_events_per_user > 0;
+  }
+};
+
 struct StoreOptions {
   DatabaseOptions database;
+  RetentionOptions retention;
   ProfileOptions profile;
   std::vector<EventType> event_types = EventTypes::Defaults();
   int64_t hot_profile_bytes = 64 << 20;
@@ -49,6 +61,7 @@ struct EventOutcome {
   absl::Status status;
   Sequence sequence = 0;   // of the event, also when it was there before
   bool duplicate = false;  // its id was there before, with the same content
+  bool expired = false;    // historical, and older than what is kept: not taken
 };
 
 struct AppendResult {
@@ -60,11 +73,13 @@ template <typename T>
 using Done = std::function<void(absl::StatusOr<T>)>;
 
 // Errors: INVALID_ARGUMENT (unknown type), FAILED_PRECONDITION (a live event's
-// time outside the event id window), ALREADY_EXISTS (event id with another
-// content), NOT_FOUND (unknown item, where those are refused).
+// time outside the event id window or older than what is kept), ALREADY_EXISTS
+// (event id with another content), NOT_FOUND (unknown item, where those are
+// refused).
 struct Append {
   std::vector<NewEvent> events;
-  // Of an import: any time is taken and the event ids never expire.
+  // Of an import: any time is taken, what is older than retention.max_age
+  // counts for nothing, and the event ids do not expire before the event.
   bool historical = false;
   // False: the first event that cannot be taken fails the batch and nothing is
   // written. True: the others are.
@@ -103,13 +118,30 @@ struct DeleteUser {
   std::string id;
   Done<int64_t> done;  // how many events went
 };
+struct RetireResult {
+  int64_t events = 0;
+  int64_t users = 0;
+};
+// Lets go of events that were kept for long enough: they leave the log, the
+// profiles and the counts, and nobody is told. Those that are gone already are
+// passed over.
+struct Retire {
+  struct Of {
+    Ordinal user = kNoOrdinal;
+    std::vector<Sequence> sequences;  // ascending
+    // They are all that the user had: one without attributes goes as well.
+    bool all = false;
+  };
+  std::vector<Of> users;
+  Done<RetireResult> done;
+};
 // The store's own: no file holds what was erased up to this erasure.
 struct Purged {
   uint64_t last_erasure = 0;
   Done<Sequence> done;
 };
 using Mutation = std::variant<Append, Retract, UpsertItems, DeleteItems,
-                              UpsertUsers, DeleteUser, Purged>;
+                              UpsertUsers, DeleteUser, Retire, Purged>;
 
 // The embedded log with all that is derived from it: profiles, catalogue,
 // counts. One process, one writer thread; reads from any thread. Thread-safe.
@@ -142,6 +174,7 @@ class Store {
   std::string UserKey(absl::string_view id) const;
   const EventTypes& event_types() const { return *event_types_; }
   const ProfileOptions& profile_options() const { return options_.profile; }
+  const RetentionOptions& retention() const { return options_.retention; }
 
   // The catalogue, kept still while the reader lives. Do not hold it across a
   // call that waits.
@@ -188,6 +221,8 @@ class Store {
   absl::Status Checkpoint(const std::string& path) {
     return database_->Checkpoint(path);
   }
+  // What is in memory and in the write-ahead log goes to files of its own.
+  absl::Status Flush() { return database_->Flush(); }
 
   struct Stats {
     ProfileCache::Stats profiles;

@@ -44,8 +44,9 @@ void Store::WriterLoop() {
       while (!queue_.empty()) {
         events += EventsIn(queue_.front());
         if (!gathered.empty() && events > options_.max_batch_events) break;
-        // An erasure reads the committed log, so it is written alone.
-        const bool alone = std::holds_alternative<DeleteUser>(queue_.front());
+        // What reads the committed log is written alone.
+        const bool alone = std::holds_alternative<DeleteUser>(queue_.front()) ||
+                           std::holds_alternative<Retire>(queue_.front());
         if (alone && !gathered.empty()) break;
         queued_events_ -= EventsIn(queue_.front());
         gathered.push_back(std::move(queue_.front()));

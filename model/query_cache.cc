@@ -38,12 +38,25 @@ bool QueryCache::Find(const History& history, size_t length, float* query) {
   Shard& shard = shards_[hash % kShards];
   MutexLock lock(&shard.mu);
   const auto place = shard.places.find(hash);
-  if (place == shard.places.end()) return false;
+  if (place == shard.places.end() || place->second->history != history) {
+    ++shard.stats.misses;
+    return false;
+  }
+  ++shard.stats.hits;
   const auto entry = place->second;
-  if (entry->history != history) return false;
   std::copy_n(entry->query.begin(), length, query);
   shard.entries.splice(shard.entries.begin(), shard.entries, entry);
   return true;
+}
+
+QueryCache::Stats QueryCache::stats() const {
+  Stats sum;
+  for (const Shard& shard : shards_) {
+    MutexLock lock(&shard.mu);
+    sum.hits += shard.stats.hits;
+    sum.misses += shard.stats.misses;
+  }
+  return sum;
 }
 
 void QueryCache::Put(const History& history, const float* query) {

@@ -25,6 +25,11 @@ class QueryCache {
   void Put(const History& history, const float* query);
   void Clear();
 
+  struct Stats {
+    int64_t hits = 0, misses = 0;
+  };
+  Stats stats() const;
+
  private:
   static constexpr size_t kShards = 16;
 
@@ -34,11 +39,12 @@ class QueryCache {
     std::vector<float> query;
   };
   struct Shard {
-    Mutex mu;
+    mutable Mutex mu;
     std::list<Entry> entries ABSL_GUARDED_BY(mu);  // latest use first
     absl::flat_hash_map<size_t, std::list<Entry>::iterator> places
         ABSL_GUARDED_BY(mu);  // by hash; of equals, the last to come
     int64_t bytes ABSL_GUARDED_BY(mu) = 0;
+    Stats stats ABSL_GUARDED_BY(mu);
   };
 
   static int64_t BytesOf(const Entry& entry);

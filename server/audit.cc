@@ -31,6 +31,13 @@ absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(
   return std::unique_ptr<AuditLog>(new AuditLog(std::move(logger)));
 }
 
+AuditLog::AuditLog(std::shared_ptr<spdlog::logger> logger)
+    : logger_(std::move(logger)) {
+  logger_->set_error_handler([this](const std::string& what) {
+    if (lost_++ % 1000 == 0) spdlog::error("an audit line is lost: {}", what);
+  });
+}
+
 void AuditLog::Record(const AuditEntry& entry) {
   const Json line = {
       {"audit", std::string(entry.method)},

@@ -1,6 +1,8 @@
 #ifndef NEARLINE_SERVER_AUDIT_H_
 #define NEARLINE_SERVER_AUDIT_H_
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -34,11 +36,14 @@ class AuditLog {
   static absl::StatusOr<std::unique_ptr<AuditLog>> Open(
       const std::string& path);
   void Record(const AuditEntry& entry);
+  // Lines that could not be written, to a full disk for one; the server's own
+  // log says why.
+  int64_t lost() const { return lost_.load(); }
 
  private:
-  explicit AuditLog(std::shared_ptr<spdlog::logger> logger)
-      : logger_(std::move(logger)) {}
+  explicit AuditLog(std::shared_ptr<spdlog::logger> logger);
   const std::shared_ptr<spdlog::logger> logger_;
+  std::atomic<int64_t> lost_{0};
 };
 
 }  // namespace nearline::server

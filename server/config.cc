@@ -192,6 +192,20 @@ absl::Status CheckAcross(const Config& config) {
         absl::StrCat("serving.index_items: ", config.serving.index_items,
                      " is neither 0 nor at least ", kFewest));
   }
+  const features::RetentionOptions& retention = config.store.retention;
+  if (retention.max_age > absl::ZeroDuration() &&
+      retention.max_age < absl::Hours(24)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "retention.max_age: ", absl::FormatDuration(retention.max_age),
+        " is neither 0 nor at least 24h"));
+  }
+  if (retention.max_events_per_user > 0 &&
+      retention.max_events_per_user < config.store.profile.max_history) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "retention.max_events_per_user: ", retention.max_events_per_user,
+        " is neither 0 nor at least profile.max_history, ",
+        config.store.profile.max_history, ": models would see less"));
+  }
   const bool tls = !config.tls.files.certificate.empty();
   if (tls != !config.tls.files.key.empty()) {
     return absl::InvalidArgumentError(

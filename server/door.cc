@@ -122,6 +122,13 @@ std::vector<Metrics::Reading> Door::Read() const {
          static_cast<double>(failures_[part]),
          {{"what", part == kCertificates ? "certificates" : "access"}}});
   }
+  if (audit_ != nullptr) {
+    out.push_back({"nearline_audit_lines_lost_total",
+                   "Calls of management that could not be recorded.",
+                   MetricType::Counter,
+                   static_cast<double>(audit_->lost()),
+                   {}});
+  }
   if (certificates_ != nullptr) {
     out.push_back(
         {"nearline_certificate_expiry_timestamp_seconds",

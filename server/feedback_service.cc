@@ -22,7 +22,7 @@ using Base = api::FeedbackService::WithRawCallbackMethod_Feedback<
 void Answer(const features::AppendResult& result,
             const std::vector<absl::Status>& checked, const std::string& log_id,
             bool partial, Metrics* metrics, api::FeedbackResponse* out) {
-  int64_t accepted = 0, duplicates = 0, refused = 0;
+  Metrics::EventCounts counts;
   int index = -1;
   auto outcome = result.outcomes.begin();
   for (const absl::Status& at_the_door : checked) {
@@ -33,17 +33,22 @@ void Answer(const features::AppendResult& result,
     if (at_the_door.ok() && !known.status.ok()) {
       known.status = InPart(known.status, absl::StrCat("events[", index, "]"));
     }
-    ++(!known.status.ok() ? refused : known.duplicate ? duplicates : accepted);
+    ++(!known.status.ok() ? counts.refused
+       : known.duplicate  ? counts.duplicates
+       : known.expired    ? counts.expired
+                          : counts.accepted);
     if (!partial) continue;
     auto* const to = out->add_results();
     to->set_code(static_cast<int>(known.status.code()));
     to->set_message(std::string(known.status.message()));
     to->set_sequence(known.sequence);
     to->set_duplicate(known.duplicate);
+    to->set_expired(known.expired);
   }
-  metrics->OnFeedback(accepted, duplicates, refused);
-  out->set_accepted(accepted);
-  out->set_duplicates(duplicates);
+  metrics->OnFeedback(counts);
+  out->set_accepted(counts.accepted);
+  out->set_duplicates(counts.duplicates);
+  out->set_expired(counts.expired);
   out->set_consistency_token(ConsistencyToken(log_id, result.sequence));
 }
 
@@ -55,7 +60,7 @@ void Submit(const Parts& parts, const api::FeedbackRequest& request,
                         parts.config->limits.max_future, &checked);
   const auto fail = [&parts, n = request.events_size(),
                      done](const absl::Status& status) {
-    parts.metrics->OnFeedback(0, 0, n);
+    parts.metrics->OnFeedback({.refused = n});
     done(status);
   };
   if (!events.ok()) return fail(events.status());

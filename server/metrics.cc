@@ -121,13 +121,20 @@ Metrics::Metrics()
                          "had gone before work began.")
                    .Register(*registry_)
                    .Add({})),
+      queue_(BuildCounter()
+                 .Name("nearline_queue_seconds_total")
+                 .Help("Time that requests waited for their batch, summed.")
+                 .Register(*registry_)
+                 .Add({})),
       encode_(stage_seconds_.Add({{"stage", "encode"}})),
       scan_(stage_seconds_.Add({{"stage", "scan"}})),
       rank_(stage_seconds_.Add({{"stage", "rank"}})) {
   const char* const served[] = {"ranked", "shortlist", "popular"};
-  const char* const events[] = {"accepted", "duplicate", "refused"};
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < served_.size(); ++i) {
     served_[i] = &answers_.Add({{"served_by", served[i]}});
+  }
+  const char* const events[] = {"accepted", "duplicate", "expired", "refused"};
+  for (size_t i = 0; i < events_.size(); ++i) {
     events_[i] = &feedback_.Add({{"result", events[i]}});
   }
   for (size_t i = 0; i < refusals_.size(); ++i) {
@@ -229,6 +236,7 @@ void Metrics::OnRpc(const std::string& method, int code, absl::Duration took) {
 void Metrics::OnBatch(const BatchReport& report) {
   batch_size_.Observe(report.jobs);
   if (report.dropped > 0) dropped_.Increment(report.dropped);
+  queue_.Increment(absl::ToDoubleSeconds(report.queued));
   encode_.Increment(absl::ToDoubleSeconds(report.stages.encode));
   scan_.Increment(absl::ToDoubleSeconds(report.stages.scan));
   rank_.Increment(absl::ToDoubleSeconds(report.stages.rank));
@@ -243,11 +251,11 @@ void Metrics::OnRefusal(Refusal refusal) {
   refusals_[static_cast<size_t>(refusal)]->Increment();
 }
 
-void Metrics::OnFeedback(int64_t accepted, int64_t duplicates,
-                         int64_t refused) {
-  const int64_t counts[] = {accepted, duplicates, refused};
-  for (size_t i = 0; i < 3; ++i) {
-    if (counts[i] > 0) events_[i]->Increment(static_cast<double>(counts[i]));
+void Metrics::OnFeedback(const EventCounts& counts) {
+  const int64_t all[] = {counts.accepted, counts.duplicates, counts.expired,
+                         counts.refused};
+  for (size_t i = 0; i < events_.size(); ++i) {
+    if (all[i] > 0) events_[i]->Increment(static_cast<double>(all[i]));
   }
 }
 

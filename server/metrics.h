@@ -49,7 +49,15 @@ class Metrics {
   void OnBatch(const BatchReport& report);
   void OnAnswer(ServedBy served_by, const std::string& degraded_reason);
   void OnRefusal(Refusal refusal);
-  void OnFeedback(int64_t accepted, int64_t duplicates, int64_t refused);
+  // Events of a call, by what became of them.
+  struct EventCounts {
+    int64_t accepted = 0, duplicates = 0, expired = 0, refused = 0;
+  };
+  void OnFeedback(const EventCounts& counts);
+  // Calls that have begun and not ended.
+  void OnBegin() { in_flight_.fetch_add(1, std::memory_order_relaxed); }
+  void OnEnd() { in_flight_.fetch_sub(1, std::memory_order_relaxed); }
+  int64_t in_flight() const { return in_flight_.load(); }
 
   // Calls of a method since the start.
   struct MethodCounts {
@@ -89,12 +97,14 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& stage_seconds_;
   prometheus::Histogram& batch_size_;
   prometheus::Counter& dropped_;
+  prometheus::Counter& queue_;
   prometheus::Counter& encode_;
   prometheus::Counter& scan_;
   prometheus::Counter& rank_;
   std::array<prometheus::Counter*, kRefusals> refusals_{};
   std::array<prometheus::Counter*, 3> served_{};
-  std::array<prometheus::Counter*, 3> events_{};
+  std::array<prometheus::Counter*, 4> events_{};
+  std::atomic<int64_t> in_flight_{0};
 
   mutable Mutex mu_;
   std::map<std::string, std::unique_ptr<Method>> methods_ ABSL_GUARDED_BY(mu_);

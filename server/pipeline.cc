@@ -329,6 +329,7 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
   works.reserve(batch.size());
   std::vector<RecommendJob*> empty;
   for (const auto& job : batch) {
+    report.queued += std::max(now - job->admitted, absl::ZeroDuration());
     const bool cancelled = job->cancelled && job->cancelled();
     if (cancelled || job->deadline <= now) {
       ++report.dropped;

@@ -71,7 +71,8 @@ struct PipelineOptions {
 // What a batch took, for metrics.
 struct BatchReport {
   int jobs = 0;
-  int dropped = 0;  // deadline passed or caller gone
+  int dropped = 0;        // deadline passed or caller gone
+  absl::Duration queued;  // from admission to the batch, summed over its jobs
   model::StageTimes stages;
 };
 

@@ -8,6 +8,9 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/version.h"
 
@@ -43,6 +46,8 @@ double SinceEpoch(absl::Time time) {
 
 void ReadQueues(const Parts& parts, const features::Store::Stats& stats,
                 Readings* out) {
+  out->Gauge("nearline_calls_in_flight", "Calls begun and not ended.",
+             parts.metrics->in_flight());
   out->Gauge("nearline_queued_requests", "Recommend calls waiting for a batch.",
              parts.batcher->queued());
   out->Gauge("nearline_queued_requests_limit", "Beyond, they are refused.",
@@ -62,6 +67,8 @@ void ReadStore(const Parts& parts, const features::Store::Stats& stats,
                absl::ToDoubleSeconds(stats.sync_time));
   out->Counter("nearline_store_failed_writes_total", "Writes that failed.",
                stats.failed_writes);
+  out->Counter("nearline_store_synced_events_total", "Events in those writes.",
+               stats.synced_events);
   out->Gauge("nearline_store_sequence", "Sequence of the newest event.",
              parts.store->sequence());
   out->Gauge("nearline_store_users", "Users known.", parts.store->users());
@@ -77,6 +84,21 @@ void ReadStore(const Parts& parts, const features::Store::Stats& stats,
                "Profiles read from the log.", profiles.misses);
   out->Counter("nearline_hot_profile_evictions_total", "Profiles pushed out.",
                profiles.evictions);
+}
+
+void ReadRetention(const Parts& parts, Readings* out) {
+  if (parts.retention == nullptr) return;
+  const features::Retention::Stats stats = parts.retention->stats();
+  out->Counter("nearline_retired_events_total",
+               "Events that were kept for long enough.", stats.events);
+  out->Counter("nearline_retired_users_total",
+               "Users of whom nothing was left then.", stats.users);
+  out->Gauge("nearline_retention_last_sweep_timestamp_seconds",
+             "When the log was last swept; the start before that.",
+             SinceEpoch(stats.last_sweep));
+  out->Gauge(
+      "nearline_retention_interval_seconds", "Between two sweeps.",
+      absl::ToDoubleSeconds(parts.config->store.retention.sweep_interval));
 }
 
 void ReadDisk(const Config& config, Readings* out) {
@@ -117,6 +139,8 @@ void ReadGeneration(const Parts& parts, Readings* out) {
              "1 when a model serves, 0 when popular items do.",
              g == nullptr ? 0 : 1);
   if (g == nullptr) return;
+  out->Gauge("nearline_generation_info", "1; the label says which serves.", 1,
+             {{"generation", g->id()}});
   out->Gauge("nearline_generation_age_seconds", "Since the model was trained.",
              absl::ToDoubleSeconds(
                  parts.clock->Now() -
@@ -125,6 +149,15 @@ void ReadGeneration(const Parts& parts, Readings* out) {
              "Share of the 100 best that the approximate index found when it "
              "was tuned; 1 without one.",
              g->scanner().report().recall);
+  if (const model::QueryCache* const cache = g->queries(); cache != nullptr) {
+    const model::QueryCache::Stats queries = cache->stats();
+    out->Counter("nearline_query_cache_hits_total",
+                 "Query vectors that did not have to be computed again, since "
+                 "the generation came into service.",
+                 queries.hits);
+    out->Counter("nearline_query_cache_misses_total", "Those that had to.",
+                 queries.misses);
+  }
   for (const auto& [name, value] : g->manifest().metrics) {
     if (!absl::StrContains(name, "@") || absl::StartsWith(name, "popularity")) {
       continue;
@@ -162,6 +195,12 @@ void ReadProcess(const Parts& parts, Readings* out) {
   }
   out->Gauge("process_resident_memory_bytes", "Memory in use.",
              ResidentBytes());
+  const int64_t most =
+      MemoryLimit("/sys/fs/cgroup", ReadFile("/proc/self/cgroup").value_or(""));
+  if (most > 0) {
+    out->Gauge("nearline_memory_limit_bytes",
+               "Beyond, the kernel ends the process.", most);
+  }
   const auto open = ListDir("/proc/self/fd");
   if (open.ok()) {
     out->Gauge("process_open_fds", "Files and connections open.", open->size());
@@ -179,6 +218,7 @@ std::vector<Metrics::Reading> ReadParts(const Parts& parts) {
   const features::Store::Stats stats = parts.store->stats();
   ReadQueues(parts, stats, &out);
   ReadStore(parts, stats, &out);
+  ReadRetention(parts, &out);
   ReadDisk(*parts.config, &out);
   ReadTraining(*parts.retrainer, &out);
   ReadGeneration(parts, &out);
@@ -192,6 +232,31 @@ int64_t ResidentBytes() {
   int64_t size = 0, resident = 0;
   if (!(statm >> size >> resident)) return 0;
   return resident * sysconf(_SC_PAGESIZE);
+}
+
+int64_t MemoryLimit(const std::string& root, const std::string& groups) {
+  // "0::/system.slice/nearline.service"; in a container mostly "0::/".
+  std::string group;
+  for (const absl::string_view line : absl::StrSplit(groups, '\n')) {
+    if (absl::StartsWith(line, "0::")) group = std::string(line.substr(3));
+  }
+  int64_t least = 0;
+  const auto consider = [&](const std::string& path) {
+    const auto text = ReadFile(path);
+    int64_t bytes = 0;
+    // Version 1 writes a number near 2^63 where there is none, version 2 "max".
+    constexpr int64_t kNone = int64_t{1} << 60;
+    if (!text.ok() || !absl::SimpleAtoi(*text, &bytes) || bytes >= kNone)
+      return;
+    if (least == 0 || bytes < least) least = bytes;
+  };
+  while (true) {
+    consider(absl::StrCat(root, group, "/memory.max"));
+    if (group.size() <= 1) break;
+    group.resize(group.rfind('/'));
+  }
+  consider(absl::StrCat(root, "/memory/memory.limit_in_bytes"));
+  return least;
 }
 
 std::vector<Metrics::Reading> ReadListener(Listener* listener) {

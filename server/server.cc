@@ -48,6 +48,16 @@ void RefuseCompression(grpc::ServerBuilder* builder) {
   }
 }
 
+void LogSweep(const absl::StatusOr<features::RetireResult>& swept) {
+  if (!swept.ok()) {
+    spdlog::error("retention: the sweep failed and is tried again soon: {}",
+                  swept.status().ToString());
+  } else if (swept->events > 0) {
+    spdlog::info("retention: {} events and {} users had been kept long enough",
+                 swept->events, swept->users);
+  }
+}
+
 }  // namespace
 
 struct Server::Impl {
@@ -63,6 +73,7 @@ struct Server::Impl {
   std::unique_ptr<Batcher<RecommendJob>> batcher;
   std::unique_ptr<Retrainer> retrainer;
   std::unique_ptr<Backups> backups;  // null: there is no backup.dir
+  std::unique_ptr<features::Retention> retention;  // null: all is kept
   Parts parts;
   HealthService health{&parts.rpc};
   std::vector<std::unique_ptr<grpc::Service>> services;
@@ -148,6 +159,10 @@ absl::Status Server::Impl::OpenParts() {
       config, store.get(), generations.get(), slot.get(), Clock::Real());
   ASSIGN_OR_RETURN(backups,
                    Backups::Open(config, store.get(), generations.get()));
+  if (config.store.retention.enabled()) {
+    retention = std::make_unique<features::Retention>(store.get(),
+                                                      Clock::Real(), LogSweep);
+  }
   parts = {.config = &config,
            .clock = Clock::Real(),
            .store = store.get(),
@@ -156,6 +171,7 @@ absl::Status Server::Impl::OpenParts() {
            .pipeline = pipeline.get(),
            .batcher = batcher.get(),
            .retrainer = retrainer.get(),
+           .retention = retention.get(),
            .backups = backups.get(),
            .metrics = &metrics,
            .rpc = {.metrics = &metrics,

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "features/retention.h"
 #include "features/store.h"
 #include "model/bundle.h"
 #include "server/backups.h"
@@ -36,7 +37,8 @@ struct Parts {
   Batcher<RecommendJob>* batcher = nullptr;
   Retrainer* retrainer = nullptr;
   Listener* listener = nullptr;
-  Backups* backups = nullptr;  // null: there is no backup.dir
+  features::Retention* retention = nullptr;  // null: everything is kept
+  Backups* backups = nullptr;                // null: there is no backup.dir
   Metrics* metrics = nullptr;
   RpcEnvironment rpc;
   absl::Time started;

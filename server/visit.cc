@@ -56,7 +56,9 @@ Visit::Visit(const RpcEnvironment& environment, const Method& method,
     : environment_(environment),
       method_(method),
       context_(context),
-      admitted_(Admit()) {}
+      admitted_(Admit()) {
+  environment_.metrics->OnBegin();
+}
 
 absl::Status Visit::Admit() {
   if (environment_.access == nullptr || method_.roles == kAnyone) {
@@ -95,6 +97,7 @@ grpc::Status Visit::ToWire(const absl::Status& status) const {
 
 void Visit::Ended(grpc::StatusCode code) const {
   const absl::Duration took = absl::Now() - started_;
+  environment_.metrics->OnEnd();
   // Who was not let in is counted by why; see Metrics::OnRefusal.
   if (admitted_.ok()) environment_.metrics->OnRpc(method_.name, code, took);
   // What strangers do must not fill a disk.

@@ -1,12 +1,14 @@
 #ifndef NEARLINE_TESTS_FEATURES_STORE_FIXTURE_H_
 #define NEARLINE_TESTS_FEATURES_STORE_FIXTURE_H_
 
+#include <filesystem>
 #include <future>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "features/store.h"
 #include "tests/testing.h"
 
@@ -53,6 +55,17 @@ inline NewEvent Like(const std::string& user, const std::string& item,
           .type = "like",
           .time_micros = absl::ToUnixMicros(absl::Now()),
           .event_id = id};
+}
+
+// Whether any file below `path` holds the text.
+inline bool OnDisk(const std::string& path, const std::string& text) {
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(path)) {
+    if (!entry.is_regular_file()) continue;
+    const auto content = ReadFile(entry.path().string());
+    if (content.ok() && content->find(text) != std::string::npos) return true;
+  }
+  return false;
 }
 
 }  // namespace nearline::features

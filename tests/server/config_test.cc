@@ -75,5 +75,25 @@ TEST(Config, TheEnvironmentOverrides) {
   unsetenv("NEARLINE_SERVING_SHORTLIST");
 }
 
+TEST(Config, WhatWouldThrowTooMuchAwayIsRefused) {
+  const TempDir dir;
+  const auto load = [&](const std::string& retention) {
+    const std::string path = dir / "nearline.yaml";
+    EXPECT_THAT(WriteFileAtomic(path, "retention: {" + retention + "}\n"),
+                IsOk());
+    return LoadConfig(path);
+  };
+  EXPECT_THAT(load("max_age: 1h"),
+              IsError(StatusCode::kInvalidArgument,
+                      "retention.max_age: 1h is neither 0 nor at least 24h"));
+  EXPECT_THAT(
+      load("max_events_per_user: 499"),
+      IsError(StatusCode::kInvalidArgument, "profile.max_history, 500"));
+  const auto good = load("max_age: 24h, max_events_per_user: 500");
+  ASSERT_THAT(good, IsOk());
+  EXPECT_TRUE(good->store.retention.enabled());
+  EXPECT_FALSE(LoadConfig("")->store.retention.enabled());
+}
+
 }  // namespace
 }  // namespace nearline::server

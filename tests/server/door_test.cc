@@ -333,6 +333,22 @@ TEST_F(DoorTest, ManagementIsRecordedWithoutSecretsAndIds) {
                                          "0af7651916cd43dd8448eb211c80319c"));
 }
 
+TEST_F(DoorTest, LinesThatCannotBeRecordedAreCounted) {
+  UseCallers({"ops hunter2 manage"});
+  config_.log.audit = "/dev/full";
+  Restart();
+  for (int i = 1; i <= 2; ++i) {
+    EXPECT_FALSE(Caller("hunter2").DeleteUser("ann").ok());
+    const std::string lost =
+        absl::StrCat("nearline_audit_lines_lost_total ", i);
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    while (server_->Scrape().find(lost) == std::string::npos) {
+      ASSERT_LT(absl::Now(), deadline);
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  }
+}
+
 TEST_F(DoorTest, ATokenDoesNotTravelInTheOpen) {
   client::Client far({.address = "192.0.2.1:50051", .token = "t"});
   EXPECT_THAT(far.Status(), IsError(StatusCode::kFailedPrecondition, "TLS"));

@@ -4,8 +4,10 @@
 #include <numeric>
 #include <set>
 
+#include "base/file.h"
 #include "client/records.h"
 #include "proto/grpc/health/v1/health.grpc.pb.h"
+#include "server/readings.h"
 #include "tests/server/server_fixture.h"
 
 namespace nearline::server {
@@ -95,6 +97,36 @@ TEST_F(ServerTest, PartialFeedbackTellsOfEachEvent) {
   EXPECT_THAT(response->results(2).message(),
               testing::HasSubstr("events[2].user"));
   EXPECT_EQ(response->results(3).sequence(), 2u);
+}
+
+TEST_F(ServerTest, AnImportIsToldWhatIsTooOldToKeep) {
+  config_.store.retention.max_age = absl::Hours(24 * 100);
+  Start();
+  api::FeedbackRequest request;
+  request.set_historical(true);
+  request.set_partial(true);
+  for (const int days : {101, 99}) {
+    api::Event* const event = request.add_events();
+    *event = Like("ann", "i003");
+    event->set_event_id(absl::StrCat(days));
+    event->mutable_time()->set_seconds(
+        absl::ToUnixSeconds(absl::Now() - days * absl::Hours(24)));
+  }
+  const auto response = client_->Feedback(request);
+  ASSERT_THAT(response, IsOk());
+  EXPECT_EQ(response->accepted(), 1);
+  EXPECT_EQ(response->expired(), 1);
+  EXPECT_TRUE(response->results(0).expired());
+  EXPECT_EQ(response->results(0).code(), 0);
+  EXPECT_EQ(response->results(1).sequence(), 1u);
+  const std::string metrics = server_->Scrape();
+  for (const char* name :
+       {"nearline_feedback_events_total{result=\"expired\"} 1",
+        "nearline_retired_events_total 0", "nearline_retired_users_total 0",
+        "nearline_retention_last_sweep_timestamp_seconds",
+        "nearline_retention_interval_seconds 86400"}) {
+    EXPECT_THAT(metrics, testing::HasSubstr(name));
+  }
 }
 
 TEST_F(ServerTest, StreamFeedbackAnswersInOrder) {
@@ -390,6 +422,7 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_answers_total",
       "nearline_batch_requests",
       "nearline_build_info",
+      "nearline_calls_in_flight",
       "nearline_calls_denied_total",
       "nearline_connections",
       "nearline_connections_refused_total",
@@ -399,6 +432,7 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_dropped_requests_total",
       "nearline_feedback_events_total",
       "nearline_generation_age_seconds",
+      "nearline_generation_info",
       "nearline_generation_in_service",
       "nearline_generation_quality",
       "nearline_generations_disk_bytes",
@@ -408,6 +442,9 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_hot_profile_misses_total",
       "nearline_hot_profiles",
       "nearline_index_recall",
+      "nearline_query_cache_hits_total",
+      "nearline_query_cache_misses_total",
+      "nearline_queue_seconds_total",
       "nearline_queued_events",
       "nearline_queued_events_limit",
       "nearline_queued_requests",
@@ -422,6 +459,7 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_store_sequence",
       "nearline_store_sync_seconds_total",
       "nearline_store_syncs_total",
+      "nearline_store_synced_events_total",
       "nearline_store_users",
       "nearline_training_last_duration_seconds",
       "nearline_training_running",
@@ -433,7 +471,28 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "process_resident_memory_bytes",
       "process_start_time_seconds",
   };
+  names.erase("nearline_memory_limit_bytes");  // only where there is a limit
   EXPECT_EQ(names, expected);
+}
+
+TEST(MemoryLimit, IsTheLeastOfTheGroupsAbove) {
+  const TempDir dir;
+  const auto write = [&](const std::string& path, const std::string& text) {
+    ASSERT_THAT(MakeDirs(JoinPath(dir.path(), path)), IsOk());
+    ASSERT_THAT(WriteFileAtomic(dir / (path + "/memory.max"), text), IsOk());
+  };
+  const std::string groups = "1:cpu:/x\n0::/system.slice/nearline.service\n";
+  EXPECT_EQ(MemoryLimit(dir.path(), groups), 0);
+  write("system.slice/nearline.service", "max\n");
+  EXPECT_EQ(MemoryLimit(dir.path(), groups), 0);
+  write("system.slice", "1000\n");
+  EXPECT_EQ(MemoryLimit(dir.path(), groups), 1000);
+  write("system.slice/nearline.service", "500\n");
+  EXPECT_EQ(MemoryLimit(dir.path(), groups), 500);
+  EXPECT_EQ(MemoryLimit(dir.path(), "0::/\n"), 0);
+  write(".", "700\n");  // what a container sees
+  EXPECT_EQ(MemoryLimit(dir.path(), "0::/\n"), 700);
+  EXPECT_EQ(MemoryLimit(dir.path(), ""), 700);
 }
 
 }  // namespace
