@@ -294,7 +294,7 @@ check "wrong values passed" refused 'both set' "${ok[@]}" --set "access.secretNa
 check "wrong values passed" refused 'tokens of shop: expected hashes' "${ok[@]}" --set "$caller,access.callers[0].tokens[0]=hunter2"
 check "a token was repeated" sh -c "! grep -q hunter2 '$work/why'"
 check "wrong values passed" refused 'access/callers/0/roles/0' "${ok[@]}" --set "$caller,access.callers[0].roles[0]=king"
-for key in listen metrics_listen health_listen data_dir allow_plaintext tls.key tls.client_ca access.file backup.dir; do
+for key in listen metrics_listen health_listen data_dir allow_plaintext tls.key tls.client_ca access.file backup.dir training.socket; do
   check "wrong values passed" refused "config.$key is set by the chart" "${ok[@]}" --set "config.$key=x"
 done
 check "wrong values passed" refused 'at least 61' "${ok[@]}" --set config.serving.drain=51s
@@ -302,6 +302,11 @@ check "right values failed" template /dev/null "${ok[@]}" --set config.serving.d
 check "wrong values passed" refused 'no duration' "${ok[@]}" --set config.serving.drain=soon
 check "wrong values passed" refused 'resources.limits.memory is 4096 MiB' "${ok[@]}" --set resources.limits.memory=4Gi
 check "right values failed" template /dev/null "${ok[@]}" --set resources=null
+sidecar=("${ok[@]}" --set trainer.sidecar=true)
+check "right values failed" template /dev/null "${sidecar[@]}" --set resources.limits.memory=1Gi
+check "wrong values passed" refused '^[^ ]* .*[^.]resources.limits.memory is 100 MiB, but 160' "${sidecar[@]}" --set resources.limits.memory=100Mi
+check "wrong values passed" refused 'trainer.resources.limits.memory is 4095 MiB' "${sidecar[@]}" --set trainer.resources.limits.memory=4095Mi
+check "wrong values passed" refused 'trainer.gpu needs' "${sidecar[@]}" --set trainer.gpu=true
 check "wrong values passed" refused 'kubeVersion' "${ok[@]}" --kube-version 1.26.0
 
 say "Checking that no peers means nobody"

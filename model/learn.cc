@@ -134,6 +134,8 @@ class Run {
       : job_(job), on_progress_(on_progress) {}
 
   absl::StatusOr<Manifest> Go() {
+    if (device_ == "auto")
+      device_ = CheckDevice("cuda:0").ok() ? "cuda:0" : "cpu";
     Report("load", 0.0);
     RETURN_IF_ERROR(Load());
     RETURN_IF_ERROR(TrainAll());
@@ -198,7 +200,7 @@ class Run {
   TrainOptions Options(double from, double to) const {
     return {.seed = job_.seed,
             .threads = job_.threads,
-            .device = job_.device,
+            .device = device_,
             .on_epoch = [=, this](const EpochReport& report) {
               if (!on_progress_) return;
               on_progress_({.phase = "train " + report.phase,
@@ -371,6 +373,7 @@ class Run {
   }
 
   const LearnJob& job_;
+  std::string device_ = job_.device;
   const std::function<void(const LearnProgress&)>& on_progress_;
   std::string log_id_;
   features::Sequence sequence_ = 0;

@@ -34,7 +34,7 @@ struct LearnJob {
   int64_t index_items = 0;  // from how many on there is an index; 0: never
   uint64_t seed = 1;
   int threads = 1;
-  std::string device = "cpu";
+  std::string device = "cpu";  // cuda:N, or auto: cuda:0 where it is there
 
   Json ToJson() const;
   static absl::StatusOr<LearnJob> FromJson(const Json& json);

@@ -32,6 +32,11 @@ namespace {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // it died before the line above
   setpgid(0, 0);  // so that what it starts can be ended with it
+  // Where memory runs out, the kernel ends the trainer and not the server.
+  const int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (score >= 0 && write(score, "1000", 4) < 0) {
+    // Then as it was.
+  }
   sched_param param{};
   sched_setscheduler(0, SCHED_IDLE, &param);
   constexpr int kIdleClass = 3 << 13;  // ioprio_set(2): IOPRIO_CLASS_IDLE

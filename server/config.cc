@@ -192,6 +192,12 @@ absl::Status CheckAcross(const Config& config) {
         absl::StrCat("serving.index_items: ", config.serving.index_items,
                      " is neither 0 nor at least ", kFewest));
   }
+  constexpr size_t kLongestSocket = 107;  // unix(7)
+  if (config.training.socket.size() > kLongestSocket) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("training.socket: ", Quoted(config.training.socket),
+                     " has more than ", kLongestSocket, " bytes"));
+  }
   const features::RetentionOptions& retention = config.store.retention;
   if (retention.max_age > absl::ZeroDuration() &&
       retention.max_age < absl::Hours(24)) {

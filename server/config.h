@@ -79,6 +79,7 @@ struct Config {
     std::string ranker;  // empty: none
     std::map<std::string, std::map<std::string, double>> parameters;
     std::string program;  // empty: nearline-train beside the server
+    std::string socket;   // empty: the trainer is a child of the server
     absl::Duration interval = absl::ZeroDuration();  // zero: never
     int64_t every_events = 0;                        // 0: never
     std::string second_request = "join";

@@ -348,6 +348,9 @@ std::vector<ConfigField> FieldsOf(Config* c) {
              "model (its parameter head_share), else none"),
       Text("training.program", &t.program, "a path",
            "the trainer; empty: nearline-train beside the server"),
+      Text("training.socket", &t.socket, "a path, or empty",
+           "where `nearline-server trainer` runs the trainer for this server, "
+           "in a container of its own; empty: it is a child of the server"),
       Duration("training.interval", &t.interval, absl::ZeroDuration(), kYear,
                "retrain this often; 0: never"),
       Whole("training.every_events", &t.every_events, 0, 1'000'000'000'000,

@@ -303,6 +303,16 @@ class Examination {
 
   void Trainer() {
     constexpr char kAbout[] = "trainer";
+    if (const std::string& socket = config_.training.socket; !socket.empty()) {
+      if (FileExists(socket)) {
+        return Good(kAbout,
+                    absl::StrCat("in a container of its own, ", socket));
+      }
+      return Doubt(kAbout,
+                   absl::StrCat("nothing listens on training.socket, ", socket,
+                                ": start `nearline-server trainer` beside the "
+                                "server"));
+    }
     const std::string program = TrainerProgram(config_);
     if (access(program.c_str(), X_OK) != 0) {
       return Wrong(kAbout, absl::StrCat(program,

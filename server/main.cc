@@ -17,6 +17,7 @@
 #include "server/config.h"
 #include "server/doctor.h"
 #include "server/server.h"
+#include "server/trainer_host.h"
 
 namespace nearline::server {
 namespace {
@@ -94,6 +95,19 @@ int RunRestore(const Config& config, uint32_t id, bool without_model) {
   return 0;
 }
 
+// Until one of the signals comes.
+template <typename T>
+int Serve(Config config, const sigset_t& signals) {
+  auto served = T::Start(std::move(config));
+  if (!served.ok()) return Fail(served.status());
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("{}: draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  served->reset();
+  spdlog::info("stopped");
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(
       "Serves recommendations that learn while they are served.\n"
@@ -128,6 +142,11 @@ int Main(int argc, char** argv) {
   restore->add_option("--backup", backup_id,
                       "its number, of `nearline backup --list`; default: the "
                       "newest");
+  const auto* const trainer = app.add_subcommand(
+      "trainer",
+      "run trainings for the server with the same configuration, which asks by "
+      "training.socket: for a container of its own beside the server's, that "
+      "shares data_dir and the socket's folder");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -168,14 +187,8 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
-  auto server = Server::Start(*std::move(config));
-  if (!server.ok()) return Fail(server.status());
-  int signal = 0;
-  sigwait(&signals, &signal);
-  spdlog::info("{}: draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
-  server->reset();
-  spdlog::info("stopped");
-  return 0;
+  return trainer->parsed() ? Serve<TrainerHost>(*std::move(config), signals)
+                           : Serve<Server>(*std::move(config), signals);
 }
 
 }  // namespace

@@ -20,6 +20,15 @@ namespace {
 
 constexpr size_t kMaxRuns = 100;
 
+// Where a run's checkpoint and job lie while it is under way.
+std::string FolderOf(const Config& config, const std::string& run_id) {
+  return JoinPath(JoinPath(config.data_dir, "checkpoints"), run_id);
+}
+
+std::string JobOf(const Config& config, const std::string& run_id) {
+  return JoinPath(FolderOf(config, run_id), "job.json");
+}
+
 }  // namespace
 
 std::string TrainerProgram(const Config& config) {
@@ -27,6 +36,20 @@ std::string TrainerProgram(const Config& config) {
   std::error_code error;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   return (self.parent_path() / "nearline-train").string();
+}
+
+absl::Status RunTrainer(const Config& config, const std::string& run_id,
+                        const std::function<bool()>& stop,
+                        const OnLine& on_line) {
+  const std::string runs = JoinPath(config.data_dir, "runs");
+  RETURN_IF_ERROR(MakeDirs(runs));
+  const ChildOptions child{.command = {TrainerProgram(config), "run", "--job",
+                                       JobOf(config, run_id)},
+                           .error_file = JoinPath(runs, run_id + ".log"),
+                           .memory_bytes = config.training.memory_mb << 20,
+                           .hang_cpu = config.training.hang_cpu,
+                           .stop = stop};
+  return RunChild(child, on_line);
 }
 
 absl::Duration RunStatus::TimeLeft(absl::Time now) const {
@@ -37,12 +60,13 @@ absl::Duration RunStatus::TimeLeft(absl::Time now) const {
 
 Retrainer::Retrainer(const Config& config, features::Store* store,
                      model::GenerationStore* generations, ModelSlot* slot,
-                     const Clock* clock)
+                     const Clock* clock, Run run)
     : config_(config),
       store_(*store),
       generations_(*generations),
       slot_(*slot),
       clock_(*clock),
+      run_(std::move(run)),
       last_run_(clock->Now()) {
   // What the model in service has not seen counts, before and after a restart.
   if (const GenerationPtr current = slot_.Snapshot(); current != nullptr) {
@@ -300,11 +324,8 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order,
     run->phase = "checkpoint";
     run->epoch = run->epochs = 0;
   });
-  const std::string folder =
-      JoinPath(JoinPath(config_.data_dir, "checkpoints"), order.id);
+  const std::string folder = FolderOf(config_, order.id);
   RETURN_IF_ERROR(MakeDirs(folder));
-  const std::string runs = JoinPath(config_.data_dir, "runs");
-  RETURN_IF_ERROR(MakeDirs(runs));
 
   const Config::Training& t = config_.training;
   model::LearnJob job;
@@ -313,7 +334,9 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order,
   if (const GenerationPtr current = slot_.Snapshot(); current != nullptr) {
     job.incumbent = current->id();
   }
-  job.device = config_.device;
+  // Another container may have another device, or none.
+  job.device =
+      t.socket.empty() || config_.device == "cpu" ? config_.device : "auto";
   job.warm_start = t.warm_start && !order.cold;
   job.retriever = stage.retriever;
   job.ranker = stage.ranker;
@@ -327,20 +350,17 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order,
   job.index_items = config_.serving.index_items;
   job.seed = static_cast<uint64_t>(t.seed);
   job.threads = t.threads;
-  const std::string job_file = JoinPath(folder, "job.json");
   std::string generation, error;
   absl::Status status = MakeCheckpoint(job.checkpoint);
-  if (status.ok()) status = WriteFileAtomic(job_file, job.ToJson().dump(2));
   if (status.ok()) {
-    const ChildOptions child{
-        .command = {TrainerProgram(config_), "run", "--job", job_file},
-        .error_file = JoinPath(runs, order.id + ".log"),
-        .memory_bytes = t.memory_mb << 20,
-        .hang_cpu = t.hang_cpu,
-        .stop = [this] { return stopping_.load(); }};
-    status = RunChild(child, [&](const std::string& line) {
-      OnLine(order.id, stage, line, &generation, &error);
-    });
+    status = WriteFileAtomic(JobOf(config_, order.id), job.ToJson().dump(2));
+  }
+  if (status.ok()) {
+    status = run_(
+        config_, order.id, [this] { return stopping_.load(); },
+        [&](const std::string& line) {
+          Told(order.id, stage, line, &generation, &error);
+        });
   }
   (void)RemoveAll(folder);
   ForgetCheckpoint();
@@ -387,9 +407,9 @@ void Retrainer::AwaitNoCheckpoint() {
   while (!now.empty() && checkpoint_ == now) cv_.Wait(&mu_);
 }
 
-void Retrainer::OnLine(const std::string& id, const Stage& stage,
-                       const std::string& line, std::string* generation,
-                       std::string* error) {
+void Retrainer::Told(const std::string& id, const Stage& stage,
+                     const std::string& line, std::string* generation,
+                     std::string* error) {
   const auto json = ParseJson(line);
   if (!json.ok() || !json->is_object()) return;
   if (json->contains("done")) {

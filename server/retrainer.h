@@ -46,14 +46,26 @@ struct RunStatus {
 // training.program, or else nearline-train in the folder of this program.
 std::string TrainerProgram(const Config& config);
 
+// Runs the trainer on the job of a run, which lies in data_dir, as a child of
+// this process, and calls `on_line` with every line that it prints. `stop` is
+// asked about once a second; true ends it. Errors: as of RunChild.
+using OnLine = std::function<void(const std::string&)>;
+absl::Status RunTrainer(const Config& config, const std::string& run_id,
+                        const std::function<bool()>& stop,
+                        const OnLine& on_line);
+
 // The retrain supervisor: triggers, the child process, the gate's verdict,
 // publication. One run at a time. Thread-safe.
 class Retrainer {
  public:
+  // RunTrainer, or what does the same elsewhere.
+  using Run =
+      std::function<absl::Status(const Config&, const std::string& run_id,
+                                 const std::function<bool()>&, const OnLine&)>;
   // All outlive this.
   Retrainer(const Config& config, features::Store* store,
             model::GenerationStore* generations, ModelSlot* slot,
-            const Clock* clock);
+            const Clock* clock, Run run = RunTrainer);
   ~Retrainer();
 
   // Ends a run under way and starts no other; its watchers hear of the end.
@@ -109,9 +121,8 @@ class Retrainer {
   absl::Status MakeCheckpoint(const std::string& folder);
   void RemoveCheckpoint();
   void ForgetCheckpoint();
-  void OnLine(const std::string& id, const Stage& stage,
-              const std::string& line, std::string* generation,
-              std::string* error);
+  void Told(const std::string& id, const Stage& stage, const std::string& line,
+            std::string* generation, std::string* error);
   void Update(const std::string& id,
               const std::function<void(RunStatus*)>& change);
   std::string Enqueue(bool cold, const std::string& reason)
@@ -123,6 +134,7 @@ class Retrainer {
   model::GenerationStore& generations_;
   ModelSlot& slot_;
   const Clock& clock_;
+  const Run run_;
   std::atomic<bool> stopping_{false};
 
   mutable Mutex mu_;

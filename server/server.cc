@@ -20,6 +20,7 @@
 #include "server/listener.h"
 #include "server/readings.h"
 #include "server/services.h"
+#include "server/trainer_host.h"
 
 namespace nearline::server {
 namespace {
@@ -155,8 +156,14 @@ absl::Status Server::Impl::OpenParts() {
       [](std::unique_ptr<RecommendJob> job, const absl::Status& status) {
         job->done(status);
       });
+  const auto by_host = [](const Config& c, const std::string& run_id,
+                          const std::function<bool()>& stop,
+                          const OnLine& on_line) {
+    return RunTrainerByHost(c, run_id, stop, on_line);
+  };
   retrainer = std::make_unique<Retrainer>(
-      config, store.get(), generations.get(), slot.get(), Clock::Real());
+      config, store.get(), generations.get(), slot.get(), Clock::Real(),
+      config.training.socket.empty() ? Retrainer::Run(RunTrainer) : by_host);
   ASSIGN_OR_RETURN(backups,
                    Backups::Open(config, store.get(), generations.get()));
   if (config.store.retention.enabled()) {

@@ -105,8 +105,7 @@ class Objects:
         self.expect(all(len(name) <= 63 for _, name in names), f"a name is too long: {names}")
         stateful = self.one("StatefulSet")["spec"]
         pod = stateful["template"]["spec"]
-        self.expect(len(pod["containers"]) == 1, "more than one container")
-        container = pod["containers"][0]
+        container, *beside = pod["containers"]
         config = yaml.safe_load(self.one("ConfigMap")["data"]["nearline.yaml"])
         self.check_store(stateful, container)
         self.check_volumes(stateful, pod, container)
@@ -114,6 +113,17 @@ class Objects:
         self.check_selectors(stateful, container)
         self.check_probes(container, config)
         self.check_config(pod, container, config, dockerfile)
+        self.check_trainer(beside, config, dockerfile)
+
+    def check_trainer(self, beside, config, dockerfile):
+        socket = config.get("training", {}).get("socket", "")
+        self.expect([box["name"] for box in beside] == (["trainer"] if socket else []), "the trainer is not where the server asks for it")
+        for box in beside:
+            self.check_environment(box, config, dockerfile)
+            self.expect(box["args"] == ["trainer", "--config", "/etc/nearline/nearline.yaml"], "the trainer's container serves")
+            mounts = {m["mountPath"]: m["name"] for m in box["volumeMounts"]}
+            self.expect(socket.rsplit("/", 1)[0] in mounts, "the trainer has not the socket's folder")
+            self.expect("settings" not in mounts.values(), "the trainer sees secrets")
 
     def check_store(self, stateful, container):
         self.expect(stateful["replicas"] == 1, "more than one replica")
@@ -125,7 +135,7 @@ class Objects:
         volumes = {v["name"]: v for v in pod["volumes"]}
         claims = {c["metadata"]["name"] for c in stateful["volumeClaimTemplates"]}
         self.expect(not claims & set(volumes), "a claim and a volume share a name")
-        mounted = [m["name"] for m in container["volumeMounts"]]
+        mounted = [m["name"] for box in pod["containers"] for m in box["volumeMounts"]]
         self.expect(set(mounted) == claims | set(volumes), f"mounts {mounted} are not the volumes")
         self.expect(all("subPath" not in m for m in container["volumeMounts"]), "a subPath hides changes")
         # Its ConfigMap is the chart's, a secret may be a person's.
@@ -143,7 +153,7 @@ class Objects:
     def check_safety(self, pod, container):
         for account in self.of("ServiceAccount"):
             self.expect(account["automountServiceAccountToken"] is False, "the account's token is mounted")
-        pods = [(pod, container)] + [(t["spec"], t["spec"]["containers"][0]) for t in self.of("Pod")]
+        pods = [(pod, box) for box in pod["containers"]] + [(t["spec"], t["spec"]["containers"][0]) for t in self.of("Pod")]
         for spec, box in pods:
             self.expect(spec["automountServiceAccountToken"] is False, "a pod mounts a token")
             self.expect(spec["enableServiceLinks"] is False, "variables of services reach the programs")
@@ -158,8 +168,10 @@ class Objects:
             self.expect(not can.get("privileged"), "privileged")
             self.expect(not any(k for k in spec if k.startswith("host")), "a pod shares the host's namespaces")
             self.expect("memory" in box["resources"]["limits"], "no limit on memory")
-        tmp = [v for v in pod["volumes"] if "emptyDir" in v]
-        self.expect([m["mountPath"] for m in container["volumeMounts"] if m["name"] in {v["name"] for v in tmp}] == ["/tmp"], "/tmp is no emptyDir")
+        empty = {v["name"] for v in pod["volumes"] if "emptyDir" in v}
+        for box in pod["containers"]:
+            own = {m["mountPath"] for m in box["volumeMounts"] if m["name"] in empty}
+            self.expect(own - {"/run/nearline"} == {"/tmp"}, "/tmp is no emptyDir")
 
     def check_selectors(self, stateful, container):
         labels = stateful["template"]["metadata"]["labels"]
@@ -217,8 +229,7 @@ class Objects:
         startup = container["startupProbe"]
         self.expect(startup["periodSeconds"] * startup["failureThreshold"] >= 300, "a start has less than 5 minutes")
 
-    def check_config(self, pod, container, config, dockerfile):
-        self.expect(container["args"] == ["--config", "/etc/nearline/nearline.yaml"], "the configuration is not read")
+    def check_environment(self, container, config, dockerfile):
         # The environment wins over the file, so it must not say otherwise.
         env = {entry["name"]: entry.get("value") for entry in container["env"]}
         image = re.findall(r"\b(NEARLINE_[A-Z_]+)=(\S+)", pathlib.Path(dockerfile).read_text(encoding="utf-8"))
@@ -227,6 +238,10 @@ class Objects:
         for key in ("listen", "metrics_listen", "health_listen", "data_dir", "allow_plaintext"):
             text = config[key] if isinstance(config[key], str) else json.dumps(config[key])
             self.expect(env["NEARLINE_" + key.upper()] == text, f"{key} differs between environment and file")
+
+    def check_config(self, pod, container, config, dockerfile):
+        self.check_environment(container, config, dockerfile)
+        self.expect(container["args"] == ["--config", "/etc/nearline/nearline.yaml"], "the configuration is not read")
         drain = seconds(config.get("serving", {}).get("drain", "20s"))
         self.expect(pod["terminationGracePeriodSeconds"] >= drain + 10, "killed while it drains")
         # What the configuration names is there.
@@ -281,7 +296,7 @@ def values(values_file, schema_file):
 
     of_schema, of_values = set(known(schema)), set(keys(yaml.safe_load(text)))
     # Optional ones have no default, and inside open objects anything goes.
-    optional = {("global",), ("resources", "claims"), *((
+    optional = {("global",), ("resources", "claims"), ("trainer", "resources", "claims"), *((
         "probes", probe, "initialDelaySeconds") for probe in ("startup", "readiness", "liveness"))}
     wrong = [f"{'.'.join(path)} is in the schema, not in the values" for path in sorted(of_schema - of_values - optional)]
     for path in sorted(of_values - of_schema):

@@ -426,6 +426,43 @@ class ProcessTest(unittest.TestCase):
                 self.assertEqual(self.server.ask("status")["run_id"], "")
                 self.assertEqual(list((self.folder / "data/checkpoints").glob("*")), [])
 
+    def test_a_trainer_in_a_process_of_its_own(self):
+        self.fill(users=400, items=150)
+        self.server.kill(signal.SIGTERM)
+        self.server.environment = {"NEARLINE_TRAINING_SOCKET": str(self.folder / "trainer.sock"),
+                                   "NEARLINE_TRAINING_RANKER": ""}
+        self.server.start()
+        # Whoever starts first waits for the other.
+        asked = subprocess.Popen([BIN / "nearline", "--server", self.server.address, "--json", "retrain"],
+                                 stdout=subprocess.PIPE, text=True)
+        command = [BIN / "nearline-server", "trainer", "--config", self.server.config]
+        environment = {**os.environ, "NEARLINE_DATA_DIR": str(self.folder / "data"), **self.server.environment}
+        trainer = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        told = asked.communicate(timeout=300)[0]
+        self.assertEqual(json.loads(told)["state"], "RUN_STATE_PUBLISHED", told)
+        self.assertEqual(self.server.ask("recommend", "user-00001")["served_by"], "SERVED_BY_SHORTLIST")
+
+        # Its end in mid-run is an error in words, and not the server's.
+        asked = subprocess.Popen([BIN / "nearline", "--server", self.server.address, "--json", "retrain", "--cold"],
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        log = self.folder / "data/runs"
+        deadline = time.monotonic() + 60
+        while len(list(log.glob("*.log"))) < 2:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        trainer.kill()
+        trainer.wait()
+        failed = json.loads(asked.communicate(timeout=120)[0])
+        self.assertEqual(failed["state"], "RUN_STATE_FAILED")
+        self.assertIn("the trainer's container ended during the run", failed["message"])
+        self.assertEqual(self.server.ask("recommend", "user-00001")["served_by"], "SERVED_BY_SHORTLIST")
+
+        # Another one takes its place.
+        trainer = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        self.addCleanup(trainer.wait)
+        self.addCleanup(trainer.terminate)
+        self.assertNotEqual(self.server.ask("retrain", "--cold", check=False)["state"], "RUN_STATE_FAILED")
+
     def test_json_logs_are_json_whatever_they_say(self):
         self.server.kill(signal.SIGTERM)
         (self.folder / "server.log").unlink()

@@ -47,11 +47,32 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{- define "nearline.image" -}}
-{{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
-{{- else -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- include "nearline.reference" (dict "image" .Values.image "appVersion" .Chart.AppVersion) -}}
 {{- end -}}
+
+{{- define "nearline.trainerImage" -}}
+{{- $image := ternary .Values.trainer.image .Values.image (not (empty .Values.trainer.image.repository)) -}}
+{{- include "nearline.reference" (dict "image" $image "appVersion" .Chart.AppVersion) -}}
+{{- end -}}
+
+{{- define "nearline.reference" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .image.repository (default .appVersion .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Of the server's container and its trainer's. */}}
+{{- define "nearline.env" -}}
+{{- $own := include "nearline.ownConfig" . | fromYaml -}}
+{{- range $key := list "listen" "metrics_listen" "health_listen" "data_dir" "allow_plaintext" }}
+- name: NEARLINE_{{ upper $key }}
+  value: {{ get $own $key | quote }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "nearline.tlsSecret" -}}
@@ -103,14 +124,14 @@ allow_plaintext: {{ and .Values.allowPlaintext (not .Values.tls.enabled) }}
 {{/* The whole nearline.yaml. */}}
 {{- define "nearline.config" -}}
 {{- $config := deepCopy (default dict .Values.config) -}}
-{{- range $path := list "listen" "metrics_listen" "health_listen" "data_dir" "allow_plaintext" "tls.certificate" "tls.key" "tls.client_ca" "access.file" "backup.dir" -}}
+{{- range $path := list "listen" "metrics_listen" "health_listen" "data_dir" "allow_plaintext" "tls.certificate" "tls.key" "tls.client_ca" "access.file" "backup.dir" "training.socket" -}}
 {{- $parts := splitList "." $path -}}
 {{- $section := $config -}}
 {{- if eq (len $parts) 2 -}}
 {{- $section = default dict (get $config (first $parts)) -}}
 {{- end -}}
 {{- if hasKey $section (last $parts) -}}
-{{- fail (printf "config.%s is set by the chart; use tls, access, backup and allowPlaintext, and leave it out of config" $path) -}}
+{{- fail (printf "config.%s is set by the chart; use tls, access, backup, trainer and allowPlaintext, and leave it out of config" $path) -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := mustMergeOverwrite $config (include "nearline.ownConfig" . | fromYaml) -}}
@@ -126,6 +147,9 @@ allow_plaintext: {{ and .Values.allowPlaintext (not .Values.tls.enabled) }}
 {{- end -}}
 {{- if .Values.backup.enabled -}}
 {{- $_ := mustMergeOverwrite $config (dict "backup" (dict "dir" "/var/backups/nearline")) -}}
+{{- end -}}
+{{- if .Values.trainer.sidecar -}}
+{{- $_ := mustMergeOverwrite $config (dict "training" (dict "socket" "/run/nearline/trainer.sock")) -}}
 {{- end -}}
 {{- if and .Values.gpu.enabled (not (hasKey $config "device")) -}}
 {{- $_ := set $config "device" "auto" -}}
@@ -166,16 +190,30 @@ allow_plaintext: {{ and .Values.allowPlaintext (not .Values.tls.enabled) }}
 {{- if lt (float64 .Values.terminationGracePeriodSeconds) $least -}}
 {{- fail (printf "terminationGracePeriodSeconds is %d, but config.serving.drain is %v: the pod would be killed while it drains. Give it at least %v" (int64 .Values.terminationGracePeriodSeconds) $drain (ceil $least)) -}}
 {{- end -}}
+{{- $store := default dict $config.store -}}
+{{- $caches := add (default 64 $store.hot_profiles_mb) (default 32 $store.block_cache_mb) (default 64 $store.write_buffer_mb) -}}
+{{- $training := default 4096 (default dict $config.training).memory_mb -}}
+{{- $of := "store.hot_profiles_mb + store.block_cache_mb + store.write_buffer_mb" -}}
+{{- if .Values.trainer.sidecar -}}
+{{- include "nearline.fits" (dict "name" "trainer.resources" "resources" .Values.trainer.resources "needed" $training "of" "training.memory_mb") -}}
+{{- include "nearline.fits" (dict "name" "resources" "resources" .Values.resources "needed" $caches "of" $of) -}}
+{{- else -}}
+{{- include "nearline.fits" (dict "name" "resources" "resources" .Values.resources "needed" (add $training $caches) "of" (print "training.memory_mb + " $of)) -}}
+{{- end -}}
+{{- if and .Values.trainer.gpu (not .Values.gpu.enabled) -}}
+{{- fail "trainer.gpu needs gpu.enabled=true" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Fails where a limit on memory does not hold what is configured. */}}
+{{- define "nearline.fits" -}}
 {{- $limit := "" -}}
-{{- with (default dict (default dict .Values.resources).limits).memory -}}
+{{- with (default dict (default dict .resources).limits).memory -}}
 {{- $limit = include "nearline.mebibytes" . -}}
 {{- end -}}
 {{- if $limit -}}
-{{- $training := default dict $config.training -}}
-{{- $store := default dict $config.store -}}
-{{- $needed := add (default 4096 $training.memory_mb) (default 64 $store.hot_profiles_mb) (default 32 $store.block_cache_mb) (default 64 $store.write_buffer_mb) -}}
-{{- if lt (int64 $limit) $needed -}}
-{{- fail (printf "resources.limits.memory is %s MiB, but the trainer and the store's caches may take %d: training.memory_mb + store.hot_profiles_mb + store.block_cache_mb + store.write_buffer_mb. Raise the limit or lower these in config" $limit $needed) -}}
+{{- if lt (int64 $limit) (int64 .needed) -}}
+{{- fail (printf "%s.limits.memory is %s MiB, but %d may be taken: %s. Raise the limit or lower these in config" .name $limit (int64 .needed) .of) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
