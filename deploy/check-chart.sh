@@ -304,7 +304,7 @@ check "wrong values passed" refused 'resources.limits.memory is 4096 MiB' "${ok[
 check "right values failed" template /dev/null "${ok[@]}" --set resources=null
 sidecar=("${ok[@]}" --set trainer.sidecar=true)
 check "right values failed" template /dev/null "${sidecar[@]}" --set resources.limits.memory=1Gi
-check "wrong values passed" refused '^[^ ]* .*[^.]resources.limits.memory is 100 MiB, but 160' "${sidecar[@]}" --set resources.limits.memory=100Mi
+check "wrong values passed" refused '^[^ ]* .*[^.]resources.limits.memory is 600 MiB, but 672' "${sidecar[@]}" --set resources.limits.memory=600Mi
 check "wrong values passed" refused 'trainer.resources.limits.memory is 4095 MiB' "${sidecar[@]}" --set trainer.resources.limits.memory=4095Mi
 check "wrong values passed" refused 'trainer.gpu needs' "${sidecar[@]}" --set trainer.gpu=true
 check "wrong values passed" refused 'kubeVersion' "${ok[@]}" --kube-version 1.26.0

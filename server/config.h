@@ -46,6 +46,7 @@ struct Config {
   struct Limits {
     absl::Duration max_future = absl::Minutes(5);
     int64_t max_message_mb = 16;
+    int64_t messages_mb = 512;
     int64_t max_metadata_kb = 8;
     int max_calls_per_connection = 1000;
     int max_connections = 10'000;

@@ -290,6 +290,9 @@ std::vector<ConfigField> FieldsOf(Config* c) {
                absl::Hours(24), "how far an event's time may lie ahead"),
       Whole("limits.max_message_mb", &c->limits.max_message_mb, 1, 256,
             "largest request, MiB"),
+      Whole("limits.messages_mb", &c->limits.messages_mb, 32, 1 << 20,
+            "memory for messages under way on all connections, MiB; beyond, "
+            "calls are ended; at least four of the largest"),
       Whole("limits.max_metadata_kb", &c->limits.max_metadata_kb, 1, 1024,
             "most metadata of a call, KiB"),
       Whole("limits.max_calls_per_connection",

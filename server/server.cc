@@ -216,6 +216,11 @@ absl::Status Server::Impl::Listen() {
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
       door->Credentials());
   const Config::Limits& limits = config.limits;
+  // Else whoever reaches the port could have it hold the beginnings of large
+  // messages without end, before anybody asks who they are.
+  grpc::ResourceQuota quota("nearline");
+  quota.Resize(static_cast<size_t>(limits.messages_mb) << 20);
+  builder.SetResourceQuota(quota);
   builder.SetMaxReceiveMessageSize(
       static_cast<int>(limits.max_message_mb << 20));
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE,

@@ -2,12 +2,14 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "base/mutex.h"
 #include "proto/google/rpc/error_details.pb.h"
 #include "proto/google/rpc/status.pb.h"
 #include "tests/server/server_fixture.h"
+#include "tests/server/slow_sender.h"
 
 namespace nearline::server {
 namespace {
@@ -113,6 +115,39 @@ TEST_F(ServerTest, AMessageBeyondTheLimitIsRefused) {
       SendRaw("FeedbackService/Feedback", std::string((1 << 20) + 1, 'x'));
   EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
   EXPECT_THAT(status.error_message(), testing::HasSubstr("larger than max"));
+}
+
+// Whoever reaches the port may begin messages, and is let in by the whole of
+// them.
+TEST_F(ServerTest, BeginningsOfLargeMessagesTakeNoMoreThanTheirShare) {
+  constexpr int64_t kMebibyte = 1 << 20;
+  config_.limits.messages_mb = 64;
+  Start();
+  std::vector<std::unique_ptr<SlowSender>> crowd;
+  for (int i = 0; i < 10; ++i) {
+    crowd.push_back(std::make_unique<SlowSender>(
+        server_->port(), 4, "/nearline.v1.FeedbackService/Feedback",
+        15 * kMebibyte));
+  }
+  // They would send 560 MiB.
+  absl::Time moved = absl::Now();
+  while (absl::Now() - moved < absl::Seconds(1)) {
+    for (const auto& sender : crowd) {
+      if (sender->Go(14 * kMebibyte)) moved = absl::Now();
+    }
+  }
+  int64_t held = 0;
+  int ended = 0;
+  for (const auto& sender : crowd) {
+    held += sender->held();
+    ended += sender->ended();
+  }
+  EXPECT_GT(ended, 20);
+  EXPECT_GT(held, 10 * kMebibyte);  // it is a test of something
+  EXPECT_LT(held, 100 * kMebibyte);
+  // Others are answered all the while.
+  EXPECT_THAT(Feed(Like("ann", "i003")), IsOk());
+  EXPECT_THAT(Ask("ann"), IsOk());
 }
 
 // Many calls at once, which end as they may.

@@ -51,6 +51,7 @@ class RawConnection {
     char byte;
     return recv(fd_, &byte, 1, 0) == 1;
   }
+  int fd() const { return fd_; }
   bool connected() const { return connected_; }
 
  private:

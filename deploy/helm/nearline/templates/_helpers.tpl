@@ -191,9 +191,9 @@ allow_plaintext: {{ and .Values.allowPlaintext (not .Values.tls.enabled) }}
 {{- fail (printf "terminationGracePeriodSeconds is %d, but config.serving.drain is %v: the pod would be killed while it drains. Give it at least %v" (int64 .Values.terminationGracePeriodSeconds) $drain (ceil $least)) -}}
 {{- end -}}
 {{- $store := default dict $config.store -}}
-{{- $caches := add (default 64 $store.hot_profiles_mb) (default 32 $store.block_cache_mb) (default 64 $store.write_buffer_mb) -}}
+{{- $caches := add (default 64 $store.hot_profiles_mb) (default 32 $store.block_cache_mb) (default 64 $store.write_buffer_mb) (default 512 (default dict $config.limits).messages_mb) -}}
 {{- $training := default 4096 (default dict $config.training).memory_mb -}}
-{{- $of := "store.hot_profiles_mb + store.block_cache_mb + store.write_buffer_mb" -}}
+{{- $of := "store.hot_profiles_mb + store.block_cache_mb + store.write_buffer_mb + limits.messages_mb" -}}
 {{- if .Values.trainer.sidecar -}}
 {{- include "nearline.fits" (dict "name" "trainer.resources" "resources" .Values.trainer.resources "needed" $training "of" "training.memory_mb") -}}
 {{- include "nearline.fits" (dict "name" "resources" "resources" .Values.resources "needed" $caches "of" $of) -}}
