@@ -1,22 +1,32 @@
 #!/usr/bin/env bash
 # Builds the container image with docker, podman or buildah, whichever is there.
 #   deploy/build-image.sh                        nearline:VERSION and nearline:latest
+#   deploy/build-image.sh --cuda                 nearline-cuda, with PyPI's torch: uses an NVIDIA GPU
+#                                                if there is one (docker run --gpus all)
+#   deploy/build-image.sh --serving              nearline-serving: no trainer and no LibTorch, a fifth of
+#                                                the size, for a trainer in a container of its own
 #   deploy/build-image.sh --tag registry/nearline
 #   deploy/build-image.sh --build-arg BASE=debian@sha256:...   anything else is handed on
 . "$(dirname "$0")/common.sh"
 
-tag=nearline
+tag=
+kind=
 extra=()
 while [ $# -gt 0 ]; do
   case $1 in
     --tag) [ $# -gt 1 ] || die "--tag needs a name"; tag=$2; shift ;;
-    -h | --help) sed -n '2,5s/^# \?//p' "$0"; exit 0 ;;
+    --cuda)
+      kind=-cuda
+      extra+=(--build-arg TORCH=torch==2.8.0 --build-arg GPUS=all) ;;
+    --serving) kind=-serving; extra+=(--build-arg TORCH=none) ;;
+    -h | --help) sed -n '2,9s/^# \?//p' "$0"; exit 0 ;;
     *) extra+=("$1") ;;
   esac
   shift
 done
 
 cd "$ROOT"
+tag=${tag:-nearline$kind}
 version=$(sed -n 's/^project(nearline VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)
 revision=$(git rev-parse HEAD 2>/dev/null || true)
 arguments=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision"

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes what an image holds as SPDX 2.3 (JSON): Nearline and the Debian
-packages whose files are in it, with version, source and download location.
+"""Writes what an image holds as SPDX 2.3 (JSON): Nearline, the Debian packages
+whose files are in it and PyPI's wheels, with version and download location.
 
-usage: sbom.py --status /var/lib/dpkg/status --packages FILE --version 0.1.0
+usage: sbom.py --status /var/lib/dpkg/status --packages FILE --wheels DIR --version 0.1.0
 """
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import re
@@ -25,21 +26,39 @@ def spdx_id(name):
     return "SPDXRef-" + re.sub(r"[^A-Za-z0-9.-]", "-", name)
 
 
-def debian(fields):
-    name, version = fields["Package"], fields["Version"]
-    source = fields.get("Source", name).split(" ")[0]
-    return {"SPDXID": spdx_id(f"deb-{name}-{fields['Architecture']}"), "name": name, "versionInfo": version,
-            "supplier": "Organization: Debian", "downloadLocation": f"https://tracker.debian.org/pkg/{source}",
-            "filesAnalyzed": False, "licenseConcluded": "NOASSERTION", "licenseDeclared": "NOASSERTION",
-            "copyrightText": "NOASSERTION",
+def package(identifier, name, version, supplier, location, purl):
+    return {"SPDXID": spdx_id(identifier), "name": name, "versionInfo": version, "supplier": supplier,
+            "downloadLocation": location, "filesAnalyzed": False, "licenseConcluded": "NOASSERTION",
+            "licenseDeclared": "NOASSERTION", "copyrightText": "NOASSERTION",
             "externalRefs": [{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl",
-                              "referenceLocator": f"pkg:deb/debian/{name}@{version}?arch={fields['Architecture']}"}]}
+                              "referenceLocator": purl}]}
+
+
+def debian(fields):
+    name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
+    source = fields.get("Source", name).split(" ")[0]
+    return package(f"deb-{name}-{architecture}", name, version, "Organization: Debian",
+                   f"https://tracker.debian.org/pkg/{source}", f"pkg:deb/debian/{name}@{version}?arch={architecture}")
+
+
+def wheel(found):
+    name, version = found.metadata["Name"], found.version
+    return package(f"pypi-{name}", name, version, "NOASSERTION", f"https://pypi.org/project/{name}/{version}/",
+                   f"pkg:pypi/{name.lower()}@{version}")
+
+
+def with_libraries(folder):
+    """The wheels of a folder whose libraries an image takes: torch and NVIDIA's."""
+    for found in importlib.metadata.distributions(path=[folder]):
+        if found.metadata["Name"] == "torch" or found.metadata["Name"].startswith("nvidia-"):
+            yield found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--status", required=True, help="dpkg's record of what is installed")
     parser.add_argument("--packages", help="names of those that count, a line each; default: all")
+    parser.add_argument("--wheels", help="what pip installed with --target; none if it is not there")
     parser.add_argument("--version", required=True, help="of Nearline")
     arguments = parser.parse_args()
     own = {"SPDXID": "SPDXRef-nearline", "name": "nearline", "versionInfo": arguments.version,
@@ -49,8 +68,10 @@ def main():
     if arguments.packages:
         with open(arguments.packages, encoding="utf-8") as file:
             names = set(file.read().split())
-    packages = sorted((debian(fields) for fields in stanzas(arguments.status)
-                       if names is None or fields["Package"] in names), key=lambda p: p["SPDXID"])
+    packages = [debian(fields) for fields in stanzas(arguments.status) if names is None or fields["Package"] in names]
+    if arguments.wheels:
+        packages += [wheel(found) for found in with_libraries(arguments.wheels)]
+    packages.sort(key=lambda p: p["SPDXID"])
     # A build that is repeated says the same time.
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.datetime.now(datetime.timezone.utc) if epoch is None else \
