@@ -13,6 +13,8 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -22,6 +24,7 @@
 #include "absl/time/clock.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "server/control_group.h"
 
 namespace nearline::server {
 namespace {
@@ -156,7 +159,50 @@ std::string DescribeEnd(int status, const std::string& error_file) {
                       "; its messages are in ", error_file);
 }
 
+// Stops and continues a child as a pacer says. Without one, does nothing.
+class Brake {
+ public:
+  Brake(pid_t pid, std::optional<Pacer> pacer)
+      : pid_(pid), pacer_(std::move(pacer)) {}
+
+  // How long to wait for the next call, at most.
+  absl::Duration interval() const {
+    return pacer_.has_value() ? Pacer::kTick : absl::Seconds(1);
+  }
+  void Tick() {
+    if (pacer_.has_value()) Let(pacer_->MayRun());
+  }
+  void Let(bool may_run) {
+    if (may_run != std::exchange(running_, may_run)) {
+      kill(-pid_, may_run ? SIGCONT : SIGSTOP);
+    }
+  }
+
+ private:
+  const pid_t pid_;
+  std::optional<Pacer> pacer_;
+  bool running_ = true;
+};
+
+std::optional<Pacer> PacerOf(const ChildOptions& options) {
+  const ControlGroup group = ControlGroup::Own();
+  if (!options.pace || !group.HasCpuQuota()) return std::nullopt;
+  return Pacer([group] { return group.Throttled(); });
+}
+
 }  // namespace
+
+bool Pacer::MayRun() {
+  if (tick_ == kCycle) {
+    tick_ = 0;
+    const absl::Duration now = throttled_();
+    const bool held_back =
+        now - std::exchange(last_, now) > absl::ZeroDuration();
+    share_ = held_back ? std::max(kLeast, share_ / 2)
+                       : std::min(1.0, share_ + kGrowth);
+  }
+  return tick_++ < share_ * kCycle;
+}
 
 absl::Status RunChild(const ChildOptions& options,
                       const std::function<void(const std::string&)>& on_line) {
@@ -189,10 +235,15 @@ absl::Status RunChild(const ChildOptions& options,
   }
 
   Watchdog watchdog(pid, options.hang_cpu);
+  Brake brake(pid, PacerOf(options));
+  constexpr absl::Duration kLookEvery = absl::Milliseconds(900);
+  absl::Time looked = absl::Now();
   std::string buffer, verdict;
   while (true) {
     pollfd poller{pipe_fds[0], POLLIN, 0};
-    const int ready = poll(&poller, 1, 1000);
+    const int ready =
+        poll(&poller, 1,
+             static_cast<int>(absl::ToInt64Milliseconds(brake.interval())));
     if (ready > 0) {
       char chunk[4096];
       const ssize_t n = read(pipe_fds[0], chunk, sizeof(chunk));
@@ -205,6 +256,9 @@ absl::Status RunChild(const ChildOptions& options,
       }
       if (buffer.size() > (1 << 20)) buffer.clear();  // no line is so long
     }
+    brake.Tick();
+    if (absl::Now() - looked < kLookEvery) continue;
+    looked = absl::Now();
     if (options.stop && options.stop()) {
       verdict = "the run was stopped because the server is stopping";
     } else if (watchdog.Check()) {
@@ -219,6 +273,7 @@ absl::Status RunChild(const ChildOptions& options,
     }
   }
   close(pipe_fds[0]);
+  brake.Let(true);
   int status = 0;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }

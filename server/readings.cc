@@ -8,11 +8,9 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/version.h"
+#include "server/control_group.h"
 
 namespace nearline::server {
 namespace {
@@ -195,9 +193,7 @@ void ReadProcess(const Parts& parts, Readings* out) {
   }
   out->Gauge("process_resident_memory_bytes", "Memory in use.",
              ResidentBytes());
-  const int64_t most =
-      MemoryLimit("/sys/fs/cgroup", ReadFile("/proc/self/cgroup").value_or(""));
-  if (most > 0) {
+  if (const int64_t most = ControlGroup::Own().MemoryLimit(); most > 0) {
     out->Gauge("nearline_memory_limit_bytes",
                "Beyond, the kernel ends the process.", most);
   }
@@ -232,31 +228,6 @@ int64_t ResidentBytes() {
   int64_t size = 0, resident = 0;
   if (!(statm >> size >> resident)) return 0;
   return resident * sysconf(_SC_PAGESIZE);
-}
-
-int64_t MemoryLimit(const std::string& root, const std::string& groups) {
-  // "0::/system.slice/nearline.service"; in a container mostly "0::/".
-  std::string group;
-  for (const absl::string_view line : absl::StrSplit(groups, '\n')) {
-    if (absl::StartsWith(line, "0::")) group = std::string(line.substr(3));
-  }
-  int64_t least = 0;
-  const auto consider = [&](const std::string& path) {
-    const auto text = ReadFile(path);
-    int64_t bytes = 0;
-    // Version 1 writes a number near 2^63 where there is none, version 2 "max".
-    constexpr int64_t kNone = int64_t{1} << 60;
-    if (!text.ok() || !absl::SimpleAtoi(*text, &bytes) || bytes >= kNone)
-      return;
-    if (least == 0 || bytes < least) least = bytes;
-  };
-  while (true) {
-    consider(absl::StrCat(root, group, "/memory.max"));
-    if (group.size() <= 1) break;
-    group.resize(group.rfind('/'));
-  }
-  consider(absl::StrCat(root, "/memory/memory.limit_in_bytes"));
-  return least;
 }
 
 std::vector<Metrics::Reading> ReadListener(Listener* listener) {

@@ -2,7 +2,6 @@
 #ifndef NEARLINE_SERVER_READINGS_H_
 #define NEARLINE_SERVER_READINGS_H_
 
-#include <string>
 #include <vector>
 
 #include "server/listener.h"
@@ -15,9 +14,6 @@ namespace nearline::server {
 std::vector<Metrics::Reading> ReadParts(const Parts& parts);
 std::vector<Metrics::Reading> ReadListener(Listener* listener);
 int64_t ResidentBytes();  // of memory; 0: not known
-// Most memory that the kernel lets a process of these control groups (the text
-// of /proc/self/cgroup, below `root`) have; 0: no limit.
-int64_t MemoryLimit(const std::string& root, const std::string& groups);
 
 }  // namespace nearline::server
 

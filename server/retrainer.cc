@@ -43,12 +43,15 @@ absl::Status RunTrainer(const Config& config, const std::string& run_id,
                         const OnLine& on_line) {
   const std::string runs = JoinPath(config.data_dir, "runs");
   RETURN_IF_ERROR(MakeDirs(runs));
-  const ChildOptions child{.command = {TrainerProgram(config), "run", "--job",
-                                       JobOf(config, run_id)},
-                           .error_file = JoinPath(runs, run_id + ".log"),
-                           .memory_bytes = config.training.memory_mb << 20,
-                           .hang_cpu = config.training.hang_cpu,
-                           .stop = stop};
+  const ChildOptions child{
+      .command = {TrainerProgram(config), "run", "--job",
+                  JobOf(config, run_id)},
+      .error_file = JoinPath(runs, run_id + ".log"),
+      .memory_bytes = config.training.memory_mb << 20,
+      // In a container of its own it shares no quota with the server.
+      .pace = config.training.socket.empty(),
+      .hang_cpu = config.training.hang_cpu,
+      .stop = stop};
   return RunChild(child, on_line);
 }
 

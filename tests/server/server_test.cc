@@ -4,10 +4,8 @@
 #include <numeric>
 #include <set>
 
-#include "base/file.h"
 #include "client/records.h"
 #include "proto/grpc/health/v1/health.grpc.pb.h"
-#include "server/readings.h"
 #include "tests/server/server_fixture.h"
 
 namespace nearline::server {
@@ -473,26 +471,6 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
   };
   names.erase("nearline_memory_limit_bytes");  // only where there is a limit
   EXPECT_EQ(names, expected);
-}
-
-TEST(MemoryLimit, IsTheLeastOfTheGroupsAbove) {
-  const TempDir dir;
-  const auto write = [&](const std::string& path, const std::string& text) {
-    ASSERT_THAT(MakeDirs(JoinPath(dir.path(), path)), IsOk());
-    ASSERT_THAT(WriteFileAtomic(dir / (path + "/memory.max"), text), IsOk());
-  };
-  const std::string groups = "1:cpu:/x\n0::/system.slice/nearline.service\n";
-  EXPECT_EQ(MemoryLimit(dir.path(), groups), 0);
-  write("system.slice/nearline.service", "max\n");
-  EXPECT_EQ(MemoryLimit(dir.path(), groups), 0);
-  write("system.slice", "1000\n");
-  EXPECT_EQ(MemoryLimit(dir.path(), groups), 1000);
-  write("system.slice/nearline.service", "500\n");
-  EXPECT_EQ(MemoryLimit(dir.path(), groups), 500);
-  EXPECT_EQ(MemoryLimit(dir.path(), "0::/\n"), 0);
-  write(".", "700\n");  // what a container sees
-  EXPECT_EQ(MemoryLimit(dir.path(), "0::/\n"), 700);
-  EXPECT_EQ(MemoryLimit(dir.path(), ""), 700);
 }
 
 }  // namespace
