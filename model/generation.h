@@ -107,6 +107,11 @@ class Generation {
                     absl::Span<const RowMask* const> masks) {
     return scoring_.scanner->Tune(queries, masks);
   }
+  // Share of the places among a user's 10 best that the scan gives to the item
+  // that float32 scores of all rows do, for users such as will ask; 1 before it
+  // is set, which is before sharing.
+  void set_agreement(double share) { agreement_ = share; }
+  double agreement() const { return agreement_; }
   QueryCache* queries() const { return queries_.get(); }  // may be null
   // Of what is kept: the query, and behind it what the ranker reads of a user.
   size_t kept_dim() const { return kept_dim_; }
@@ -153,6 +158,7 @@ class Generation {
   std::shared_ptr<const UserFeatures> users_;  // null: attributes say nothing
   std::unique_ptr<QueryCache> queries_;
   size_t kept_dim_ = 0;
+  double agreement_ = 1;
   const ItemTable* vectors_ = nullptr;  // what Similar compares
   std::atomic<uint32_t> rows_{0};
   std::atomic<uint64_t> bindings_{0};

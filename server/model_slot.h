@@ -52,8 +52,17 @@ class ModelSlot {
  private:
   absl::StatusOr<std::shared_ptr<model::Generation>> Load(
       const std::string& id);
-  std::vector<model::History> SampleUsers(const model::Generation& generation);
+  // Users such as will ask: their queries, row-major, and what may be answered.
+  struct Sample {
+    std::vector<float> queries;
+    std::vector<model::RowMask> masks;
+  };
+  std::vector<model::History> SampleUsers(const model::Generation& generation,
+                                          int64_t most);
+  absl::StatusOr<Sample> SampleQueries(const model::Generation& generation,
+                                       int64_t most);
   absl::Status Tune(model::Generation* generation);
+  absl::Status Compare(model::Generation* generation);
   absl::Status WarmUp(const model::Generation& generation);
   void Swap(std::shared_ptr<model::Generation> next);
 

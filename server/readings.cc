@@ -147,6 +147,11 @@ void ReadGeneration(const Parts& parts, Readings* out) {
              "Share of the 100 best that the approximate index found when it "
              "was tuned; 1 without one.",
              g->scanner().report().recall);
+  out->Gauge(
+      "nearline_scan_agreement",
+      "Share of the places among a user's 10 best that the scan gives to "
+      "the item that float32 scores of all do, when the model was loaded.",
+      g->agreement());
   if (const model::QueryCache* const cache = g->queries(); cache != nullptr) {
     const model::QueryCache::Stats queries = cache->stats();
     out->Counter("nearline_query_cache_hits_total",

@@ -385,6 +385,8 @@ TEST_F(ServerTest, AnIndexThatCannotKeepItsPromiseLeavesAnswersAsTheyAre) {
     EXPECT_EQ(with->items(i).score(), without->items(i).score());
   }
   EXPECT_THAT(server_->Scrape(), testing::HasSubstr("nearline_index_recall 1"));
+  EXPECT_THAT(server_->Scrape(),
+              testing::HasSubstr("nearline_scan_agreement 1"));
 }
 
 // Dashboards rest on these names.
@@ -450,6 +452,7 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_reload_failures_total",
       "nearline_rpc_duration_seconds",
       "nearline_rpc_requests_total",
+      "nearline_scan_agreement",
       "nearline_stage_seconds_total",
       "nearline_store_disk_bytes",
       "nearline_store_failed_writes_total",
