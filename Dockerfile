@@ -42,7 +42,9 @@ RUN file=$(find /usr/lib -name 'libtorch_cpu.so.*' -type f | head -n 1) \
     fi
 # The programs' libraries, each under the name they ask for, with what every
 # program expects of a system; nothing else, and no shell.
-RUN ldd /image/usr/local/bin/* | grep -oE '/[^ ]+' | grep -v -e ':$' -e '^/image/' | sort -u >/tmp/libraries \
+RUN ldd /image/usr/local/bin/* >/tmp/ldd && ! grep 'not found' /tmp/ldd \
+ && /image/usr/local/bin/nearline-server --version \
+ && grep -oE '/[^ ]+' /tmp/ldd | grep -v -e ':$' -e '^/image/' | sort -u >/tmp/libraries \
  && while read -r file; do \
       install -D "$(readlink -f "$file")" "/image/usr${file#/usr}"; \
     done </tmp/libraries \

@@ -305,8 +305,9 @@ check "right values failed" template /dev/null "${ok[@]}" --set resources=null
 sidecar=("${ok[@]}" --set trainer.sidecar=true)
 check "right values failed" template /dev/null "${sidecar[@]}" --set resources.limits.memory=1Gi
 check "wrong values passed" refused '^[^ ]* .*[^.]resources.limits.memory is 600 MiB, but 672' "${sidecar[@]}" --set resources.limits.memory=600Mi
-check "wrong values passed" refused 'trainer.resources.limits.memory is 4095 MiB' "${sidecar[@]}" --set trainer.resources.limits.memory=4095Mi
-check "wrong values passed" refused 'trainer.gpu needs' "${sidecar[@]}" --set trainer.gpu=true
+check "wrong values passed" refused 'trainer.resources.limits.memory is 4607 MiB' "${sidecar[@]}" --set trainer.resources.limits.memory=4607Mi
+check "wrong values passed" refused 'trainer.gpu needs' "${ok[@]}" --set trainer.gpu=true
+check "right values failed" template /dev/null "${sidecar[@]}" --set trainer.gpu=true
 check "wrong values passed" refused 'kubeVersion' "${ok[@]}" --kube-version 1.26.0
 
 say "Checking that no peers means nobody"

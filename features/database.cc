@@ -157,8 +157,10 @@ absl::Status Database::OpenLocked() {
   family.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table_options));
   family.write_buffer_size = 16 << 20;
   family.disable_auto_compactions = !options_.compact;
-  family.periodic_compaction_seconds =
+  // Where a file lies, and down to where what it deletes lies.
+  family.ttl =
       static_cast<uint64_t>(absl::ToInt64Seconds(options_.rewrite_interval));
+  family.periodic_compaction_seconds = family.ttl;
   family.compression = options_.compression == "lz4" ? rocksdb::kLZ4Compression
                        : options_.compression == "zstd"
                            ? rocksdb::kZSTD
@@ -226,10 +228,12 @@ std::unique_ptr<rocksdb::Iterator> Database::Pin::Iterate(
       db->NewIterator(options, (*tables)[table]));
 }
 
-absl::Status Database::Write(rocksdb::WriteBatch* batch) {
+absl::Status Database::Write(rocksdb::WriteBatch* batch, bool frees_space) {
   ASSIGN_OR_RETURN(const int64_t free, FreeBytes(options_.path));
-  const int64_t needed = options_.free_space_reserve +
-                         static_cast<int64_t>(batch->GetDataSize()) * 2;
+  const int64_t reserve = frees_space ? options_.free_space_reserve / 2
+                                      : options_.free_space_reserve;
+  const int64_t needed =
+      reserve + static_cast<int64_t>(batch->GetDataSize()) * 2;
   const bool full = free < needed;
   const bool changed = std::exchange(refusing_, full) != full;
   if (full) {

@@ -96,7 +96,8 @@ class Database {
   // Atomic, and synced when it returns OK. Errors: RESOURCE_EXHAUSTED when the
   // disk is nearly full; else what RocksDB says, and `needs_reload` is set:
   // what the batch left on disk is unknown until Reopen.
-  absl::Status Write(rocksdb::WriteBatch* batch);
+  // What frees space may use half of the reserve for it.
+  absl::Status Write(rocksdb::WriteBatch* batch, bool frees_space = false);
   bool needs_reload() const { return needs_reload_; }
   absl::Status Reopen();
 
@@ -122,7 +123,7 @@ class Database {
   std::unique_ptr<rocksdb::DB> db_;                   // under mu_
   std::vector<rocksdb::ColumnFamilyHandle*> tables_;  // under mu_
   bool needs_reload_ = false;
-  bool refusing_ = false;  // the last write found the disk full
+  bool refusing_ = false;  // the last write found the disk full; the writer's
 };
 
 }  // namespace nearline::features

@@ -14,11 +14,14 @@ namespace nearline::features {
 
 // Reads the whole log once, in order of users, and retires what was kept for as
 // long as the store's options say, a few events at a time, so that other writes
-// come between. `pause` is called between the parts with the time that the last
-// one took; false ends the sweep with CANCELLED. Errors else: the store's.
-absl::StatusOr<RetireResult> SweepOnce(
-    Store* store, absl::Time now,
-    const std::function<bool(absl::Duration took)>& pause);
+// come between; then forgets the users of whom nothing is left. `on_part` is
+// called after each part with what was retired in it and the time that it took;
+// false ends the sweep with CANCELLED. Returns the sum. Errors else: the
+// store's.
+using OnPart =
+    std::function<bool(const RetireResult& more, absl::Duration took)>;
+absl::StatusOr<RetireResult> SweepOnce(Store* store, absl::Time now,
+                                       const OnPart& on_part);
 
 // Sweeps shortly after the start, then once an interval, on a thread that takes
 // at most a quarter of a processor. Thread-safe.
@@ -30,7 +33,8 @@ class Retention {
   ~Retention();
 
   struct Stats {
-    int64_t events = 0, users = 0;  // retired
+    int64_t events = 0, users = 0;  // retired, also by a sweep under way
+    int64_t failures = 0;           // sweeps that did not get through
     absl::Time last_sweep;          // whole; the start before there was one
   };
   Stats stats() const;

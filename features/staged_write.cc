@@ -379,6 +379,7 @@ void StagedWrite::EraseRecord(Ordinal user, const std::string& id) {
 }
 
 void StagedWrite::Stage(DeleteUser& m) {
+  frees_space_ = true;
   absl::StatusOr<int64_t> erased = EraseUser(m.id);
   if (absl::IsNotFound(erased.status())) return Fail(m.done, erased.status());
   if (!erased.ok()) return Poison(m.done, erased.status());
@@ -393,47 +394,59 @@ void StagedWrite::Stage(DeleteUser& m) {
 }
 
 void StagedWrite::Stage(Retire& m) {
+  frees_space_ = true;
   RetireResult result;
+  absl::Status status;
   for (const Retire::Of& of : m.users) {
-    const absl::Status status = RetireEvents(of, &result);
-    if (!status.ok()) return Poison(m.done, status);
+    if (status.ok()) status = RetireEvents(of, &result.events);
   }
+  for (const Ordinal user : m.forget) {
+    if (status.ok()) status = Forget(user, &result.users);
+  }
+  if (!status.ok()) return Poison(m.done, status);
   WhenDurable(std::move(m.done), RetireResult{result});
 }
 
-absl::Status StagedWrite::RetireEvents(const Retire::Of& of,
-                                       RetireResult* result) {
+absl::Status StagedWrite::RetireEvents(const Retire::Of& of, int64_t* retired) {
   ASSIGN_OR_RETURN(const User user, store_.GetUser(of.user));
   if (user.id.empty()) return absl::OkStatus();  // erased since
-  const absl::Duration max_age = store_.options_.retention.max_age;
   for (const Sequence sequence : of.sequences) {
     ASSIGN_OR_RETURN(const std::optional<Event> event,
                      ReadEvent(of.user, sequence));
     if (!event.has_value()) continue;  // retracted since
     EraseEvent(*event);
-    ++result->events;
-    // A repeat of one that is too old is too old as well; its id may go.
-    if (!event->event_id.empty() && max_age > absl::ZeroDuration() &&
-        absl::FromUnixMicros(event->time_micros) < now_ - max_age) {
-      batch_.Delete(table(kEventIds),
-                    EventIdKey(of.user, HashOf(event->event_id)));
-    }
+    ++*retired;
+    if (event->event_id.empty()) continue;
+    const std::string key = EventIdKey(of.user, HashOf(event->event_id));
+    ASSIGN_OR_RETURN(const auto record, FindEventId(key));
+    if (!record.has_value() || !record->permanent) continue;
+    // From now on it expires like any other.
+    EventIdRecord expiring = *record;
+    expiring.permanent = false;
+    expiring.time_micros = absl::ToUnixMicros(now_);
+    event_ids_[key] = expiring;
   }
   stale_users_.push_back(user.id);
-  if (!of.all || !user.attributes.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const bool more,
-                   HasEventsAfter(of.user, of.sequences.back()));
-  if (more) return absl::OkStatus();  // came since
-  // The marks that the user's number left on items name nobody any more.
-  RETURN_IF_ERROR(EraseEventIds(of.user));
-  EraseRecord(of.user, user.id);
-  ++result->users;
   return absl::OkStatus();
 }
 
-// One by one: there may be many such users, and every read looks through all
-// ranges that were deleted.
-absl::Status StagedWrite::EraseEventIds(Ordinal user) {
+absl::Status StagedWrite::Forget(Ordinal ordinal, int64_t* forgotten) {
+  ASSIGN_OR_RETURN(const User user, store_.GetUser(ordinal));
+  if (user.id.empty() || !user.attributes.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<Event> next,
+                   store_.ReadEvents(ordinal, 0, 1));
+  if (!next.empty() && next[0].user == ordinal) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const bool known, EraseExpiredIds(ordinal));
+  if (known) return absl::OkStatus();
+  // The marks that the user's number left on items name nobody any more.
+  EraseRecord(ordinal, user.id);
+  ++*forgotten;
+  return absl::OkStatus();
+}
+
+// Whether some are left. One by one: every read looks through all ranges that
+// were deleted, and there may be many such users.
+absl::StatusOr<bool> StagedWrite::EraseExpiredIds(Ordinal user) {
   const Database::Pin pin(store_.database_.get());
   RETURN_IF_ERROR(pin.ok());
   const std::string end = OrdinalKey(user + 1);
@@ -441,17 +454,14 @@ absl::Status StagedWrite::EraseEventIds(Ordinal user) {
   rocksdb::ReadOptions read;
   read.iterate_upper_bound = &bound;
   const auto rows = pin.Iterate(kEventIds, read);
+  bool known = false;
   for (rows->Seek(OrdinalKey(user)); rows->Valid(); rows->Next()) {
-    batch_.Delete(table(kEventIds), rows->key());
+    ASSIGN_OR_RETURN(const auto record, FindEventId(rows->key().ToString()));
+    known = known || record.has_value();
+    if (!record.has_value()) batch_.Delete(table(kEventIds), rows->key());
   }
-  return FromRocks(rows->status(), "reading event ids");
-}
-
-absl::StatusOr<bool> StagedWrite::HasEventsAfter(Ordinal user,
-                                                 Sequence sequence) const {
-  ASSIGN_OR_RETURN(const std::vector<Event> next,
-                   store_.ReadEvents(user, sequence, 1));
-  return !next.empty() && next[0].user == user;
+  RETURN_IF_ERROR(FromRocks(rows->status(), "reading event ids"));
+  return known;
 }
 
 void StagedWrite::Stage(Purged& m) {
@@ -491,7 +501,9 @@ void StagedWrite::StageTables() {
 absl::Status StagedWrite::Commit() {
   RETURN_IF_ERROR(poison_);
   StageTables();
-  if (batch_.Count() > 0) RETURN_IF_ERROR(store_.database_->Write(&batch_));
+  if (batch_.Count() > 0) {
+    RETURN_IF_ERROR(store_.database_->Write(&batch_, frees_space_));
+  }
   Publish();
   return absl::OkStatus();
 }

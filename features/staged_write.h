@@ -73,9 +73,9 @@ class StagedWrite {
   absl::StatusOr<int64_t> EraseUser(const std::string& id);
   // The user's row and id.
   void EraseRecord(Ordinal user, const std::string& id);
-  absl::Status RetireEvents(const Retire::Of& of, RetireResult* result);
-  absl::StatusOr<bool> HasEventsAfter(Ordinal user, Sequence sequence) const;
-  absl::Status EraseEventIds(Ordinal user);
+  absl::Status RetireEvents(const Retire::Of& of, int64_t* retired);
+  absl::Status Forget(Ordinal ordinal, int64_t* forgotten);
+  absl::StatusOr<bool> EraseExpiredIds(Ordinal user);
   void StageTables();
   void Publish();
 
@@ -118,6 +118,7 @@ class StagedWrite {
   absl::flat_hash_map<std::string, EventIdRecord> event_ids_;
   std::vector<std::string> stale_users_;  // whose profiles must be read again
   int64_t users_added_ = 0;
+  bool frees_space_ = false;  // and nothing else: it is written alone
   absl::Status poison_;
   std::vector<std::function<void(const absl::Status&)>> finish_;
 };

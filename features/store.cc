@@ -342,6 +342,32 @@ absl::StatusOr<std::vector<User>> Store::ListUsers(Ordinal from, int count,
   return users;
 }
 
+absl::StatusOr<std::vector<Ordinal>> Store::UsersWithoutEvents(
+    Ordinal from, int count, Ordinal* next) const {
+  const Database::Pin pin(database_.get());
+  RETURN_IF_ERROR(pin.ok());
+  std::vector<Ordinal> without;
+  *next = kNoOrdinal;
+  const auto users = pin.Iterate(kUsers);
+  const auto events = pin.Iterate(kEvents);
+  for (users->Seek(OrdinalKey(from)); users->Valid(); users->Next()) {
+    const auto user = GetBigEndian<Ordinal>(ToView(users->key()));
+    if (count-- == 0) {
+      *next = user;
+      break;
+    }
+    ASSIGN_OR_RETURN(const User record, DecodeUser(ToView(users->value())));
+    if (!record.attributes.empty()) continue;
+    events->Seek(OrdinalKey(user));
+    const bool has =
+        events->Valid() && GetBigEndian<Ordinal>(ToView(events->key())) == user;
+    if (!has) without.push_back(user);
+  }
+  RETURN_IF_ERROR(FromRocks(users->status(), "reading users"));
+  RETURN_IF_ERROR(FromRocks(events->status(), "reading events"));
+  return without;
+}
+
 absl::StatusOr<User> Store::GetUser(Ordinal user) const {
   const Database::Pin pin(database_.get());
   const auto value = pin.Get(kUsers, OrdinalKey(user));

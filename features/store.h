@@ -30,7 +30,8 @@ namespace nearline::features {
 // How long events are kept; see Retention, which lets go of the others.
 struct RetentionOptions {
   absl::Duration max_age = absl::ZeroDuration();  // by the event's time; 0: all
-  int64_t max_events_per_user = 0;                // of those the newest; 0: all
+  // Of those the newest, by (time, sequence) as in profiles; 0: all.
+  int64_t max_events_per_user = 0;
   absl::Duration sweep_interval = absl::Hours(24);
 
   bool enabled() const {
@@ -79,7 +80,8 @@ using Done = std::function<void(absl::StatusOr<T>)>;
 struct Append {
   std::vector<NewEvent> events;
   // Of an import: any time is taken, what is older than retention.max_age
-  // counts for nothing, and the event ids do not expire before the event.
+  // counts for nothing, and the event ids are known as long as the event is
+  // kept and the window longer.
   bool historical = false;
   // False: the first event that cannot be taken fails the batch and nothing is
   // written. True: the others are.
@@ -124,15 +126,16 @@ struct RetireResult {
 };
 // Lets go of events that were kept for long enough: they leave the log, the
 // profiles and the counts, and nobody is told. Those that are gone already are
-// passed over.
+// passed over. An event id stays known for store.event_id_window longer.
 struct Retire {
   struct Of {
     Ordinal user = kNoOrdinal;
-    std::vector<Sequence> sequences;  // ascending
-    // They are all that the user had: one without attributes goes as well.
-    bool all = false;
+    std::vector<Sequence> sequences;
   };
   std::vector<Of> users;
+  // Go as well, if neither events, attributes nor event ids that a repeat could
+  // meet are left of them.
+  std::vector<Ordinal> forget;
   Done<RetireResult> done;
 };
 // The store's own: no file holds what was erased up to this erasure.
@@ -201,6 +204,11 @@ class Store {
   // the end.
   absl::StatusOr<std::vector<User>> ListUsers(Ordinal from, int count,
                                               Ordinal* next) const;
+  // Of the `count` users from `from` on those of whom neither an event nor an
+  // attribute is stored. `next` as in ListUsers.
+  absl::StatusOr<std::vector<Ordinal>> UsersWithoutEvents(Ordinal from,
+                                                          int count,
+                                                          Ordinal* next) const;
   int64_t users() const { return users_.load(); }
 
   // The user's events, newest first, with sequence < `before`, at most `count`.

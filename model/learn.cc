@@ -134,8 +134,9 @@ class Run {
       : job_(job), on_progress_(on_progress) {}
 
   absl::StatusOr<Manifest> Go() {
-    if (device_ == "auto")
+    if (device_ == "auto") {
       device_ = CheckDevice("cuda:0").ok() ? "cuda:0" : "cpu";
+    }
     Report("load", 0.0);
     RETURN_IF_ERROR(Load());
     RETURN_IF_ERROR(TrainAll());

@@ -35,7 +35,7 @@ namespace {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // it died before the line above
   setpgid(0, 0);  // so that what it starts can be ended with it
-  // Where memory runs out, the kernel ends the trainer and not the server.
+  // Where memory runs out, the kernel is to end the trainer first.
   const int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
   if (score >= 0 && write(score, "1000", 4) < 0) {
     // Then as it was.
@@ -95,8 +95,9 @@ class Watchdog {
 
   void OnLine() { progressed_ = true; }
 
-  // About once a second. True when the child is hung.
-  bool Check() {
+  // About once a second. True when the child is hung. Of one that is held back
+  // on purpose it cannot be told whether it starves.
+  bool Check(bool held_back) {
     const absl::Time now = absl::Now();
     const ProcessState state = ReadState(pid_);
     if (progressed_) {
@@ -110,7 +111,8 @@ class Watchdog {
     if (now - sampled_ > absl::Seconds(30)) {
       // Runnable, yet nearly never run: the idle class starves on a busy
       // machine.
-      if (state.state == 'R' && state.cpu - cpu_at_sample_ < absl::Seconds(1)) {
+      if (!held_back && state.state == 'R' &&
+          state.cpu - cpu_at_sample_ < absl::Seconds(1)) {
         sched_param param{};
         sched_setscheduler(pid_, SCHED_BATCH, &param);
         setpriority(PRIO_PROCESS, static_cast<id_t>(pid_), 19);
@@ -169,6 +171,7 @@ class Brake {
   absl::Duration interval() const {
     return pacer_.has_value() ? Pacer::kTick : absl::Seconds(1);
   }
+  bool holds_back() const { return pacer_.has_value() && pacer_->share() < 1; }
   void Tick() {
     if (pacer_.has_value()) Let(pacer_->MayRun());
   }
@@ -261,7 +264,7 @@ absl::Status RunChild(const ChildOptions& options,
     looked = absl::Now();
     if (options.stop && options.stop()) {
       verdict = "the run was stopped because the server is stopping";
-    } else if (watchdog.Check()) {
+    } else if (watchdog.Check(brake.holds_back())) {
       verdict = absl::StrCat("the trainer hung: no progress for ",
                              absl::FormatDuration(options.hang_cpu),
                              " of processor time, or asleep for as long");

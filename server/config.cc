@@ -192,12 +192,6 @@ absl::Status CheckAcross(const Config& config) {
         absl::StrCat("serving.index_items: ", config.serving.index_items,
                      " is neither 0 nor at least ", kFewest));
   }
-  if (config.limits.messages_mb < 4 * config.limits.max_message_mb) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("limits.messages_mb: ", config.limits.messages_mb,
-                     " is less than four times limits.max_message_mb, ",
-                     config.limits.max_message_mb));
-  }
   constexpr size_t kLongestSocket = 107;  // unix(7)
   if (config.training.socket.size() > kLongestSocket) {
     return absl::InvalidArgumentError(

@@ -81,6 +81,7 @@ struct Config {
     std::map<std::string, std::map<std::string, double>> parameters;
     std::string program;  // empty: nearline-train beside the server
     std::string socket;   // empty: the trainer is a child of the server
+    std::string device;   // `device` as configured, before the server chose
     absl::Duration interval = absl::ZeroDuration();  // zero: never
     int64_t every_events = 0;                        // 0: never
     std::string second_request = "join";

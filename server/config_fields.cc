@@ -269,14 +269,14 @@ std::vector<ConfigField> FieldsOf(Config* c) {
       Duration("store.rewrite_interval", &s.database.rewrite_interval,
                absl::Hours(1), 10 * kYear,
                "a file that was not rewritten for so long is: what was retired "
-               "or replaced is gone from the disk then"),
+               "or replaced goes from the disk then, a level at a time"),
       Duration("retention.max_age", &s.retention.max_age, absl::ZeroDuration(),
                100 * kYear,
                "events older than this leave the log; 0: none do; else at "
                "least 24h"),
       Whole("retention.max_events_per_user", &s.retention.max_events_per_user,
             0, 1'000'000'000,
-            "of a user the newest are kept; 0: all; else at least "
+            "of a user the newest by time are kept; 0: all; else at least "
             "profile.max_history"),
       Duration("retention.sweep_interval", &s.retention.sweep_interval,
                absl::Minutes(1), kYear,
@@ -292,7 +292,7 @@ std::vector<ConfigField> FieldsOf(Config* c) {
             "largest request, MiB"),
       Whole("limits.messages_mb", &c->limits.messages_mb, 32, 1 << 20,
             "memory for messages under way on all connections, MiB; beyond, "
-            "calls are ended; at least four of the largest"),
+            "calls are ended; never less than four of the largest"),
       Whole("limits.max_metadata_kb", &c->limits.max_metadata_kb, 1, 1024,
             "most metadata of a call, KiB"),
       Whole("limits.max_calls_per_connection",

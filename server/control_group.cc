@@ -77,15 +77,21 @@ ControlGroup::ControlGroup(const std::string& root, const std::string& groups) {
   }
 }
 
-int64_t ControlGroup::MemoryLimit() const {
-  int64_t least = kNone;
+ControlGroup::Memory ControlGroup::ReadMemory() const {
+  Memory least{.limit = kNone};
   for (const std::string& folder : memory_) {
-    for (const char* name : {"/memory.max", "/memory.limit_in_bytes"}) {
-      const int64_t bytes = Number(folder + name);
-      if (bytes > 0) least = std::min(least, bytes);
-    }
+    const auto consider = [&](const char* limit, const char* used,
+                              const char* inactive) {
+      const int64_t bytes = Number(folder + limit);
+      if (bytes <= 0 || bytes >= least.limit) return;
+      const int64_t idle = Named(folder + "/memory.stat", inactive);
+      least = {bytes, std::max<int64_t>(0, Number(folder + used) - idle)};
+    };
+    consider("/memory.max", "/memory.current", "inactive_file");
+    consider("/memory.limit_in_bytes", "/memory.usage_in_bytes",
+             "total_inactive_file");
   }
-  return least == kNone ? 0 : least;
+  return least.limit == kNone ? Memory() : least;
 }
 
 bool ControlGroup::HasCpuQuota() const {

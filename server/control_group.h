@@ -3,6 +3,7 @@
 #ifndef NEARLINE_SERVER_CONTROL_GROUP_H_
 #define NEARLINE_SERVER_CONTROL_GROUP_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,13 @@ class ControlGroup {
   // Of the text of /proc/self/cgroup, with the file systems below `root`.
   ControlGroup(const std::string& root, const std::string& groups);
 
-  // Most memory, beyond which the kernel ends a process; 0: no limit.
-  int64_t MemoryLimit() const;
+  struct Memory {
+    int64_t limit = 0;  // beyond, the kernel ends a process; 0: there is none
+    // Of all processes of the group that has this limit, without what the
+    // kernel would give up first.
+    int64_t used = 0;
+  };
+  Memory ReadMemory() const;
   // Whether there is a quota of processor time.
   bool HasCpuQuota() const;
   // For how long the group's processes have been held back by it, in all.

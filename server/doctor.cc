@@ -26,6 +26,7 @@
 #include "server/certificates.h"
 #include "server/listener.h"
 #include "server/retrainer.h"
+#include "server/trainer_host.h"
 
 namespace nearline::server {
 namespace {
@@ -304,7 +305,7 @@ class Examination {
   void Trainer() {
     constexpr char kAbout[] = "trainer";
     if (const std::string& socket = config_.training.socket; !socket.empty()) {
-      if (FileExists(socket)) {
+      if (TrainerHostListens(config_)) {
         return Good(kAbout,
                     absl::StrCat("in a container of its own, ", socket));
       }

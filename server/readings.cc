@@ -91,6 +91,8 @@ void ReadRetention(const Parts& parts, Readings* out) {
                "Events that were kept for long enough.", stats.events);
   out->Counter("nearline_retired_users_total",
                "Users of whom nothing was left then.", stats.users);
+  out->Counter("nearline_retention_failures_total",
+               "Sweeps that did not get through.", stats.failures);
   out->Gauge("nearline_retention_last_sweep_timestamp_seconds",
              "When the log was last swept; the start before that.",
              SinceEpoch(stats.last_sweep));
@@ -198,9 +200,15 @@ void ReadProcess(const Parts& parts, Readings* out) {
   }
   out->Gauge("process_resident_memory_bytes", "Memory in use.",
              ResidentBytes());
-  if (const int64_t most = ControlGroup::Own().MemoryLimit(); most > 0) {
+  const ControlGroup::Memory memory = ControlGroup::Own().ReadMemory();
+  if (memory.limit > 0) {
     out->Gauge("nearline_memory_limit_bytes",
-               "Beyond, the kernel ends the process.", most);
+               "Beyond, the kernel ends a process of the control group.",
+               memory.limit);
+    out->Gauge(
+        "nearline_memory_used_bytes",
+        "Of the control group: server, trainer, what is not written yet.",
+        memory.used);
   }
   const auto open = ListDir("/proc/self/fd");
   if (open.ok()) {

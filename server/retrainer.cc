@@ -337,9 +337,10 @@ absl::StatusOr<model::Manifest> Retrainer::Train(const Order& order,
   if (const GenerationPtr current = slot_.Snapshot(); current != nullptr) {
     job.incumbent = current->id();
   }
-  // Another container may have another device, or none.
-  job.device =
-      t.socket.empty() || config_.device == "cpu" ? config_.device : "auto";
+  // Another container may have devices that this one has not, or none.
+  job.device = t.socket.empty()    ? config_.device
+               : t.device == "cpu" ? "cpu"
+                                   : "auto";
   job.warm_start = t.warm_start && !order.cold;
   job.retriever = stage.retriever;
   job.ranker = stage.ranker;

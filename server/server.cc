@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -102,7 +103,7 @@ absl::Status Server::Impl::OpenParts() {
   RETURN_IF_ERROR(RemoveAll(restoring));  // of one that was all but done
   ASSIGN_OR_RETURN(const model::Device device,
                    model::OpenDevice(config.device));
-  config.device = device.name;
+  config.training.device = std::exchange(config.device, device.name);
   features::StoreOptions options = config.store;
   options.database.path = JoinPath(config.data_dir, "store");
   options.database.log = [](int level, absl::string_view message) {
@@ -219,7 +220,9 @@ absl::Status Server::Impl::Listen() {
   // Else whoever reaches the port could have it hold the beginnings of large
   // messages without end, before anybody asks who they are.
   grpc::ResourceQuota quota("nearline");
-  quota.Resize(static_cast<size_t>(limits.messages_mb) << 20);
+  quota.Resize(static_cast<size_t>(
+                   std::max(limits.messages_mb, 4 * limits.max_message_mb))
+               << 20);
   builder.SetResourceQuota(quota);
   builder.SetMaxReceiveMessageSize(
       static_cast<int>(limits.max_message_mb << 20));

@@ -72,10 +72,14 @@ class Service final : public api::TrainerService::Service {
     running_ = false;
     if (status.ok()) {
       spdlog::info("{} has ended", id);
-    } else {
-      spdlog::error("{}: {}", id, std::string(status.message()));
+      return grpc::Status::OK;
     }
-    return ToWire(status);
+    if (stopping_) {
+      status = absl::AbortedError("the trainer's container is stopping");
+    }
+    spdlog::error("{}: {}", id, std::string(status.message()));
+    // Other codes say that it never began.
+    return ToWire(absl::AbortedError(status.message()));
   }
 
  private:
@@ -189,6 +193,12 @@ absl::StatusOr<std::unique_ptr<TrainerHost>> TrainerHost::Start(Config config) {
   spdlog::info("nearline {} trains for the server in {}, asked by {}", kVersion,
                impl->config.data_dir, address);
   return std::unique_ptr<TrainerHost>(new TrainerHost(std::move(impl)));
+}
+
+bool TrainerHostListens(const Config& config) {
+  return grpc::CreateChannel(AddressOf(config),
+                             grpc::InsecureChannelCredentials())
+      ->WaitForConnected(absl::ToChronoTime(absl::Now() + absl::Seconds(1)));
 }
 
 TrainerHost::~TrainerHost() {

@@ -30,6 +30,9 @@ class TrainerHost {
   const std::unique_ptr<Impl> impl_;
 };
 
+// Whether a host listens on training.socket; asks for a second at most.
+bool TrainerHostListens(const Config& config);
+
 // RunTrainer by the host that listens on training.socket, which may take `wait`
 // to be there. Errors: those of RunTrainer; UNAVAILABLE when no host listens,
 // RESOURCE_EXHAUSTED when it is at another run, ABORTED when it goes away.

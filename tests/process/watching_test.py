@@ -41,7 +41,7 @@ RUNBOOKS = ROOT / "docs/runbooks"
 # Those of Prometheus itself.
 OWN = {"ALERTS", "up"}
 # Only where a control group limits it.
-SOMETIMES = {"nearline_memory_limit_bytes"}
+SOMETIMES = {"nearline_memory_limit_bytes", "nearline_memory_used_bytes"}
 
 CONFIG = """
 training:

@@ -4,7 +4,9 @@
 
 #include <fstream>
 
+#include "base/file.h"
 #include "base/mutex.h"
+#include "base/text.h"
 #include "tests/features/store_fixture.h"
 #include "tests/model/tiny_model.h"
 #include "tests/testing.h"
@@ -74,6 +76,28 @@ class RetrainerTest : public testing::Test {
   std::unique_ptr<ModelSlot> slot_;
   std::unique_ptr<Retrainer> retrainer_;
 };
+
+// A server without LibTorch computes on processors; its trainer need not.
+TEST_F(RetrainerTest, ATrainerElsewhereChoosesADeviceOfItsOwn) {
+  config_.training.socket = "socket";
+  config_.device = "cpu";
+  std::string device;
+  for (const char* configured : {"auto", "cpu"}) {
+    config_.training.device = configured;
+    retrainer_ = std::make_unique<Retrainer>(
+        config_, store_.get(), &generations_, slot_.get(), &clock_,
+        [&](const Config& config, const std::string& run_id, const auto&,
+            const OnLine&) {
+          const auto job = ReadFile(
+              JoinPath(config.data_dir, "checkpoints/" + run_id + "/job.json"));
+          device = (*ParseJson(*job))["device"].get<std::string>();
+          return absl::AbortedError("elsewhere");
+        });
+    ASSERT_THAT(retrainer_->Start(false, "test"), IsOk());
+    EXPECT_EQ(LastEnd().message, "elsewhere");
+    EXPECT_EQ(device, configured);
+  }
+}
 
 TEST_F(RetrainerTest, StartsAfterSoManyEvents) {
   config_.training.every_events = 3;

@@ -121,7 +121,7 @@ TEST_F(TrainerHostTest, AHostThatStopsOrIsNotThere) {
   AwaitLine();
   host_.reset();
   thread.join();
-  EXPECT_THAT(running, IsError(StatusCode::kAborted, ""));
+  EXPECT_THAT(running, IsError(StatusCode::kAborted, "container is stopping"));
 }
 
 TEST_F(TrainerHostTest, ASocketThatADeadHostLeftIsTaken) {
@@ -137,7 +137,9 @@ TEST_F(TrainerHostTest, ASocketThatADeadHostLeftIsTaken) {
   host_.reset();
   std::filesystem::remove(config_.training.socket);
   std::filesystem::rename(kept, config_.training.socket);
+  EXPECT_FALSE(TrainerHostListens(config_));
   Host();
+  EXPECT_TRUE(TrainerHostListens(config_));
   EXPECT_THAT(Run(), IsOk());
 }
 

@@ -151,7 +151,7 @@ allow_plaintext: {{ and .Values.allowPlaintext (not .Values.tls.enabled) }}
 {{- if .Values.trainer.sidecar -}}
 {{- $_ := mustMergeOverwrite $config (dict "training" (dict "socket" "/run/nearline/trainer.sock")) -}}
 {{- end -}}
-{{- if and .Values.gpu.enabled (not (hasKey $config "device")) -}}
+{{- if and (or .Values.gpu.enabled .Values.trainer.gpu) (not (hasKey $config "device")) -}}
 {{- $_ := set $config "device" "auto" -}}
 {{- end -}}
 {{- toYaml $config -}}
@@ -195,13 +195,13 @@ allow_plaintext: {{ and .Values.allowPlaintext (not .Values.tls.enabled) }}
 {{- $training := default 4096 (default dict $config.training).memory_mb -}}
 {{- $of := "store.hot_profiles_mb + store.block_cache_mb + store.write_buffer_mb + limits.messages_mb" -}}
 {{- if .Values.trainer.sidecar -}}
-{{- include "nearline.fits" (dict "name" "trainer.resources" "resources" .Values.trainer.resources "needed" $training "of" "training.memory_mb") -}}
+{{- include "nearline.fits" (dict "name" "trainer.resources" "resources" .Values.trainer.resources "needed" (add $training 512) "of" "training.memory_mb + 512") -}}
 {{- include "nearline.fits" (dict "name" "resources" "resources" .Values.resources "needed" $caches "of" $of) -}}
 {{- else -}}
 {{- include "nearline.fits" (dict "name" "resources" "resources" .Values.resources "needed" (add $training $caches) "of" (print "training.memory_mb + " $of)) -}}
 {{- end -}}
-{{- if and .Values.trainer.gpu (not .Values.gpu.enabled) -}}
-{{- fail "trainer.gpu needs gpu.enabled=true" -}}
+{{- if and .Values.trainer.gpu (not .Values.trainer.sidecar) -}}
+{{- fail "trainer.gpu needs trainer.sidecar=true" -}}
 {{- end -}}
 {{- end -}}
 
