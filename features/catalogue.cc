@@ -53,6 +53,11 @@ void Catalogue::Put(Ordinal ordinal, ItemRecord record) {
   item.listed = record.listed;
   item.deleted = record.deleted;
   item.seen_by = std::move(record.seen_by);
+  if (item.seen_by.empty()) {
+    marked_.remove(ordinal);
+  } else {
+    marked_.add(ordinal);
+  }
 
   const bool listed = item.listed && !item.deleted;
   if (listed && !was_listed) {

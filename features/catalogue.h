@@ -38,6 +38,8 @@ class Catalogue {
   bool IsServable(Ordinal ordinal) const { return servable_.contains(ordinal); }
   // Items that may be recommended: listed or established, not deleted.
   const Bitmap& servable() const { return servable_; }
+  // Items nobody listed, on which users have left their marks (seen_by).
+  const Bitmap& marked() const { return marked_; }
   // Changes whenever an answer could.
   uint64_t version() const { return version_; }
 
@@ -62,7 +64,7 @@ class Catalogue {
   std::map<absl::string_view, Ordinal> order_;  // listed items by id
   std::map<std::string, absl::flat_hash_map<std::string, Bitmap>> text_;
   std::map<std::string, std::set<std::pair<double, Ordinal>>> numbers_;
-  Bitmap servable_;
+  Bitmap servable_, marked_;
   uint64_t version_ = 1;
   int64_t listed_ = 0;
 };

@@ -62,7 +62,7 @@ absl::StatusOr<int64_t> StagedWrite::EraseUser(const std::string& id) {
     if (events.empty() || events.back().user != user) break;
   }
   // Also where the events that left the mark were retired long ago.
-  for (Ordinal item = 0; item < store_.catalogue_->size(); ++item) {
+  for (const Ordinal item : store_.catalogue_->marked()) {
     const std::vector<Ordinal>& seen = (*store_.catalogue_)[item].seen_by;
     if (std::find(seen.begin(), seen.end(), user) != seen.end()) {
       std::erase(EditItem(item).seen_by, user);
