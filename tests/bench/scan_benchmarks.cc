@@ -86,10 +86,10 @@ const Setup* SetupOf(benchmark::State& state) {
     return nullptr;
   }
   const Shape shape = ShapeOf(state);
-  const auto& setup = Once<std::unique_ptr<Setup>>(
-      std::pair(static_cast<int>(precision), shape), [&] {
-        return std::make_unique<Setup>(VectorsOf(shape), shape, precision);
-      });
+  const std::pair key(static_cast<int>(precision), shape);
+  const auto& setup = Once<std::unique_ptr<Setup>>(key, [&] {
+    return std::make_unique<Setup>(VectorsOf(shape), shape, precision);
+  });
   return setup.get();
 }
 
@@ -178,23 +178,23 @@ BENCHMARK(BM_PlainScan)
 // Large catalogues: the exact scan in float32 and as it serves, the approximate
 // index, and what it finds of the 100 best.
 const model::IndexScanner& IndexOf(Shape shape) {
-  const auto& index =
-      Once<std::unique_ptr<model::IndexScanner>>(std::pair(2, shape), [&] {
-        const Vectors& vectors = VectorsOf(shape);
-        const auto* const rows =
-            new model::ItemTable(vectors.rows, static_cast<size_t>(shape.dim));
-        const auto* const bias = new model::ItemTable(
-            std::vector<float>(static_cast<size_t>(shape.items), 0), 1);
-        auto index = *model::IndexScanner::Create(
-            rows, bias, *model::MatrixScanner::Create(rows, bias), {});
-        // By half of the queries; the others tell what it finds.
-        const RowMask mask(static_cast<size_t>(shape.items), true);
-        const std::vector<const RowMask*> masks(kQueries / 2, &mask);
-        const auto half = absl::MakeConstSpan(vectors.queries)
-                              .subspan(0, vectors.queries.size() / 2);
-        if (!index->Tune(half, masks).ok()) std::abort();
-        return index;
-      });
+  const std::pair key(2, shape);
+  const auto& index = Once<std::unique_ptr<model::IndexScanner>>(key, [&] {
+    const Vectors& vectors = VectorsOf(shape);
+    const auto* const rows =
+        new model::ItemTable(vectors.rows, static_cast<size_t>(shape.dim));
+    const auto* const bias = new model::ItemTable(
+        std::vector<float>(static_cast<size_t>(shape.items), 0), 1);
+    auto index = *model::IndexScanner::Create(
+        rows, bias, *model::MatrixScanner::Create(rows, bias), {});
+    // By half of the queries; the others tell what it finds.
+    const RowMask mask(static_cast<size_t>(shape.items), true);
+    const std::vector<const RowMask*> masks(kQueries / 2, &mask);
+    const auto half = absl::MakeConstSpan(vectors.queries)
+                          .subspan(0, vectors.queries.size() / 2);
+    if (!index->Tune(half, masks).ok()) std::abort();
+    return index;
+  });
   return *index;
 }
 
