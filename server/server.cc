@@ -54,7 +54,7 @@ void LogSweep(const absl::StatusOr<features::RetireResult>& swept) {
   if (!swept.ok()) {
     spdlog::error("retention: the sweep failed and is tried again soon: {}",
                   swept.status().ToString());
-  } else if (swept->events > 0) {
+  } else if (swept->events + swept->users > 0) {
     spdlog::info("retention: {} events and {} users had been kept long enough",
                  swept->events, swept->users);
   }
