@@ -3,8 +3,8 @@
 #   deploy/build-image.sh                        nearline:VERSION and nearline:latest
 #   deploy/build-image.sh --cuda                 nearline-cuda, with PyPI's torch: uses an NVIDIA GPU
 #                                                if there is one (docker run --gpus all)
-#   deploy/build-image.sh --serving              nearline-serving: no trainer and no LibTorch, a fifth of
-#                                                the size, for a trainer in a container of its own
+#   deploy/build-image.sh --serving              nearline-serving: no trainer and no LibTorch, which is
+#                                                most of the size; for a trainer in a container of its own
 #   deploy/build-image.sh --tag registry/nearline
 #   deploy/build-image.sh --build-arg BASE=debian@sha256:...   anything else is handed on
 . "$(dirname "$0")/common.sh"

@@ -235,7 +235,8 @@ absl::Status Database::Write(rocksdb::WriteBatch* batch, bool frees_space) {
   const int64_t needed =
       reserve + static_cast<int64_t>(batch->GetDataSize()) * 2;
   const bool full = free < needed;
-  const bool changed = std::exchange(refusing_, full) != full;
+  // What frees space says nothing of whether there is space for more.
+  const bool changed = !frees_space && std::exchange(refusing_, full) != full;
   if (full) {
     const std::string told = absl::StrCat(
         "the disk of ", options_.path, " has ", free >> 20, " MiB left, and ",

@@ -52,7 +52,7 @@ struct DatabaseOptions {
   int compaction_threads = 2;
   int64_t compaction_mb_per_second = 0;  // 0: as fast as it goes
   // A file that was not rewritten for so long is: what was deleted or replaced
-  // is gone from the disk then.
+  // goes from the disk then, a level at a time.
   absl::Duration rewrite_interval = absl::Hours(24 * 30);
   // Receives RocksDB's own messages; level as in rocksdb::InfoLogLevel.
   std::function<void(int level, absl::string_view message)> log;

@@ -154,7 +154,8 @@ absl::Status ModelSlot::Tune(model::Generation* generation) {
 }
 
 // What comes of the scan's precision on this processor, of its blocks and of
-// its index, against the plain scores of all rows. Takes a tenth of a second.
+// its index, against the plain scores of all rows, for as many users as so many
+// multiplications allow.
 absl::Status ModelSlot::Compare(model::Generation* generation) {
   constexpr int64_t kProducts = 200'000'000, kUsers = 200;
   constexpr int kBest = 10;

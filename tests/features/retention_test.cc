@@ -220,13 +220,23 @@ TEST_F(RetentionTest, FreesSpaceWhereFeedbackIsRefusedForWantOfIt) {
   options.database.clock = &clock_;
   options.database.free_space_reserve = *FreeBytes(dir_.path()) / 2 * 3;
   options.retention = {.max_age = kDay};
+  std::vector<std::string> logged;
+  options.database.log = [&](int, absl::string_view message) {
+    logged.emplace_back(message);
+  };
   auto store = Store::Open(options);
   ASSERT_THAT(store, IsOk());
   store_ = *std::move(store);
   clock_.Advance(kDay);
-  EXPECT_THAT(AppendAll(store_.get(), {At("ann", "heat", absl::Hours(1))}),
-              IsError(StatusCode::kResourceExhausted, "Free some space"));
+  const auto append = [&] {
+    EXPECT_THAT(AppendAll(store_.get(), {At("ann", "heat", absl::Hours(1))}),
+                IsError(StatusCode::kResourceExhausted, "Free some space"));
+  };
+  append();
   EXPECT_EQ(Sweep().events, 1);
+  append();
+  // That there is space for a sweep is not that there is space.
+  EXPECT_THAT(logged, ElementsAre(::testing::HasSubstr("are refused")));
 }
 
 // What was retired lies in a lower level than what says so.

@@ -333,6 +333,22 @@ TEST_F(DoorTest, ManagementIsRecordedWithoutSecretsAndIds) {
                                          "0af7651916cd43dd8448eb211c80319c"));
 }
 
+TEST_F(DoorTest, CallsInFlightAreThoseThatHaveNotEnded) {
+  UseCallers({"shop s recommend"});
+  Restart();
+  EXPECT_THAT(Ask(Caller("s")), IsOk());
+  EXPECT_FALSE(Ask(Caller("guess")).ok());
+  EXPECT_FALSE(Caller("s").Rollback("").ok());
+  EXPECT_FALSE(SendRaw("RecommendationService/Recommend", "\xff\xff").ok());
+  // An answer is on its way before the call has ended here.
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (server_->Scrape().find("nearline_calls_in_flight 0\n") ==
+         std::string::npos) {
+    ASSERT_LT(absl::Now(), deadline) << server_->Scrape();
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+}
+
 TEST_F(DoorTest, LinesThatCannotBeRecordedAreCounted) {
   UseCallers({"ops hunter2 manage"});
   config_.log.audit = "/dev/full";
