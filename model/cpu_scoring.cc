@@ -274,7 +274,13 @@ void MatrixScanner::Extend(Row rows) {
 absl::Status MatrixScanner::Scan(
     absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
     absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
-  return ScanAll(true, queries, masks, ks, best);
+  return ScanAll({.base = true, .ordered = true}, queries, masks, ks, best);
+}
+
+absl::Status MatrixScanner::Shortlist(
+    absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+    absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
+  return ScanAll({.base = true, .ordered = false}, queries, masks, ks, best);
 }
 
 absl::Status MatrixScanner::ScanLater(
@@ -283,13 +289,15 @@ absl::Status MatrixScanner::ScanLater(
   const bool any = std::any_of(
       masks.begin(), masks.end(),
       [this](const RowMask* mask) { return mask->rows() > rows_.base_rows(); });
-  if (any) return ScanAll(false, queries, masks, ks, best);
+  if (any) {
+    return ScanAll({.base = false, .ordered = true}, queries, masks, ks, best);
+  }
   best->assign(masks.size(), {});
   return absl::OkStatus();
 }
 
 absl::Status MatrixScanner::ScanAll(
-    bool base, absl::Span<const float> queries,
+    Kind kind, absl::Span<const float> queries,
     absl::Span<const RowMask* const> masks, absl::Span<const int> ks,
     std::vector<std::vector<ScoredRow>>* best) const {
   best->clear();
@@ -298,13 +306,13 @@ absl::Status MatrixScanner::ScanAll(
        first += PackedMatrix::kMaxBatch) {
     const size_t m =
         std::min<size_t>(PackedMatrix::kMaxBatch, masks.size() - first);
-    ScanBatch(base, queries.data() + first * d, masks.subspan(first, m),
+    ScanBatch(kind, queries.data() + first * d, masks.subspan(first, m),
               ks.subspan(first, m), best);
   }
   return absl::OkStatus();
 }
 
-void MatrixScanner::ScanBatch(bool base, const float* queries,
+void MatrixScanner::ScanBatch(Kind kind, const float* queries,
                               absl::Span<const RowMask* const> masks,
                               absl::Span<const int> ks,
                               std::vector<std::vector<ScoredRow>>* best) const {
@@ -328,14 +336,16 @@ void MatrixScanner::ScanBatch(bool base, const float* queries,
     top.emplace_back(ks[i], masks[i], 2 * bound);
     bounds.push_back(bound);
   }
-  ScanParts(Parts(base, *tail), prepared, &top);
+  ScanParts(Parts(kind.base, *tail), prepared, &top);
   ScanRows(
       tail->empty() ? static_cast<Row>(rows_.base_rows()) : tail->back()->end(),
       queries, masks, &top);
   for (size_t i = 0; i < m; ++i) {
-    best->push_back(Rescore(queries + i * rows_.dim(),
-                            static_cast<size_t>(ks[i]), bounds[i],
-                            top[i].Take()));
+    const auto choose =
+        kind.ordered ? &MatrixScanner::Rescore : &MatrixScanner::Choose;
+    best->push_back((this->*choose)(queries + i * rows_.dim(),
+                                    static_cast<size_t>(ks[i]), bounds[i],
+                                    top[i].Take()));
   }
 }
 
@@ -420,6 +430,31 @@ std::vector<ScoredRow> MatrixScanner::Rescore(
   std::erase_if(nominees, [](const auto& n) { return n.score == kNone; });
   SortBestFirst(absl::MakeSpan(nominees));
   if (nominees.size() > k) nominees.resize(k);
+  return nominees;
+}
+
+// What is clear of the best of the rest by both errors belongs to the k, be its
+// exact score what it may.
+std::vector<ScoredRow> MatrixScanner::Choose(
+    const float* query, size_t k, float bound,
+    std::vector<ScoredRow> nominees) const {
+  if (nominees.size() <= k) return nominees;
+  float best_of_rest = kNone;
+  for (size_t i = k; i < nominees.size(); ++i) {
+    best_of_rest = std::max(best_of_rest, nominees[i].score);
+  }
+  const auto open = std::partition(
+      nominees.begin(), nominees.end(),
+      [&](const auto& n) { return n.score > best_of_rest + 2 * bound; });
+  const auto clear = static_cast<size_t>(open - nominees.begin());
+  Score(query, absl::MakeSpan(nominees).subspan(clear));
+  nominees.erase(std::remove_if(open, nominees.end(),
+                                [](const auto& n) { return n.score == kNone; }),
+                 nominees.end());
+  if (nominees.size() <= k) return nominees;
+  std::nth_element(open, nominees.begin() + static_cast<std::ptrdiff_t>(k),
+                   nominees.end());
+  nominees.resize(k);
   return nominees;
 }
 

@@ -177,6 +177,7 @@ class NeuMfRanker final : public Ranker {
     return parts_.inputs.has_value() ? parts_.inputs->Knows(history)
                                      : Ranker::Ranks(history);
   }
+  bool ReadsScores() const override { return parts_.inputs.has_value(); }
   absl::Status Score(const History& history, const float* query,
                      const float* user, absl::Span<const ScoredRow> shortlist,
                      std::vector<float>* scores) const override;
@@ -195,7 +196,8 @@ class NeuMfRanker final : public Ranker {
 
 // The matrix product over all items, base and tail, in blocks that stay in
 // cache, top-k fused into it; what fills no block yet is scored row by row. All
-// that is within the product's error of the k-th is scored again in float32.
+// that is within the product's error of the k-th is scored again in float32; of
+// a shortlist only what may or may not belong to it.
 class MatrixScanner final : public Scanner {
  public:
   static constexpr Row kSmallestTailBlock = 8;
@@ -211,7 +213,11 @@ class MatrixScanner final : public Scanner {
                     absl::Span<const RowMask* const> masks,
                     absl::Span<const int> ks,
                     std::vector<std::vector<ScoredRow>>* best) const override;
-  // The same, among the rows that came after training alone.
+  absl::Status Shortlist(
+      absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+      absl::Span<const int> ks,
+      std::vector<std::vector<ScoredRow>>* best) const override;
+  // As Scan, among the rows that came after training alone.
   absl::Status ScanLater(absl::Span<const float> queries,
                          absl::Span<const RowMask* const> masks,
                          absl::Span<const int> ks,
@@ -240,13 +246,17 @@ class MatrixScanner final : public Scanner {
     Row first;
   };
 
-  // Of the base, or without it; any number of queries.
-  absl::Status ScanAll(bool base, absl::Span<const float> queries,
+  struct Kind {
+    bool base;     // all rows, or those that came after training
+    bool ordered;  // Scan, or Shortlist
+  };
+  // Any number of queries.
+  absl::Status ScanAll(Kind kind, absl::Span<const float> queries,
                        absl::Span<const RowMask* const> masks,
                        absl::Span<const int> ks,
                        std::vector<std::vector<ScoredRow>>* best) const;
   // At most kMaxBatch queries; appends to `best`.
-  void ScanBatch(bool base, const float* queries,
+  void ScanBatch(Kind kind, const float* queries,
                  absl::Span<const RowMask* const> masks,
                  absl::Span<const int> ks,
                  std::vector<std::vector<ScoredRow>>* best) const;
@@ -263,10 +273,13 @@ class MatrixScanner final : public Scanner {
     MutexLock lock(&mu_);
     return tail_;
   }
-  // The k best of the nominees, whose scores err by at most `bound`, by exact
-  // score.
+  // The k best of the nominees, whose scores err by at most `bound` and the
+  // first k of which have the k best, by exact score.
   std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
                                  std::vector<ScoredRow> nominees) const;
+  // The same rows, of which only those are scored again that need it.
+  std::vector<ScoredRow> Choose(const float* query, size_t k, float bound,
+                                std::vector<ScoredRow> nominees) const;
 
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
                 PackedMatrix::Precision precision, PackedMatrix matrix);

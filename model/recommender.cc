@@ -2,24 +2,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/time/clock.h"
 
 namespace nearline::model {
 namespace {
 
-// Orders the head of `list` by the ranker's scores, if these are numbers; what
-// follows keeps its order, with scores shifted below the head's last.
-absl::Status Rerank(const Ranker& ranker, const History& history,
-                    const float* query, const float* user, size_t shortlist,
-                    std::vector<ScoredRow>* list) {
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// Orders the head of `list` by the ranker's scores; what follows keeps its
+// order, with scores shifted below the head's last. False, and nothing done,
+// where these are no numbers.
+absl::StatusOr<bool> Rerank(const Ranker& ranker, const History& history,
+                            const float* query, const float* user,
+                            size_t shortlist, std::vector<ScoredRow>* list) {
   const size_t head = std::min(shortlist, list->size());
-  if (head == 0) return absl::OkStatus();
+  if (head == 0) return true;
   thread_local std::vector<float> scores;
   RETURN_IF_ERROR(
       ranker.Score(history, query, user, {list->data(), head}, &scores));
   for (const float score : scores) {
-    if (!std::isfinite(score)) return absl::OkStatus();  // it says nothing
+    if (!std::isfinite(score)) return false;
   }
   const float scan_last = (*list)[head - 1].score;
   for (size_t i = 0; i < head; ++i) (*list)[i].score = scores[i];
@@ -28,7 +32,15 @@ absl::Status Rerank(const Ranker& ranker, const History& history,
   for (size_t i = head; i < list->size(); ++i) {
     (*list)[i].score = rank_last + ((*list)[i].score - scan_last);
   }
-  return absl::OkStatus();
+  return true;
+}
+
+// Puts a list that Scanner::Shortlist has found in the order of the scan.
+void Order(const Scanner& scanner, const float* query,
+           std::vector<ScoredRow>* list) {
+  scanner.Score(query, absl::MakeSpan(*list));
+  std::erase_if(*list, [](const ScoredRow& r) { return r.score == kNone; });
+  SortBestFirst(absl::MakeSpan(*list));
 }
 
 // What models make of users: query vectors [m, D], and behind them what the
@@ -129,33 +141,40 @@ absl::Status Recommend(const Generation& generation,
                        std::vector<std::vector<ScoredRow>>* answers,
                        StageTimes* times) {
   const Ranker* ranker = options.rank ? generation.ranker() : nullptr;
+  const Scanner& scanner = generation.scanner();
+  // What the ranker orders anew, whatever the scan says of it, needs no order.
+  bool ordered = ranker == nullptr || ranker->ReadsScores() ||
+                 generation.neighbours() != nullptr;
   std::vector<const RowMask*> masks;
   std::vector<int> ks;
   for (const Query& query : queries) {
     masks.push_back(query.mask);
     ks.push_back(ranker == nullptr ? query.count
                                    : std::max(query.count, options.shortlist));
+    ordered = ordered || query.count > options.shortlist;
   }
   const absl::Time start = absl::Now();
   thread_local Users users;
   RETURN_IF_ERROR(Encode(generation, queries, ranker, &users));
   const absl::Time encoded = absl::Now();
   RETURN_IF_ERROR(
-      generation.neighbours() == nullptr
-          ? generation.scanner().Scan(users.queries, masks, ks, answers)
-          : ScanWithNeighbours(generation, queries, users.queries, ks,
-                               answers));
+      generation.neighbours() != nullptr
+          ? ScanWithNeighbours(generation, queries, users.queries, ks, answers)
+      : ordered ? scanner.Scan(users.queries, masks, ks, answers)
+                : scanner.Shortlist(users.queries, masks, ks, answers));
   const absl::Time scanned = absl::Now();
+  const auto d = static_cast<size_t>(generation.encoder().dim());
   for (size_t i = 0; i < queries.size(); ++i) {
     std::vector<ScoredRow>& list = (*answers)[i];
+    const float* const query = users.queries.data() + i * d;
+    bool ranked = false;
     if (ranker != nullptr && ranker->Ranks(*queries[i].history)) {
-      RETURN_IF_ERROR(
-          Rerank(*ranker, *queries[i].history,
-                 users.queries.data() +
-                     i * static_cast<size_t>(generation.encoder().dim()),
-                 users.ranked.data() + i * ranker->user_dim(),
-                 static_cast<size_t>(options.shortlist), &list));
+      ASSIGN_OR_RETURN(ranked,
+                       Rerank(*ranker, *queries[i].history, query,
+                              users.ranked.data() + i * ranker->user_dim(),
+                              static_cast<size_t>(options.shortlist), &list));
     }
+    if (!ranked && !ordered) Order(scanner, query, &list);
     if (list.size() > static_cast<size_t>(queries[i].count)) {
       list.resize(static_cast<size_t>(queries[i].count));
     }

@@ -47,6 +47,14 @@ class Scanner {
       absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
       absl::Span<const int> ks,
       std::vector<std::vector<ScoredRow>>* best) const = 0;
+  // The same rows, in no order and with scores that may err: for who orders
+  // them by something else.
+  virtual absl::Status Shortlist(
+      absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+      absl::Span<const int> ks,
+      std::vector<std::vector<ScoredRow>>* best) const {
+    return Scan(queries, masks, ks, best);
+  }
   // The scores of these rows, exact in float32; -infinity for what is not a
   // number. query is [dim].
   virtual void Score(const float* query, absl::Span<ScoredRow> rows) const = 0;
@@ -70,12 +78,15 @@ class Ranker {
   virtual bool Ranks(const History& history) const {
     return !history.rows.empty();
   }
+  // Whether Score reads the scores of the shortlist.
+  virtual bool ReadsScores() const { return true; }
   // What Score needs of a user beside the query, [user_dim()]: worth keeping
   // until the history changes.
   virtual size_t user_dim() const { return 0; }
   virtual void ReadUser(const History& /*history*/, float* /*user*/) const {}
   // One score a candidate, higher is better. `query` is the encoder's, `user`
-  // what ReadUser says, and the shortlist has the scores of the scan.
+  // what ReadUser says, and the shortlist has the scores of the scan, if they
+  // are read.
   virtual absl::Status Score(const History& history, const float* query,
                              const float* user,
                              absl::Span<const ScoredRow> shortlist,

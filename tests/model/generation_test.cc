@@ -283,6 +283,33 @@ TEST(Generation, RankedScoresEqualTheObviousNetwork) {
   }
 }
 
+// A shortlist is scanned in no order when all of the answer is ranked anew.
+TEST(Generation, ShortlistsWithAndWithoutOrderAreRankedAlike) {
+  constexpr int kItems = 900, kShortlist = 40;
+  for (const float last : {0.3f, 3e38f}) {  // the ranker says no number by this
+    Bundle bundle = TinyBundle(kItems);
+    bundle.tensors.Add("neumf.mlp.last", {6},
+                       {last, -last, last, -last, last, -last});
+    bundle.tensors.Add("neumf.mlp.2.bias", {6}, {1, 9, 20, 3, 1, 70});
+    const auto generation = Generation::Create(bundle);
+    ASSERT_THAT(generation, IsOk());
+    const RowMask mask(kItems, true);
+    for (const History& history : {MakeHistory(), History()}) {
+      std::vector<std::vector<ScoredRow>> shorter, longer;
+      const Query all_ranked{&history, &mask, kShortlist};
+      ASSERT_THAT(Recommend(**generation, {&all_ranked, 1},
+                            {.shortlist = kShortlist}, &shorter),
+                  IsOk());
+      const Query more{&history, &mask, kShortlist + 1};
+      ASSERT_THAT(Recommend(**generation, {&more, 1}, {.shortlist = kShortlist},
+                            &longer),
+                  IsOk());
+      longer[0].resize(kShortlist);
+      EXPECT_EQ(shorter, longer) << last << " " << history.rows.size();
+    }
+  }
+}
+
 TEST(Generation, ABatchAnswersLikeItsRequestsAlone) {
   const auto generation = Generation::Create(TinyBundle(600));
   ASSERT_THAT(generation, IsOk());

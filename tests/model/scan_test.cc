@@ -130,6 +130,13 @@ struct ScannerCase {
 
 constexpr size_t kNoOutlier = SIZE_MAX, kScannerDim = 24;
 
+std::vector<Row> SortedRows(const std::vector<ScoredRow>& list) {
+  std::vector<Row> rows;
+  for (const ScoredRow& one : list) rows.push_back(one.row);
+  std::sort(rows.begin(), rows.end());
+  return rows;
+}
+
 class MatrixScannerTest : public testing::TestWithParam<ScannerCase> {};
 
 TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
@@ -161,8 +168,9 @@ TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
   std::vector<const RowMask*> pointers;
   for (const RowMask& mask : masks) pointers.push_back(&mask);
   const std::vector<int> ks(ends.size(), 30);
-  std::vector<std::vector<ScoredRow>> best;
+  std::vector<std::vector<ScoredRow>> best, unordered;
   ASSERT_THAT((*scanner)->Scan(queries, pointers, ks, &best), IsOk());
+  ASSERT_THAT((*scanner)->Shortlist(queries, pointers, ks, &unordered), IsOk());
   for (size_t i = 0; i < ends.size(); ++i) {
     std::vector<ScoredRow> all;
     for (Row row = 0; row < masks[i].rows(); ++row) {
@@ -174,6 +182,43 @@ TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
     std::sort(all.begin(), all.end());
     all.resize(30);
     EXPECT_EQ(best[i], all) << i;
+    EXPECT_EQ(SortedRows(unordered[i]), SortedRows(all)) << i;
+  }
+}
+
+// However wide the error of the product is beside the scores' distances, and of
+// rows that are alike the first ones.
+TEST(MatrixScanner, FindsTheRowsOfAShortlist) {
+  constexpr size_t kDim = 40, kRows = 3000, kQueries = 7;
+  Random random(5);
+  auto values = RandomFloats(kRows * kDim, 1);
+  for (size_t row = 1; row < kRows; ++row) {
+    if (random.Below(4) > 0) continue;
+    std::copy_n(values.begin() + static_cast<std::ptrdiff_t>((row - 1) * kDim),
+                kDim, values.begin() + static_cast<std::ptrdiff_t>(row * kDim));
+  }
+  const ItemTable rows(values, kDim);
+  const ItemTable bias(std::vector<float>(kRows, 0.0f), 1);
+  const auto queries = RandomFloats(kQueries * kDim, 3);
+  RowMask mask(kRows);
+  for (Row row = 0; row < kRows; ++row) {
+    if (random.Below(3) > 0) mask.Set(row);
+  }
+  const std::vector<const RowMask*> masks(kQueries, &mask);
+  for (const auto precision :
+       {PackedMatrix::Precision::kFloat32, PackedMatrix::Fastest()}) {
+    const auto scanner = MatrixScanner::Create(&rows, &bias, precision);
+    ASSERT_THAT(scanner, IsOk());
+    for (const int k : {1, 2, 50, 200, 1500, 2999}) {
+      const std::vector<int> ks(kQueries, k);
+      std::vector<std::vector<ScoredRow>> best, unordered;
+      ASSERT_THAT((*scanner)->Scan(queries, masks, ks, &best), IsOk());
+      ASSERT_THAT((*scanner)->Shortlist(queries, masks, ks, &unordered),
+                  IsOk());
+      for (size_t i = 0; i < kQueries; ++i) {
+        EXPECT_EQ(SortedRows(unordered[i]), SortedRows(best[i])) << k;
+      }
+    }
   }
 }
 
