@@ -36,12 +36,28 @@ void GatherSum(const ItemTable& table, const History& history, float scale,
   SumScaled(rows.data(), weights.data(), rows.size(), table.dim(), out);
 }
 
-void HistoryLayer::Apply(const History& history, float* out) const {
+namespace {
+
+// The sum of the history's rows, known or not.
+void AddUp(const ItemTable& table, const History& history, const float* sum,
+           float* out) {
+  if (sum == nullptr) return GatherSum(table, history, 1, out);
+  std::copy_n(sum, table.dim(), out);
+}
+
+}  // namespace
+
+void HistoryLayer::Apply(const History& history, const float* sum,
+                         float* out) const {
   double squares = 0;
   for (const float w : history.weights) squares += static_cast<double>(w) * w;
   const auto scale =
       static_cast<float>(squares > 0 ? 1.0 / std::sqrt(squares) : 0.0);
-  GatherSum(table_, history, scale, out);
+  if (sum == nullptr) {
+    GatherSum(table_, history, scale, out);
+  } else {
+    for (size_t i = 0; i < table_.dim(); ++i) out[i] = scale * sum[i];
+  }
   if (!bias_.empty()) {
     AddBiasTanh(bias_.data(), bias_.size(), out);
     return;
@@ -59,8 +75,10 @@ absl::StatusOr<DenseLayer> DenseLayer::Create(const std::vector<float>& weight,
   return DenseLayer(std::move(matrix), std::move(bias));
 }
 
-absl::Status MultVaeEncoder::Encode(absl::Span<const History* const> histories,
-                                    std::vector<float>* queries) const {
+absl::Status MultVaeEncoder::EncodeFrom(
+    absl::Span<const float* const> sums,
+    absl::Span<const History* const> histories,
+    std::vector<float>* queries) const {
   const size_t m = histories.size();
   const auto h = static_cast<size_t>(first_.dim());
   const auto z = static_cast<size_t>(mean_.out());
@@ -70,7 +88,8 @@ absl::Status MultVaeEncoder::Encode(absl::Span<const History* const> histories,
   mean.resize(m * z);
   queries->resize(m * d);
   for (size_t i = 0; i < m; ++i) {
-    first_.Apply(*histories[i], hidden.data() + i * h);
+    first_.Apply(*histories[i], sums.empty() ? nullptr : sums[i],
+                 hidden.data() + i * h);
   }
   mean_.Product(hidden.data(), static_cast<int>(m), mean.data());
   for (size_t i = 0; i < m; ++i) {
@@ -97,21 +116,33 @@ void RecentLayer::Apply(const History& history, float* out) const {
   for (size_t c = 0; c < d; ++c) out[c] *= scale;
 }
 
-absl::Status HistoryEncoder::Encode(absl::Span<const History* const> histories,
-                                    std::vector<float>* queries) const {
+std::vector<const ItemTable*> HistoryEncoder::summed() const {
+  std::vector<const ItemTable*> tables;
+  if (neural_) tables.push_back(neural_->table());
+  if (linear_ != nullptr) tables.push_back(linear_);
+  return tables;
+}
+
+absl::Status HistoryEncoder::EncodeFrom(
+    absl::Span<const float* const> sums,
+    absl::Span<const History* const> histories,
+    std::vector<float>* queries) const {
   queries->resize(histories.size() * static_cast<size_t>(dim()));
   float* out = queries->data();
-  for (const History* history : histories) {
+  for (size_t i = 0; i < histories.size(); ++i) {
+    const History& history = *histories[i];
+    const float* sum = sums.empty() ? nullptr : sums[i];
     if (neural_) {
-      neural_->Apply(*history, out);
+      neural_->Apply(history, sum, out);
       out += neural_->dim();
+      if (sum != nullptr) sum += neural_->dim();
     }
     if (linear_ != nullptr) {
-      GatherSum(*linear_, *history, 1, out);
+      AddUp(*linear_, history, sum, out);
       out += linear_->dim();
     }
     if (recent_) {
-      recent_->Apply(*history, out);
+      recent_->Apply(history, out);
       out += recent_->dim();
     }
   }
@@ -131,19 +162,27 @@ NeuMfRanker::NeuMfRanker(HistoryLayer first, DenseLayer user,
   last_.resize(layers_.back().matrix.stride(), 0.0f);
 }
 
-void NeuMfRanker::ReadUser(const History& history, float* user) const {
+std::vector<const ItemTable*> NeuMfRanker::summed() const {
+  std::vector<const ItemTable*> tables = {first_.table()};
+  if (parts_.linear != nullptr) tables.push_back(parts_.linear);
+  return tables;
+}
+
+void NeuMfRanker::ReadUser(const History& history, const float* sums,
+                           float* user) const {
   const auto d = static_cast<size_t>(first_.dim());
   const size_t stride = layers_[0].matrix.stride();
   thread_local std::vector<float> h;
   h.resize(d);
-  first_.Apply(history, h.data());
+  first_.Apply(history, sums, h.data());
   std::fill(user, user + stride, 0.0f);
   user_.Product(h.data(), 1, user);
   AddScaled(user_.bias().data(), 1.0f, user_.bias().size(), user);
   if (gmf_ == 0) return;
   std::copy(h.begin(), h.end(), user + stride);
   if (parts_.linear != nullptr) {
-    GatherSum(*parts_.linear, history, 1, user + stride + d);
+    AddUp(*parts_.linear, history, sums == nullptr ? nullptr : sums + d,
+          user + stride + d);
   }
 }
 

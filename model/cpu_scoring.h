@@ -45,7 +45,9 @@ class HistoryLayer {
   HistoryLayer(const ItemTable* table, float length)
       : table_(*table), length_(length) {}
   int dim() const { return static_cast<int>(table_.dim()); }
-  void Apply(const History& history, float* out) const;  // out: [D]
+  const ItemTable* table() const { return &table_; }
+  // `sum` is sum_i w_i E_i by the weights w as they are, or null; out: [D].
+  void Apply(const History& history, const float* sum, float* out) const;
 
  private:
   const ItemTable& table_;
@@ -83,7 +85,15 @@ class MultVaeEncoder final : public Encoder {
         hidden_(std::move(hidden)) {}
   int dim() const override { return hidden_.out(); }
   absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override;
+                      std::vector<float>* queries) const override {
+    return EncodeFrom({}, histories, queries);
+  }
+  std::vector<const ItemTable*> summed() const override {
+    return {first_.table()};
+  }
+  absl::Status EncodeFrom(absl::Span<const float* const> sums,
+                          absl::Span<const History* const> histories,
+                          std::vector<float>* queries) const override;
 
  private:
   const HistoryLayer first_;
@@ -130,7 +140,13 @@ class HistoryEncoder final : public Encoder {
            (recent_ ? recent_->dim() : 0);
   }
   absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override;
+                      std::vector<float>* queries) const override {
+    return EncodeFrom({}, histories, queries);
+  }
+  std::vector<const ItemTable*> summed() const override;
+  absl::Status EncodeFrom(absl::Span<const float* const> sums,
+                          absl::Span<const History* const> histories,
+                          std::vector<float>* queries) const override;
 
  private:
   const std::optional<HistoryLayer> neural_;
@@ -183,7 +199,9 @@ class NeuMfRanker final : public Ranker {
                      std::vector<float>* scores) const override;
   // U h + b, padded as rows of the first layer are, then what g . v_i reads.
   size_t user_dim() const override { return layers_[0].matrix.stride() + gmf_; }
-  void ReadUser(const History& history, float* user) const override;
+  std::vector<const ItemTable*> summed() const override;
+  void ReadUser(const History& history, const float* sums,
+                float* user) const override;
 
  private:
   const HistoryLayer first_;
@@ -226,6 +244,11 @@ class MatrixScanner final : public Scanner {
     ScoreRows(rows_, bias_, query, rows);
   }
   void Extend(Row rows) override;
+  ScanReport report() const override {
+    return {.precision = precision_ == PackedMatrix::Precision::kFloat32
+                             ? "float32"
+                             : "int8"};
+  }
 
  private:
   // Rows of the tail from `first` on.

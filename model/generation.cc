@@ -390,6 +390,15 @@ void Generation::BindLocked(const features::Catalogue& catalogue,
   bindings_.fetch_add(1, std::memory_order_release);
 }
 
+void Generation::KeepSums(int64_t bytes, bool rank) {
+  std::vector<const ItemTable*> tables = encoder().summed();
+  if (rank && ranker() != nullptr) {
+    for (const ItemTable* table : ranker()->summed()) tables.push_back(table);
+  }
+  if (tables.empty()) return;
+  sums_ = std::make_unique<EncoderStates>(bytes, std::move(tables));
+}
+
 History Generation::HistoryOf(const features::Profile& profile,
                               double max_weight) const {
   History history;

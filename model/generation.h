@@ -15,6 +15,7 @@
 #include "features/catalogue.h"
 #include "features/profile.h"
 #include "model/bundle.h"
+#include "model/encoder_states.h"
 #include "model/item_features.h"
 #include "model/item_table.h"
 #include "model/neighbours.h"
@@ -102,6 +103,10 @@ class Generation {
     if (rank && ranker() != nullptr) kept_dim_ += ranker()->user_dim();
     queries_ = std::make_unique<QueryCache>(bytes, kept_dim_);
   }
+  // Keeps what encoder and ranker, if it is in use, sum over histories, in
+  // `bytes` of memory. Before sharing.
+  void KeepSums(int64_t bytes, bool rank = true);
+  EncoderStates* sums() const { return sums_.get(); }  // may be null
   // Scanner::Tune. Before sharing.
   absl::Status Tune(absl::Span<const float> queries,
                     absl::Span<const RowMask* const> masks) {
@@ -158,6 +163,7 @@ class Generation {
   std::shared_ptr<const UserFeatures> users_;  // null: attributes say nothing
   std::unique_ptr<QueryCache> queries_;
   size_t kept_dim_ = 0;
+  std::unique_ptr<EncoderStates> sums_;
   double agreement_ = 1;
   const ItemTable* vectors_ = nullptr;  // what Similar compares
   std::atomic<uint32_t> rows_{0};

@@ -47,7 +47,11 @@ class IndexScanner final : public Scanner {
   absl::Status Tune(absl::Span<const float> queries,
                     absl::Span<const RowMask* const> masks) override;
   ScanReport report() const override {
-    return {.lists = lists(), .probes = probes_, .recall = recall_};
+    // Its lists hold rows in int8, whatever the exact scan does.
+    return {.precision = "int8",
+            .lists = lists(),
+            .probes = probes_,
+            .recall = recall_};
   }
 
  private:

@@ -49,6 +49,42 @@ struct Users {
   std::vector<float> queries, ranked;
 };
 
+// What the generation keeps of the sums that users' vectors begin with.
+class Sums {
+ public:
+  // Of those queries in `places`, whose users are known and whose histories are
+  // long; until the next are made on this thread.
+  Sums(const Generation& generation, absl::Span<const Query> queries,
+       absl::Span<const size_t> places) {
+    EncoderStates* const states = generation.sums();
+    if (states == nullptr) return;
+    thread_local std::vector<float> values;
+    values.resize(places.size() * states->dim());
+    float* next = values.data();
+    for (const size_t place : places) {
+      const Query& query = queries[place];
+      const bool kept = query.user != Query::kNobody &&
+                        query.history->rows.size() >= EncoderStates::kShortest;
+      sums_.push_back(kept ? next : nullptr);
+      if (!kept) continue;
+      states->Sum(query.user, *query.history, next);
+      next += states->dim();
+    }
+    for (const ItemTable* table : generation.encoder().summed()) {
+      of_encoder_ += table->dim();
+    }
+  }
+  absl::Span<const float* const> of_encoder() const { return sums_; }
+  const float* OfRanker(size_t i) const {
+    return sums_.empty() || sums_[i] == nullptr ? nullptr
+                                                : sums_[i] + of_encoder_;
+  }
+
+ private:
+  std::vector<const float*> sums_;
+  size_t of_encoder_ = 0;
+};
+
 // Those that the generation keeps are not computed again.
 absl::Status Encode(const Generation& generation,
                     absl::Span<const Query> queries, const Ranker* ranker,
@@ -76,13 +112,17 @@ absl::Status Encode(const Generation& generation,
     }
   }
   if (missing.empty()) return absl::OkStatus();
+  const Sums sums(generation, queries, places);
   thread_local std::vector<float> computed;
-  RETURN_IF_ERROR(generation.encoder().Encode(missing, &computed));
+  RETURN_IF_ERROR(
+      generation.encoder().EncodeFrom(sums.of_encoder(), missing, &computed));
   // What is kept is whole.
   const bool keep = cache != nullptr && d + u == generation.kept_dim();
   for (size_t i = 0; i < missing.size(); ++i) {
     std::copy_n(computed.data() + i * d, d, kept.data());
-    if (u > 0) ranker->ReadUser(*missing[i], kept.data() + d);
+    if (u > 0) {
+      ranker->ReadUser(*missing[i], sums.OfRanker(i), kept.data() + d);
+    }
     put(places[i]);
     if (keep) cache->Put(*missing[i], kept.data());
   }

@@ -11,9 +11,12 @@
 namespace nearline::model {
 
 struct Query {
+  static constexpr uint32_t kNobody = 0xffffffffu;
+
   const History* history = nullptr;
   const RowMask* mask = nullptr;  // rows that may be answered
   int count = 0;
+  uint32_t user = kNobody;  // whose history it is, as it is now
 };
 
 struct RecommendOptions {

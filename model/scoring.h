@@ -8,6 +8,7 @@
 #include "absl/types/span.h"
 #include "base/status.h"
 #include "model/attribute_features.h"
+#include "model/item_table.h"
 #include "model/top_k.h"
 
 namespace nearline::model {
@@ -29,10 +30,20 @@ class Encoder {
   // Query vectors, row-major [histories.size(), dim()].
   virtual absl::Status Encode(absl::Span<const History* const> histories,
                               std::vector<float>* queries) const = 0;
+  // Tables whose rows it sums, weighted by the history, before anything else.
+  virtual std::vector<const ItemTable*> summed() const { return {}; }
+  // The same, where the sums are known, one table's behind the other's: one
+  // pointer a history, null where they are not.
+  virtual absl::Status EncodeFrom(absl::Span<const float* const> /*sums*/,
+                                  absl::Span<const History* const> histories,
+                                  std::vector<float>* queries) const {
+    return Encode(histories, queries);
+  }
 };
 
-// How far a scan looks, for logs and metrics.
+// How a scan looks, for logs and metrics.
 struct ScanReport {
+  const char* precision = "float32";  // of the product, before exact scores
   int lists = 0;      // of an approximate index; 0: every row is looked at
   int probes = 0;     // lists looked at
   double recall = 1;  // of the 100 best, when it was last tuned
@@ -81,9 +92,12 @@ class Ranker {
   // Whether Score reads the scores of the shortlist.
   virtual bool ReadsScores() const { return true; }
   // What Score needs of a user beside the query, [user_dim()]: worth keeping
-  // until the history changes.
+  // until the history changes. As an encoder's, `sums` are those of summed(),
+  // or null.
   virtual size_t user_dim() const { return 0; }
-  virtual void ReadUser(const History& /*history*/, float* /*user*/) const {}
+  virtual std::vector<const ItemTable*> summed() const { return {}; }
+  virtual void ReadUser(const History& /*history*/, const float* /*sums*/,
+                        float* /*user*/) const {}
   // One score a candidate, higher is better. `query` is the encoder's, `user`
   // what ReadUser says, and the shortlist has the scores of the scan, if they
   // are read.

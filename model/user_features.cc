@@ -62,9 +62,11 @@ void UserFeatures::AddTo(const History& history, float* query) const {
   }
 }
 
-absl::Status TraitEncoder::Encode(absl::Span<const History* const> histories,
-                                  std::vector<float>* queries) const {
-  RETURN_IF_ERROR(of_events_->Encode(histories, queries));
+absl::Status TraitEncoder::EncodeFrom(
+    absl::Span<const float* const> sums,
+    absl::Span<const History* const> histories,
+    std::vector<float>* queries) const {
+  RETURN_IF_ERROR(of_events_->EncodeFrom(sums, histories, queries));
   const auto dim = static_cast<size_t>(this->dim());
   for (size_t i = 0; i < histories.size(); ++i) {
     users_->AddTo(*histories[i], queries->data() + i * dim);

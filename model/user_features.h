@@ -59,7 +59,15 @@ class TraitEncoder final : public Encoder {
       : of_events_(std::move(of_events)), users_(std::move(users)) {}
   int dim() const override { return of_events_->dim(); }
   absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override;
+                      std::vector<float>* queries) const override {
+    return EncodeFrom({}, histories, queries);
+  }
+  std::vector<const ItemTable*> summed() const override {
+    return of_events_->summed();
+  }
+  absl::Status EncodeFrom(absl::Span<const float* const> sums,
+                          absl::Span<const History* const> histories,
+                          std::vector<float>* queries) const override;
 
  private:
   const std::unique_ptr<Encoder> of_events_;

@@ -62,6 +62,7 @@ struct Config {
     int max_batch = 32;
     int leaders = 0;  // 0: half of the processors
     int64_t query_cache_mb = 16;
+    int64_t encoder_states_mb = 16;
     int64_t index_items = 100'000;
     double index_recall = 0.97;
     absl::Duration page_ttl = absl::Hours(1);

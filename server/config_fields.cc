@@ -325,6 +325,10 @@ std::vector<ConfigField> FieldsOf(Config* c) {
       Whole("serving.query_cache_mb", &c->serving.query_cache_mb, 0, 1 << 20,
             "memory a generation for what it computed of unchanged users; 0: "
             "none. MiB"),
+      Whole("serving.encoder_states_mb", &c->serving.encoder_states_mb, 0,
+            1 << 20,
+            "memory a generation for sums over the histories of users with 16 "
+            "items or more, to which an event adds a row; 0: none. MiB"),
       Whole("serving.index_items", &c->serving.index_items, 0, 1'000'000'000,
             "catalogues of so many trained items or more are searched through "
             "an approximate index; 0: never; else at least 10000"),

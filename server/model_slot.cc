@@ -7,7 +7,9 @@
 #include <iterator>
 #include <utility>
 
+#include "base/file.h"
 #include "base/text.h"
+#include "model/kernels.h"
 #include "model/recommender.h"
 
 namespace nearline::server {
@@ -67,9 +69,9 @@ void ModelSlot::ForgetQueries() {
     for (const Retired& retired : retired_) all.push_back(retired.generation);
   }
   for (const GenerationPtr& generation : all) {
-    if (generation != nullptr && generation->queries() != nullptr) {
-      generation->queries()->Clear();
-    }
+    if (generation == nullptr) continue;
+    if (generation->queries() != nullptr) generation->queries()->Clear();
+    if (generation->sums() != nullptr) generation->sums()->Clear();
   }
 }
 
@@ -80,6 +82,7 @@ absl::Time ModelSlot::in_service_since() const {
 
 absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
     const std::string& id) {
+  const absl::Time start = clock_.Now();
   ASSIGN_OR_RETURN(model::Bundle bundle, generations_.Read(id));
   auto generation = model::Generation::Create(std::move(bundle), factory_);
   if (!generation.ok()) {
@@ -89,6 +92,9 @@ absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
   if (options_.query_cache_bytes > 0) {
     (*generation)->KeepQueries(options_.query_cache_bytes, options_.rank);
   }
+  if (options_.encoder_state_bytes > 0) {
+    (*generation)->KeepSums(options_.encoder_state_bytes, options_.rank);
+  }
   (*generation)->BindAll(*store_.ReadCatalogue());
   absl::Status warm = Tune(generation->get());
   if (warm.ok()) warm = WarmUp(**generation);
@@ -97,7 +103,32 @@ absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
     return absl::DataLossError(
         absl::StrCat("generation ", id, ": ", warm.message()));
   }
+  Note(**generation, clock_.Now() - start);
   return generation;
+}
+
+// Beside the bundle, for people: its manifest does not know the file.
+void ModelSlot::Note(const model::Generation& generation,
+                     absl::Duration took) const {
+  const model::ScanReport scan = generation.scanner().report();
+  Json report = {{"time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", clock_.Now(),
+                                           absl::UTCTimeZone())},
+                 {"seconds", absl::ToDoubleSeconds(took)},
+                 {"instructions", model::KernelTarget()},
+                 {"scan", scan.precision},
+                 {"places_as_in_float32", generation.agreement()}};
+  if (scan.lists > 0) {
+    report["index"] = {{"lists", scan.lists},
+                       {"looked_at", scan.probes},
+                       {"recall_of_100", scan.recall}};
+  }
+  const std::string path =
+      JoinPath(generations_.FolderOf(generation.id()), kWarmUpReport);
+  const absl::Status written = WriteFileAtomic(path, report.dump(2) + "\n");
+  if (!written.ok()) {
+    spdlog::warn("generation {}: no report of its warm-up: {}", generation.id(),
+                 Quoted(written.ToString()));
+  }
 }
 
 // Some of the users that there are, from first to last, or made-up ones where

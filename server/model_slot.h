@@ -16,10 +16,15 @@ namespace nearline::server {
 
 using GenerationPtr = std::shared_ptr<const model::Generation>;
 
+// In a generation's folder: how it was last loaded, and what the scan's
+// precision costs here.
+inline constexpr char kWarmUpReport[] = "warm-up.json";
+
 struct ModelSlotOptions {
   absl::Duration keep_retired = absl::Hours(1);
-  bool rank = true;                      // whether the ranker is in use
-  int64_t query_cache_bytes = 16 << 20;  // 0: no query vector is kept
+  bool rank = true;                        // whether the ranker is in use
+  int64_t query_cache_bytes = 16 << 20;    // 0: no query vector is kept
+  int64_t encoder_state_bytes = 16 << 20;  // 0: no sum is kept
 };
 
 // The generation in service, swappable under traffic, and those lately retired,
@@ -44,7 +49,8 @@ class ModelSlot {
   // for the newest accepted one that loads. OK when there is none.
   absl::Status LoadCurrent();
 
-  // Drops every query vector that is kept: an erased user's history was in one.
+  // Drops every query vector and sum that is kept: an erased user's history was
+  // in one.
   void ForgetQueries();
 
   absl::Time in_service_since() const;
@@ -64,6 +70,8 @@ class ModelSlot {
   absl::Status Tune(model::Generation* generation);
   absl::Status Compare(model::Generation* generation);
   absl::Status WarmUp(const model::Generation& generation);
+  // What loading found out on this processor, as JSON in kWarmUpReport.
+  void Note(const model::Generation& generation, absl::Duration took) const;
   void Swap(std::shared_ptr<model::Generation> next);
 
   struct Retired {

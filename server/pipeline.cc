@@ -75,6 +75,12 @@ struct Pipeline::Work {
     return {&excluded, job->request.include_seen ? &none : &profile->seen(),
             &profile->disliked()};
   }
+  // Whose history it is as it is now, and not as it was.
+  uint32_t user() const {
+    return profile == nullptr || !job->request.page_token.empty()
+               ? model::Query::kNobody
+               : profile->user();
+  }
   bool MayBeAnswered(Ordinal item) const {
     for (const Bitmap* hidden : Hidden()) {
       if (hidden->contains(item)) return false;
@@ -237,7 +243,8 @@ void Pipeline::Score(std::vector<Work*> works, bool rank,
   for (const auto& [generation, group] : groups) {
     std::vector<model::Query> queries;
     for (Work* work : group) {
-      queries.push_back({&work->history, &work->mask, work->depth});
+      queries.push_back(
+          {&work->history, &work->mask, work->depth, work->user()});
     }
     model::RecommendOptions options = options_.recommend;
     options.rank = options.rank && rank;

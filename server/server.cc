@@ -133,7 +133,8 @@ absl::Status Server::Impl::OpenParts() {
   const ModelSlotOptions slot_options = {
       .keep_retired = config.serving.page_ttl,
       .rank = config.serving.rank,
-      .query_cache_bytes = config.serving.query_cache_mb << 20};
+      .query_cache_bytes = config.serving.query_cache_mb << 20,
+      .encoder_state_bytes = config.serving.encoder_states_mb << 20};
   slot = std::make_unique<ModelSlot>(store.get(), generations.get(), scoring,
                                      slot_options, Clock::Real());
   RETURN_IF_ERROR(slot->LoadCurrent());

@@ -118,7 +118,8 @@ void BM_Product(benchmark::State& state) {
 }
 BENCHMARK(BM_Product)
     ->ArgNames({"int8", "items", "dim", "batch"})
-    ->ArgsProduct({{0, 1}, {3500, 20000}, {600}, {1, 8, 32, 128}});
+    ->ArgsProduct({{0, 1}, {3500, 20000}, {600}, {1, 8, 32, 128}})
+    ->ArgsProduct({{1}, {3500}, {600}, {2, 4, 16, 64, 256}});
 
 struct Asked {
   Asked(int items, int batch, int k)
@@ -155,6 +156,7 @@ void BM_Scan(benchmark::State& state) {
 BENCHMARK(BM_Scan)
     ->ArgNames({"int8", "items", "dim", "batch", "k"})
     ->ArgsProduct({{0, 1}, {3500, 20000}, {600}, {1, 8, 32, 128}, {11, 100}})
+    ->ArgsProduct({{1}, {3500}, {600}, {2, 4, 16, 64, 256}, {11}})
     ->ArgsProduct({{0, 1}, {3500, 20000}, {600}, {1, 32}, {200, 1000}});
 
 // The same through LibTorch: a product, masks filled in, topk.

@@ -20,7 +20,7 @@ struct Vectors {
   // of less than 100,000.
   std::vector<std::vector<uint32_t>> best;
 };
-inline constexpr int kQueries = 128;
+inline constexpr int kQueries = 256;
 
 // Made once.
 const Vectors& VectorsOf(Shape shape);

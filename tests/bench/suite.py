@@ -16,6 +16,8 @@ import tempfile
 import threading
 import time
 
+import curves
+
 REPETITIONS = 5
 
 
@@ -41,6 +43,7 @@ class Report:
             "time": time.strftime("%Y-%m-%d %H:%M"),
         }
         self.figures = {}
+        self.curves = {}
 
     def add(self, name, what, values, goal=None, least=True, unit="x", **detail):
         """`values` one a repetition; `goal` is the least, or the most, that is aimed at."""
@@ -52,6 +55,15 @@ class Report:
                        "met": figure["median"] >= goal if least else figure["median"] <= goal}
         self.figures[name] = figure
         print(f"  {self.line(name)}", flush=True)
+
+    def curve(self, name, title, x, y, series):
+        """`series`: {label: {size: values, one a repetition}}."""
+        lines = {label: [(size, median(v), min(v), max(v)) for size, v in points.items()]
+                 for label, points in series.items() if points}
+        self.curves[name] = {"title": title, "x": x, "y": y, "series": lines}
+        print(f"  {name}: {title}, {y}")
+        for label, points in lines.items():
+            print(f"    {label:28} " + "  ".join(f"{size:,}: {mid:.4g}" for size, mid, _, _ in points), flush=True)
 
     def line(self, name):
         f = self.figures[name]
@@ -67,6 +79,13 @@ class Report:
         for name, f in self.figures.items():
             goal = f"{'>=' if f['least'] else '<='} {f['goal']:g}{'' if f['met'] else ', missed'}" if "goal" in f else ""
             out.append(f"| {name} | {f['what']} | {f['median']:.2f} {f['unit']} | {f['low']:.2f} to {f['high']:.2f} | {goal} |")
+        for name, c in self.curves.items():
+            out += ["", f"![{c['title']}]({name}.svg)", ""]
+            sizes = sorted({point[0] for line in c["series"].values() for point in line})
+            out += [f"| {c['y']}, by {c['x']} | {' | '.join(f'{size:,}' for size in sizes)} |", "| --- " * (len(sizes) + 1) + "|"]
+            for label, line in c["series"].items():
+                at = {point[0]: point[1] for point in line}
+                out.append(f"| {label} | {' | '.join(f'{at[size]:.4g}' if size in at else '' for size in sizes)} |")
         return "\n".join(out) + "\n"
 
 
@@ -382,8 +401,99 @@ def start(bins, report, full):
     shutil.rmtree(folder)
 
 
+def added(result):
+    """Microseconds of processor time beyond an empty call's, one a repetition."""
+    calls = rounds(result, "recommend")
+    if any(r["errors"] for r in calls) or any("popular" in r["served_by"] for r in calls):
+        raise SystemExit(f"calls failed, or were not answered by the model: {calls}")
+    return [max(0.1, c["processor_us"] - e["processor_us"]) for c, e in zip(calls, rounds(result, "empty"))]
+
+
+def by_items(bins, report, full):
+    bench = ("bench", "recommend", "--seconds", 1, "--warm-up", 0.5, "--repetitions", REPETITIONS, "--skew", 0)
+    served, exact = {}, {}
+    for items in (1_000, 10_000, 100_000, 1_000_000) if full else (1_000, 10_000):
+        folder = bins.synthesize("items", items=items, dim=64, retriever="elsa")
+        with bins.server(folder) as ask:
+            ask("import", folder / "import")
+            served[items] = added(ask(*bench))
+        if items >= 100_000:
+            with bins.server(folder, NEARLINE_SERVING_INDEX_ITEMS="0") as ask:
+                exact[items] = added(ask(*bench))
+        shutil.rmtree(folder)
+    exact = {items: served[items] for items in served if items < 100_000} | exact
+    report.curve("items", "An answer, by the size of the catalogue (64 numbers an item)", "items",
+                 "us of processor time beyond an empty call", {"as served": served, "without the index": exact if full else {}})
+
+
+def by_history(bins, report, full):
+    bench = ("bench", "recommend", "--seconds", 1, "--warm-up", 0.5, "--repetitions", REPETITIONS, "--skew", 0)
+    served, kept = {}, {}
+    for history in (1, 10, 100, 500) if full else (10, 100):
+        folder = bins.synthesize("history", items=3500, history=history)
+        with bins.server(folder, NEARLINE_SERVING_QUERY_CACHE_MB="0") as ask:
+            ask("import", folder / "import")
+            served[history] = added(ask(*bench))
+        with bins.server(folder) as ask:
+            kept[history] = added(ask(*bench))
+        shutil.rmtree(folder)
+    micro = bins.micro("BM_Gather/items:3500/")
+    gather = {n: list(per_query(micro, f"BM_Gather/items:3500/rows:{n}").values()) for n in (1, 10, 100, 500)}
+    report.curve("history", "An answer of Mult-VAE, 3,500 x 600, by the length of the history", "items of the history",
+                 "us of processor time beyond an empty call",
+                 {"history just changed": served, "query kept": kept, "of it, the gather of rows": gather})
+
+
+def by_batch(bins, report, full):
+    rows = bins.micro("BM_(Product|Scan)/int8:1/items:3500/dim:600/batch:[0-9]*(/k:11)?$")
+    batches = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    key = "int8:1/items:3500/dim:600/batch:"
+    series = {name: {b: list(per_query(rows, f"BM_{program}/{key}{b}{rest}").values()) for b in batches
+                     if f"BM_{program}/{key}{b}{rest}" in rows}
+              for name, program, rest in (("scan, 11 best", "Scan", "/k:11"), ("bare product", "Product", ""))}
+    if any(series.values()):
+        report.curve("batch", "Scanning 3,500 x 600 in int8, by the size of the batch", "queries together", "us a query", series)
+
+
+def by_hot_users(bins, report, full):
+    cost, beyond = {}, {}
+    for users in (1_000, 10_000, 100_000, 1_000_000) if full else (1_000, 10_000):
+        folder = bins.synthesize("users", items=3500, dim=64, retriever="elsa", users=users, history=10)
+        environment = {"NEARLINE_STORE_HOT_PROFILES_MB": "4096", "NEARLINE_SERVING_QUERY_CACHE_MB": "0"}
+        with bins.server(folder, **environment) as ask:
+            ask("import", folder / "import")
+        with bins.server(folder, **environment) as ask:
+            bench = ("bench", "recommend", "--skew", 0, "--warm-up", 0)
+            ask(*bench, "--users", 1000, "--seconds", 1, "--repetitions", 1)
+            bench += ("--users", users)
+            few, small = ask("status")["hotProfiles"], ask.resident_mb()
+            # Each user comes to be asked for, with three tries a user.
+            ask(*bench, "--baseline", "none", "--seconds", max(1, users / 5_000), "--repetitions", 1)
+            many, large = ask("status")["hotProfiles"], ask.resident_mb()
+            if int(many) > 1.9 * int(few):
+                beyond[users] = [(large - small) * 1024 * 1024 / (int(many) - int(few))]
+            cost[users] = added(ask(*bench, "--seconds", 1, "--repetitions", REPETITIONS))
+        shutil.rmtree(folder)
+    report.curve("hot_users", "An answer, by the users in memory (3,500 items x 64, histories of 10)", "users",
+                 "us of processor time beyond an empty call", {"served": cost})
+    if beyond:
+        # A history's entry has 24 bytes, and what was seen is 10 of 3,500 items.
+        largest = max(beyond)
+        report.add("P10.hot_user", f"resident memory a hot user beyond the 240 bytes of a history of 10, {largest:,} users",
+                   [bytes - 240 for bytes in beyond[largest]], 300, False, unit="B")
+
+
+def sizes(bins, report, full):
+    """What an answer costs by size: items, histories, batches, users in memory."""
+    by_items(bins, report, full)
+    by_history(bins, report, full)
+    by_batch(bins, report, full)
+    by_hot_users(bins, report, full)
+
+
 PARTS = {"scan": scan, "index": index, "encode": encode, "feedback": feedback, "serve": serve,
-         "overload": overload, "swap": swap, "start": start}
+         "overload": overload, "swap": swap, "start": start, "sizes": sizes}
+FULL_ONLY = ("sizes",)  # unless asked for
 
 
 def compare(old, report):
@@ -411,14 +521,14 @@ def main():
     parser.add_argument("root")
     parser.add_argument("mode", nargs="?", choices=("quick", "full"), default="quick")
     parser.add_argument("--compare", metavar="OLD.json", help="an earlier report.json")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, by comma")
+    parser.add_argument("--only", help="parts, by comma")
     parser.add_argument("--list", action="store_true", help="name the parts")
     args = parser.parse_args()
     if args.list:
         for name, part in PARTS.items():
             print(f"{name:10} {part.__doc__.splitlines()[0]}")
         return
-    parts = args.only.split(",")
+    parts = args.only.split(",") if args.only else [p for p in PARTS if args.mode == "full" or p not in FULL_ONLY]
     for part in parts:
         if part not in PARTS:
             raise SystemExit(f"--only {part}: expected some of {', '.join(PARTS)}")
@@ -434,7 +544,9 @@ def main():
             PARTS[part](bins, report, args.mode == "full")
     finally:  # what there is, also of a run that ends early
         shutil.rmtree(work)
-        (out / "report.json").write_text(json.dumps({"about": report.about, "figures": report.figures}, indent=1))
+        (out / "report.json").write_text(json.dumps({"about": report.about, "figures": report.figures, "curves": report.curves}, indent=1))
+        for name, c in report.curves.items():
+            (out / f"{name}.svg").write_text(curves.picture(c["title"], c["x"], c["y"], c["series"]))
         (out / "report.md").write_text(report.markdown())
     print(f"\n{out / 'report.md'}")
     if old is not None:

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <set>
 
+#include "base/file.h"
 #include "client/records.h"
 #include "proto/grpc/health/v1/health.grpc.pb.h"
 #include "tests/server/server_fixture.h"
@@ -388,6 +389,31 @@ TEST_F(ServerTest, AnIndexThatCannotKeepItsPromiseLeavesAnswersAsTheyAre) {
   EXPECT_THAT(server_->Scrape(), testing::HasSubstr("nearline_index_recall 1"));
   EXPECT_THAT(server_->Scrape(),
               testing::HasSubstr("nearline_scan_agreement 1"));
+  const auto text = ReadFile(dir_ / "data/generations/g-tiny-1/warm-up.json");
+  ASSERT_THAT(text, IsOk());
+  const Json report = Json::parse(*text);
+  EXPECT_EQ(report["places_as_in_float32"], 1);
+  EXPECT_EQ(report["index"]["recall_of_100"], 1);
+  EXPECT_EQ(report["scan"], "int8");
+}
+
+TEST_F(ServerTest, AnErasedUserLeavesNoSumBehind) {
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_THAT(Feed(Like("ann", absl::StrFormat("i%03d", i))), IsOk());
+  }
+  ASSERT_THAT(Ask("ann"), IsOk());
+  ASSERT_THAT(Feed(Like("ann", "i050")), IsOk());
+  ASSERT_THAT(Ask("ann"), IsOk());
+  using testing::HasSubstr;
+  EXPECT_THAT(server_->Scrape(),
+              HasSubstr("\nnearline_history_sums_rebuilt_total 1\n"));
+  EXPECT_THAT(server_->Scrape(),
+              HasSubstr("\nnearline_history_sums_updated_total 1\n"));
+  EXPECT_THAT(server_->Scrape(),
+              testing::Not(HasSubstr("\nnearline_history_sums_bytes 0\n")));
+  ASSERT_THAT(client_->DeleteUser("ann"), IsOk());
+  EXPECT_THAT(server_->Scrape(),
+              HasSubstr("\nnearline_history_sums_bytes 0\n"));
 }
 
 // Dashboards rest on these names.
@@ -437,6 +463,9 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_generation_in_service",
       "nearline_generation_quality",
       "nearline_generations_disk_bytes",
+      "nearline_history_sums_bytes",
+      "nearline_history_sums_rebuilt_total",
+      "nearline_history_sums_updated_total",
       "nearline_hot_profile_bytes",
       "nearline_hot_profile_evictions_total",
       "nearline_hot_profile_hits_total",
