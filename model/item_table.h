@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/huge_pages.h"
 #include "model/top_k.h"
 
 namespace nearline::model {
@@ -21,7 +22,9 @@ class ItemTable {
   static constexpr size_t kMaxChunks = 4096;
 
   ItemTable(std::vector<float> base, size_t dim)
-      : base_(std::move(base)), dim_(dim), base_rows_(base_.size() / dim) {}
+      : base_(std::move(base)), dim_(dim), base_rows_(base_.size() / dim) {
+    UseHugePages(base_.data(), base_.size() * sizeof(float));
+  }
 
   size_t dim() const { return dim_; }
   size_t base_rows() const { return base_rows_; }

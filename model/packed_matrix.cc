@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/huge_pages.h"
 #include "base/status.h"
 #include "model/kernels.h"
 
@@ -89,14 +90,16 @@ struct PackedMatrix::Impl {
   float max_norm = 0, mean_norm = 0, max_lost = 0;
   int block_rows = 0;
   memory::desc weights;
-  std::vector<memory> blocks;
+  HugeBuffer storage;
+  std::vector<memory> blocks;     // in `storage`, one after the other
   std::vector<Product> products;  // by kBatchSizes
 
+  size_t BlockBytes() const { return (weights.get_size() + 63) / 64 * 64; }
   void Build(const float* rows);
   void ChooseLayout();
-  memory PackFloat(const float* rows, int count) const;
-  memory PackInt8(const float* rows, int count);
-  memory LayOut(void* plain, memory::data_type type) const;
+  void PackFloat(const float* rows, int count);
+  void PackInt8(const float* rows, int count);
+  void LayOut(void* plain, memory::data_type type);
   void Execute(int m, const void* queries, int b, void* out) const;
 };
 
@@ -105,6 +108,7 @@ void PackedMatrix::Impl::Build(const float* rows) {
   block_rows = RoundUp((n + parts - 1) / parts, 16);
   depth = int8 ? RoundUp(d, DepthStep()) : d;
   ChooseLayout();
+  storage = AllocateHuge(static_cast<size_t>(parts) * BlockBytes());
   for (int first = 0; first < n; first += block_rows) {
     const int count = std::min(block_rows, n - first);
     const float* const block = rows + static_cast<size_t>(first) * d;
@@ -113,7 +117,7 @@ void PackedMatrix::Impl::Build(const float* rows) {
       max_norm = std::max(max_norm, norm);
       mean_norm += norm / static_cast<float>(n);
     }
-    blocks.push_back(int8 ? PackInt8(block, count) : PackFloat(block, count));
+    int8 ? PackInt8(block, count) : PackFloat(block, count);
   }
   scales.resize(blocks.size() * static_cast<size_t>(block_rows), 0.0f);
 }
@@ -135,13 +139,13 @@ void PackedMatrix::Impl::ChooseLayout() {
   }
 }
 
-memory PackedMatrix::Impl::PackFloat(const float* rows, int count) const {
+void PackedMatrix::Impl::PackFloat(const float* rows, int count) {
   std::vector<float> plain(static_cast<size_t>(block_rows) * depth);
   std::copy(rows, rows + static_cast<size_t>(count) * d, plain.begin());
-  return LayOut(plain.data(), memory::data_type::f32);
+  LayOut(plain.data(), memory::data_type::f32);
 }
 
-memory PackedMatrix::Impl::PackInt8(const float* rows, int count) {
+void PackedMatrix::Impl::PackInt8(const float* rows, int count) {
   std::vector<int8_t> plain(static_cast<size_t>(block_rows) * depth);
   for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
     float scale = 0;
@@ -151,17 +155,17 @@ memory PackedMatrix::Impl::PackInt8(const float* rows, int count) {
     scales.push_back(scale);
     max_lost = std::max(max_lost, lost);
   }
-  return LayOut(plain.data(), memory::data_type::s8);
+  LayOut(plain.data(), memory::data_type::s8);
 }
 
-// Row-major [block_rows, depth] as oneDNN wants it.
-memory PackedMatrix::Impl::LayOut(void* plain, memory::data_type type) const {
+// The next block, row-major [block_rows, depth], as oneDNN wants it.
+void PackedMatrix::Impl::LayOut(void* plain, memory::data_type type) {
   memory from({{depth, block_rows}, type, memory::format_tag::ba}, Engine(),
               plain);
-  memory to(weights, Engine());
+  memory to(weights, Engine(), storage.get() + blocks.size() * BlockBytes());
   dnnl::reorder(from, to).execute(Stream(), from, to);
   Stream().wait();
-  return to;
+  blocks.push_back(to);
 }
 
 PackedMatrix::PackedMatrix(std::unique_ptr<Impl> impl)

@@ -1,8 +1,10 @@
+#include <cstring>
 #include <fstream>
 
 #include "base/delimited.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/huge_pages.h"
 #include "base/progress.h"
 #include "base/random.h"
 #include "base/text.h"
@@ -34,6 +36,25 @@ TEST(Quoted, EscapesAndCuts) {
   EXPECT_EQ(Quoted("a\nb"), "\"a\\nb\"");
   EXPECT_THAT(Quoted(std::string(1000, 'x')), HasSubstr("\"..."));
   EXPECT_LT(Quoted(std::string(1000, 'x')).size(), 80u);
+}
+
+TEST(HugePages, KeepWhatIsThere) {
+  // Shorter than a large page, and longer than some, at any address.
+  for (const size_t size : {size_t{100}, size_t{5} << 20, size_t{9} << 20}) {
+    std::vector<uint32_t> values(size / sizeof(uint32_t));
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<uint32_t>(i * i);
+    }
+    UseHugePages(values.data(), values.size() * sizeof(uint32_t));
+    UseHugePages(values.data() + 1, (values.size() - 1) * sizeof(uint32_t));
+    for (size_t i = 0; i < values.size(); ++i) {
+      ASSERT_EQ(values[i], static_cast<uint32_t>(i * i));
+    }
+    const HugeBuffer buffer = AllocateHuge(size);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.get()) % 64, 0u);
+    std::memset(buffer.get(), 1, size);
+  }
+  UseHugePages(nullptr, 0);
 }
 
 TEST(Latin1, BecomesUtf8) { EXPECT_EQ(Latin1ToUtf8("\xe9"), "\xc3\xa9"); }
