@@ -14,6 +14,8 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
+
 namespace nearline {
 namespace {
 
@@ -140,6 +142,7 @@ absl::Status CopyFolder(const std::string& from, const std::string& to) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(from));
   absl::Status status;
   for (const std::string& name : names) {
+    if (absl::StrContains(name, ".tmp.")) continue;  // is being written
     std::error_code error;
     fs::copy_file(JoinPath(from, name), JoinPath(aside, name), error);
     status =

@@ -380,9 +380,9 @@ void MatrixScanner::ScanBatch(Kind kind, const float* queries,
       tail->empty() ? static_cast<Row>(rows_.base_rows()) : tail->back()->end(),
       queries, masks, &top);
   for (size_t i = 0; i < m; ++i) {
-    const auto choose =
+    const auto finish =
         kind.ordered ? &MatrixScanner::Rescore : &MatrixScanner::Choose;
-    best->push_back((this->*choose)(queries + i * rows_.dim(),
+    best->push_back((this->*finish)(queries + i * rows_.dim(),
                                     static_cast<size_t>(ks[i]), bounds[i],
                                     top[i].Take()));
   }
@@ -477,7 +477,8 @@ std::vector<ScoredRow> MatrixScanner::Rescore(
 std::vector<ScoredRow> MatrixScanner::Choose(
     const float* query, size_t k, float bound,
     std::vector<ScoredRow> nominees) const {
-  if (nominees.size() <= k) return nominees;
+  // Beyond numbers, scores say nothing: all are made again, as in Rescore.
+  if (nominees.size() <= k && std::isfinite(bound)) return nominees;
   float best_of_rest = kNone;
   for (size_t i = k; i < nominees.size(); ++i) {
     best_of_rest = std::max(best_of_rest, nominees[i].score);

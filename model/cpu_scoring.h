@@ -22,8 +22,9 @@ namespace nearline::model {
 class ConstantEncoder final : public Encoder {
  public:
   int dim() const override { return 1; }
-  absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override {
+  absl::Status EncodeFrom(absl::Span<const float* const> /*sums*/,
+                          absl::Span<const History* const> histories,
+                          std::vector<float>* queries) const override {
     queries->assign(histories.size(), 1.0f);
     return absl::OkStatus();
   }
@@ -84,10 +85,6 @@ class MultVaeEncoder final : public Encoder {
         mean_(std::move(mean)),
         hidden_(std::move(hidden)) {}
   int dim() const override { return hidden_.out(); }
-  absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override {
-    return EncodeFrom({}, histories, queries);
-  }
   std::vector<const ItemTable*> summed() const override {
     return {first_.table()};
   }
@@ -138,10 +135,6 @@ class HistoryEncoder final : public Encoder {
     return (neural_ ? neural_->dim() : 0) +
            (linear_ ? static_cast<int>(linear_->dim()) : 0) +
            (recent_ ? recent_->dim() : 0);
-  }
-  absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override {
-    return EncodeFrom({}, histories, queries);
   }
   std::vector<const ItemTable*> summed() const override;
   absl::Status EncodeFrom(absl::Span<const float* const> sums,

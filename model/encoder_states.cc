@@ -1,6 +1,7 @@
 #include "model/encoder_states.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <utility>
 
@@ -17,22 +18,29 @@ struct Change {
 };
 
 // What turns the history of `rows` and `weights` into another, false when that
-// takes more than `most` changes. Items keep their order but for those that
-// change place, which are taken out and put in again.
+// takes more than `most` changes, or seems to: items keep their order but for a
+// few, which are taken out and put in again.
 bool Difference(const std::vector<Row>& rows, const std::vector<float>& weights,
                 const History& to, size_t most, std::vector<Change>* changes) {
+  constexpr size_t kAhead = 8;
   changes->clear();
+  // Places after which `row` comes in list, from `at` on; kAhead: not soon.
+  const auto distance = [](const std::vector<Row>& list, size_t at, Row row) {
+    size_t n = 0;
+    while (n < kAhead && at + n < list.size() && list[at + n] != row) ++n;
+    return at + n < list.size() ? n : kAhead;
+  };
   size_t i = 0, j = 0;
   while (i < rows.size() || j < to.rows.size()) {
-    const bool both = i < rows.size() && j < to.rows.size();
-    if (both && rows[i] == to.rows[j]) {
+    if (i < rows.size() && j < to.rows.size() && rows[i] == to.rows[j]) {
       if (weights[i] != to.weights[j]) {
         changes->push_back({rows[i], to.weights[j] - weights[i]});
       }
       ++i;
       ++j;
     } else if (i == rows.size() ||
-               (both && j + 1 < to.rows.size() && rows[i] == to.rows[j + 1])) {
+               (j < to.rows.size() && distance(to.rows, j, rows[i]) <
+                                          distance(rows, i, to.rows[j]))) {
       changes->push_back({to.rows[j], to.weights[j]});
       ++j;
     } else {
@@ -59,7 +67,7 @@ EncoderStates::EncoderStates(int64_t bytes,
       shard_budget_(bytes / static_cast<int64_t>(kShards)) {}
 
 int64_t EncoderStates::BytesOf(const State& state) {
-  constexpr size_t kPlace = 64;  // list node, map slot, allocator
+  constexpr size_t kPlace = 112;  // list node, map slot, allocator
   return static_cast<int64_t>(kPlace + sizeof(State) +
                               state.rows.capacity() *
                                   (sizeof(Row) + sizeof(float)) +
@@ -79,7 +87,12 @@ bool EncoderStates::CatchUp(const History& history, State* state) const {
     return false;
   }
   state->changes += changes.size();
-  if (state->changes > kMostChanges) return false;
+  for (const Change& change : changes) state->moved += std::abs(change.weight);
+  float present = 0;
+  for (const float weight : history.weights) present += weight;
+  if (state->changes > kMostChanges || state->moved > kMostMoved * present) {
+    return false;
+  }
   float* out = state->sums.data();
   for (const ItemTable* table : tables_) {
     for (const Change& change : changes) {
@@ -98,11 +111,13 @@ void EncoderStates::Rebuild(const History& history, State* state) const {
     out += table->dim();
   }
   state->changes = 0;
+  state->moved = 0;
 }
 
 // Out of its shard while it is worked on: who asks for the same user meanwhile
 // makes another.
-void EncoderStates::Sum(uint32_t user, const History& history, float* sums) {
+void EncoderStates::Sum(uint32_t user, const History& history, float* sums,
+                        uint64_t clears) {
   Shard& shard = shards_[user % kShards];
   States own;
   {
@@ -125,7 +140,8 @@ void EncoderStates::Sum(uint32_t user, const History& history, float* sums) {
   MutexLock lock(&shard.mu);
   ++(updated ? shard.updated : shard.rebuilt);
   const int64_t bytes = BytesOf(state);
-  if (bytes > shard_budget_) return;  // it would push out all others
+  // It would push out all others, or may be of somebody who was erased.
+  if (bytes > shard_budget_ || clears != clears_) return;
   const auto other = shard.places.find(user);
   if (other != shard.places.end()) Drop(&shard, other->second);
   shard.bytes += bytes;
@@ -137,6 +153,7 @@ void EncoderStates::Sum(uint32_t user, const History& history, float* sums) {
 }
 
 void EncoderStates::Clear() {
+  ++clears_;
   for (Shard& shard : shards_) {
     MutexLock lock(&shard.mu);
     shard.places.clear();

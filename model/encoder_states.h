@@ -2,6 +2,7 @@
 #define NEARLINE_MODEL_ENCODER_STATES_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <list>
 #include <vector>
@@ -17,21 +18,25 @@ namespace nearline::model {
 // user: after an event the rows that came and went are added and subtracted,
 // not all of them summed again. Caught up with when they are asked for, and
 // made anew from time to time, so that a sum differs from a fresh one by no
-// more than 1e-5 of the rows' lengths. Under a byte budget, least recently used
-// out first. Thread-safe.
+// more than 1e-5 of what the weighted rows are long together. Under a byte
+// budget, least recently used out first. Thread-safe.
 class EncoderStates {
  public:
   // A shorter history is summed as fast as it is found.
   static constexpr size_t kShortest = 16;
-  // Rows added and subtracted after which a sum is made anew.
+  // A sum is made anew when so many rows have been added and subtracted, or so
+  // many times the weight that there is has been.
   static constexpr size_t kMostChanges = 256;
+  static constexpr float kMostMoved = 16;
 
   // The tables outlive this. A sum is [dim()], one table's behind the other's.
   EncoderStates(int64_t bytes, std::vector<const ItemTable*> tables);
   size_t dim() const { return dim_; }
 
-  // Of each table the sum of history.weights[i] * row history.rows[i].
-  void Sum(uint32_t user, const History& history, float* sums);
+  // Of each table the sum of history.weights[i] * row history.rows[i]. It is
+  // kept unless Clear was called more than `clears` times.
+  void Sum(uint32_t user, const History& history, float* sums,
+           uint64_t clears = 0);
 
   void Clear();
 
@@ -50,6 +55,7 @@ class EncoderStates {
     std::vector<float> weights;
     std::vector<float> sums;
     size_t changes = 0;  // since they were made
+    float moved = 0;     // weight added and subtracted since
   };
   using States = std::list<State>;  // latest use first
   struct Shard {
@@ -70,6 +76,7 @@ class EncoderStates {
   const std::vector<const ItemTable*> tables_;
   const size_t dim_;
   const int64_t shard_budget_;
+  std::atomic<uint64_t> clears_{0};
   std::array<Shard, kShards> shards_;
 };
 

@@ -52,8 +52,10 @@ absl::StatusOr<std::unique_ptr<const Folding>> LoadFolding(
   return LoadLeastSquares(name, dim, tensors);
 }
 
-absl::Status FoldInEncoder::Encode(absl::Span<const History* const> histories,
-                                   std::vector<float>* queries) const {
+absl::Status FoldInEncoder::EncodeFrom(
+    absl::Span<const float* const> /*sums*/,
+    absl::Span<const History* const> histories,
+    std::vector<float>* queries) const {
   const auto d = static_cast<size_t>(dim());
   queries->resize(histories.size() * d);
   thread_local std::vector<const float*> rows;

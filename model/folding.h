@@ -41,8 +41,9 @@ class FoldInEncoder final : public Encoder {
   FoldInEncoder(const ItemTable* rows, std::unique_ptr<const Folding> folding)
       : rows_(*rows), folding_(std::move(folding)) {}
   int dim() const override { return folding_->dim(); }
-  absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override;
+  absl::Status EncodeFrom(absl::Span<const float* const> sums,
+                          absl::Span<const History* const> histories,
+                          std::vector<float>* queries) const override;
 
  private:
   const ItemTable& rows_;

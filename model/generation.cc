@@ -390,13 +390,24 @@ void Generation::BindLocked(const features::Catalogue& catalogue,
   bindings_.fetch_add(1, std::memory_order_release);
 }
 
-void Generation::KeepSums(int64_t bytes, bool rank) {
+void Generation::KeepStates(int64_t bytes, bool rank) {
   std::vector<const ItemTable*> tables = encoder().summed();
   if (rank && ranker() != nullptr) {
-    for (const ItemTable* table : ranker()->summed()) tables.push_back(table);
+    const std::vector<const ItemTable*> more = ranker()->summed();
+    ranker_sums_ = 0;  // of a model that ranks what it has retrieved
+    if (more != tables) {
+      for (const ItemTable* table : tables) *ranker_sums_ += table->dim();
+      tables.insert(tables.end(), more.begin(), more.end());
+    }
   }
   if (tables.empty()) return;
-  sums_ = std::make_unique<EncoderStates>(bytes, std::move(tables));
+  states_ = std::make_unique<EncoderStates>(bytes, std::move(tables));
+}
+
+void Generation::Forget() const {
+  ++forgets_;
+  if (queries_ != nullptr) queries_->Clear();
+  if (states_ != nullptr) states_->Clear();
 }
 
 History Generation::HistoryOf(const features::Profile& profile,

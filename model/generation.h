@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -105,8 +106,15 @@ class Generation {
   }
   // Keeps what encoder and ranker, if it is in use, sum over histories, in
   // `bytes` of memory. Before sharing.
-  void KeepSums(int64_t bytes, bool rank = true);
-  EncoderStates* sums() const { return sums_.get(); }  // may be null
+  void KeepStates(int64_t bytes, bool rank = true);
+  EncoderStates* states() const { return states_.get(); }  // may be null
+  // Where in a state the ranker's sums begin, if they are there.
+  std::optional<size_t> ranker_sums() const { return ranker_sums_; }
+  // Drops all that is kept of histories, on behalf of a user who was erased;
+  // and what comes of histories that were read before is not kept any more.
+  void Forget() const;
+  // Calls of Forget, for Query::forgets: read before the history is.
+  uint64_t forgets() const { return forgets_; }
   // Scanner::Tune. Before sharing.
   absl::Status Tune(absl::Span<const float> queries,
                     absl::Span<const RowMask* const> masks) {
@@ -163,7 +171,9 @@ class Generation {
   std::shared_ptr<const UserFeatures> users_;  // null: attributes say nothing
   std::unique_ptr<QueryCache> queries_;
   size_t kept_dim_ = 0;
-  std::unique_ptr<EncoderStates> sums_;
+  std::unique_ptr<EncoderStates> states_;
+  std::optional<size_t> ranker_sums_;
+  mutable std::atomic<uint64_t> forgets_{0};
   double agreement_ = 1;
   const ItemTable* vectors_ = nullptr;  // what Similar compares
   std::atomic<uint32_t> rows_{0};

@@ -144,7 +144,7 @@ void IndexScanner::Place(const std::vector<uint32_t>& list_of, int lists) {
   pairs_ = (rows_.dim() + 1) / 2;
   row_at_.assign(begin_.back(), kNoRow);
   values_.assign(begin_.back() * pairs_ * 2, 0);
-  UseHugePages(values_.data(), values_.size());
+  pages_ = std::make_unique<HugePages>(values_.data(), values_.size());
   scales_.assign(begin_.back(), 0.0f);
   biases_.assign(begin_.back(), kNone);
   std::vector<size_t> next(begin_.begin(), begin_.end() - 1);

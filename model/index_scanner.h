@@ -48,10 +48,11 @@ class IndexScanner final : public Scanner {
                     absl::Span<const RowMask* const> masks) override;
   ScanReport report() const override {
     // Its lists hold rows in int8, whatever the exact scan does.
-    return {.precision = "int8",
-            .lists = lists(),
-            .probes = probes_,
-            .recall = recall_};
+    return {
+        .precision = probes_ < lists() ? "int8" : exact_->report().precision,
+        .lists = lists(),
+        .probes = probes_,
+        .recall = recall_};
   }
 
  private:
@@ -99,9 +100,10 @@ class IndexScanner final : public Scanner {
   std::vector<size_t> begin_;   // of each list, in places; and the end
   std::vector<Row> row_at_;     // by place; kNoRow fills a group up
   std::vector<int8_t> values_;  // [groups, pairs, kGroup, 2]
-  std::vector<float> scales_;   // by place
-  std::vector<float> biases_;   // by place; -infinity where there is no row
-  size_t pairs_ = 0;            // of numbers of a row
+  std::unique_ptr<const HugePages> pages_;  // of values_
+  std::vector<float> scales_;               // by place
+  std::vector<float> biases_;  // by place; -infinity where there is no row
+  size_t pairs_ = 0;           // of numbers of a row
   float max_norm_ = 0, mean_norm_ = 0, max_lost_ = 0, max_bias_ = 0;
   // What a list promises: [mean row, spread] against [query, its length].
   std::unique_ptr<PackedMatrix> means_;

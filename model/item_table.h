@@ -22,9 +22,10 @@ class ItemTable {
   static constexpr size_t kMaxChunks = 4096;
 
   ItemTable(std::vector<float> base, size_t dim)
-      : base_(std::move(base)), dim_(dim), base_rows_(base_.size() / dim) {
-    UseHugePages(base_.data(), base_.size() * sizeof(float));
-  }
+      : base_(std::move(base)),
+        pages_(base_.data(), base_.size() * sizeof(float)),
+        dim_(dim),
+        base_rows_(base_.size() / dim) {}
 
   size_t dim() const { return dim_; }
   size_t base_rows() const { return base_rows_; }
@@ -51,7 +52,8 @@ class ItemTable {
   }
 
  private:
-  std::vector<float> base_;
+  const std::vector<float> base_;
+  const HugePages pages_;  // of base_
   const size_t dim_;
   const size_t base_rows_;
   std::vector<std::unique_ptr<float[]>> owned_;  // the appending thread's

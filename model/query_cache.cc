@@ -59,12 +59,14 @@ QueryCache::Stats QueryCache::stats() const {
   return sum;
 }
 
-void QueryCache::Put(const History& history, const float* query) {
+void QueryCache::Put(const History& history, const float* query,
+                     uint64_t clears) {
   const size_t hash = HashOf(history);
   Entry entry{hash, history, {query, query + dim_}};
   if (BytesOf(entry) > shard_budget_) return;  // it would push out all others
   Shard& shard = shards_[hash % kShards];
   MutexLock lock(&shard.mu);
+  if (clears != clears_) return;
   const auto place = shard.places.find(hash);
   if (place != shard.places.end()) Drop(&shard, place->second);
   shard.bytes += BytesOf(entry);
@@ -76,6 +78,7 @@ void QueryCache::Put(const History& history, const float* query) {
 }
 
 void QueryCache::Clear() {
+  ++clears_;
   for (Shard& shard : shards_) {
     MutexLock lock(&shard.mu);
     shard.places.clear();

@@ -2,6 +2,8 @@
 #define NEARLINE_MODEL_QUERY_CACHE_H_
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 #include <list>
 #include <vector>
 
@@ -22,7 +24,8 @@ class QueryCache {
   // Copies the beginning of the history's vector, `length` of its `dim`
   // numbers, to `query`, or returns false.
   bool Find(const History& history, size_t length, float* query);
-  void Put(const History& history, const float* query);
+  // Unless Clear was called more than `clears` times.
+  void Put(const History& history, const float* query, uint64_t clears = 0);
   void Clear();
 
   struct Stats {
@@ -53,6 +56,7 @@ class QueryCache {
 
   const size_t dim_;
   const int64_t shard_budget_;
+  std::atomic<uint64_t> clears_{0};
   std::array<Shard, kShards> shards_;
 };
 

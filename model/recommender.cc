@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "absl/time/clock.h"
 
@@ -49,41 +50,28 @@ struct Users {
   std::vector<float> queries, ranked;
 };
 
-// What the generation keeps of the sums that users' vectors begin with.
-class Sums {
- public:
-  // Of those queries in `places`, whose users are known and whose histories are
-  // long; until the next are made on this thread.
-  Sums(const Generation& generation, absl::Span<const Query> queries,
-       absl::Span<const size_t> places) {
-    EncoderStates* const states = generation.sums();
-    if (states == nullptr) return;
-    thread_local std::vector<float> values;
-    values.resize(places.size() * states->dim());
-    float* next = values.data();
-    for (const size_t place : places) {
-      const Query& query = queries[place];
-      const bool kept = query.user != Query::kNobody &&
-                        query.history->rows.size() >= EncoderStates::kShortest;
-      sums_.push_back(kept ? next : nullptr);
-      if (!kept) continue;
-      states->Sum(query.user, *query.history, next);
-      next += states->dim();
-    }
-    for (const ItemTable* table : generation.encoder().summed()) {
-      of_encoder_ += table->dim();
-    }
+// The sums that vectors of the queries in `places` begin with, of users who are
+// known and have long histories; else null. `values` is what they point into.
+std::vector<const float*> SumsOf(const Generation& generation,
+                                 absl::Span<const Query> queries,
+                                 absl::Span<const size_t> places,
+                                 std::vector<float>* values) {
+  std::vector<const float*> sums;
+  EncoderStates* const states = generation.states();
+  if (states == nullptr) return sums;
+  values->resize(places.size() * states->dim());
+  float* next = values->data();
+  for (const size_t place : places) {
+    const Query& query = queries[place];
+    const bool kept = query.user != Query::kNobody &&
+                      query.history->rows.size() >= EncoderStates::kShortest;
+    sums.push_back(kept ? next : nullptr);
+    if (!kept) continue;
+    states->Sum(query.user, *query.history, next, query.forgets);
+    next += states->dim();
   }
-  absl::Span<const float* const> of_encoder() const { return sums_; }
-  const float* OfRanker(size_t i) const {
-    return sums_.empty() || sums_[i] == nullptr ? nullptr
-                                                : sums_[i] + of_encoder_;
-  }
-
- private:
-  std::vector<const float*> sums_;
-  size_t of_encoder_ = 0;
-};
+  return sums;
+}
 
 // Those that the generation keeps are not computed again.
 absl::Status Encode(const Generation& generation,
@@ -112,19 +100,24 @@ absl::Status Encode(const Generation& generation,
     }
   }
   if (missing.empty()) return absl::OkStatus();
-  const Sums sums(generation, queries, places);
-  thread_local std::vector<float> computed;
-  RETURN_IF_ERROR(
-      generation.encoder().EncodeFrom(sums.of_encoder(), missing, &computed));
+  thread_local std::vector<float> values, computed;
+  const std::vector<const float*> sums =
+      SumsOf(generation, queries, places, &values);
+  RETURN_IF_ERROR(generation.encoder().EncodeFrom(sums, missing, &computed));
+  const std::optional<size_t> of_ranker = generation.ranker_sums();
   // What is kept is whole.
   const bool keep = cache != nullptr && d + u == generation.kept_dim();
   for (size_t i = 0; i < missing.size(); ++i) {
     std::copy_n(computed.data() + i * d, d, kept.data());
     if (u > 0) {
-      ranker->ReadUser(*missing[i], sums.OfRanker(i), kept.data() + d);
+      const bool known = of_ranker && !sums.empty() && sums[i] != nullptr;
+      ranker->ReadUser(*missing[i], known ? sums[i] + *of_ranker : nullptr,
+                       kept.data() + d);
     }
     put(places[i]);
-    if (keep) cache->Put(*missing[i], kept.data());
+    if (keep) {
+      cache->Put(*missing[i], kept.data(), queries[places[i]].forgets);
+    }
   }
   return absl::OkStatus();
 }

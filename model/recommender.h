@@ -17,6 +17,7 @@ struct Query {
   const RowMask* mask = nullptr;  // rows that may be answered
   int count = 0;
   uint32_t user = kNobody;  // whose history it is, as it is now
+  uint64_t forgets = 0;     // Generation::forgets, before the history was read
 };
 
 struct RecommendOptions {

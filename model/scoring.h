@@ -27,17 +27,17 @@ class Encoder {
  public:
   virtual ~Encoder() = default;
   virtual int dim() const = 0;
-  // Query vectors, row-major [histories.size(), dim()].
-  virtual absl::Status Encode(absl::Span<const History* const> histories,
-                              std::vector<float>* queries) const = 0;
   // Tables whose rows it sums, weighted by the history, before anything else.
   virtual std::vector<const ItemTable*> summed() const { return {}; }
-  // The same, where the sums are known, one table's behind the other's: one
-  // pointer a history, null where they are not.
-  virtual absl::Status EncodeFrom(absl::Span<const float* const> /*sums*/,
+  // Query vectors, row-major [histories.size(), dim()]. `sums` has those of
+  // summed(), one table's behind the other's, a pointer a history, null where
+  // they are not known; or it is empty, and none are.
+  virtual absl::Status EncodeFrom(absl::Span<const float* const> sums,
                                   absl::Span<const History* const> histories,
-                                  std::vector<float>* queries) const {
-    return Encode(histories, queries);
+                                  std::vector<float>* queries) const = 0;
+  absl::Status Encode(absl::Span<const History* const> histories,
+                      std::vector<float>* queries) const {
+    return EncodeFrom({}, histories, queries);
   }
 };
 

@@ -95,8 +95,9 @@ class DeviceEncoder final : public Encoder {
         recent_(std::move(recent)),
         dim_(dim) {}
   int dim() const override { return dim_; }
-  absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override {
+  absl::Status EncodeFrom(absl::Span<const float* const> /*sums*/,
+                          absl::Span<const History* const> histories,
+                          std::vector<float>* queries) const override {
     return TorchGuard([&]() -> absl::Status {
       const torch::NoGradGuard no_grad;
       std::vector<torch::Tensor> sums;

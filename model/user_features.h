@@ -58,10 +58,6 @@ class TraitEncoder final : public Encoder {
                std::shared_ptr<const UserFeatures> users)
       : of_events_(std::move(of_events)), users_(std::move(users)) {}
   int dim() const override { return of_events_->dim(); }
-  absl::Status Encode(absl::Span<const History* const> histories,
-                      std::vector<float>* queries) const override {
-    return EncodeFrom({}, histories, queries);
-  }
   std::vector<const ItemTable*> summed() const override {
     return of_events_->summed();
   }

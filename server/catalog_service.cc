@@ -179,7 +179,7 @@ class Service final : public Base {
                       const absl::StatusOr<int64_t>& events,
                       api::DeleteUserResponse* response) {
     // Gone from the log, even if not from old files yet.
-    if (!absl::IsNotFound(events.status())) parts_.slot->ForgetQueries();
+    if (!absl::IsNotFound(events.status())) parts_.slot->ForgetUsers();
     if (parts_.backups != nullptr) {
       RETURN_IF_ERROR(parts_.backups->ErasureEnded(user, events.ok()));
     }

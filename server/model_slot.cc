@@ -61,7 +61,7 @@ GenerationPtr ModelSlot::Find(const std::string& id) const {
   return nullptr;
 }
 
-void ModelSlot::ForgetQueries() {
+void ModelSlot::ForgetUsers() {
   std::vector<GenerationPtr> all;
   {
     MutexLock lock(&mu_);
@@ -69,9 +69,7 @@ void ModelSlot::ForgetQueries() {
     for (const Retired& retired : retired_) all.push_back(retired.generation);
   }
   for (const GenerationPtr& generation : all) {
-    if (generation == nullptr) continue;
-    if (generation->queries() != nullptr) generation->queries()->Clear();
-    if (generation->sums() != nullptr) generation->sums()->Clear();
+    if (generation != nullptr) generation->Forget();
   }
 }
 
@@ -93,7 +91,7 @@ absl::StatusOr<std::shared_ptr<model::Generation>> ModelSlot::Load(
     (*generation)->KeepQueries(options_.query_cache_bytes, options_.rank);
   }
   if (options_.encoder_state_bytes > 0) {
-    (*generation)->KeepSums(options_.encoder_state_bytes, options_.rank);
+    (*generation)->KeepStates(options_.encoder_state_bytes, options_.rank);
   }
   (*generation)->BindAll(*store_.ReadCatalogue());
   absl::Status warm = Tune(generation->get());
@@ -258,8 +256,10 @@ void ModelSlot::Swap(std::shared_ptr<model::Generation> next) {
   // Freed after the lock is released: a generation is large.
   std::vector<Retired> expired;
   const std::shared_ptr<model::Generation> bind_again = next;
+  std::shared_ptr<model::Generation> retired;
   {
     MutexLock lock(&mu_);
+    retired = current_;
     if (current_ != nullptr) {
       retired_.push_back({std::move(current_), now + options_.keep_retired});
     }
@@ -275,6 +275,10 @@ void ModelSlot::Swap(std::shared_ptr<model::Generation> next) {
       kept.erase(kept.begin());
     }
     retired_ = std::move(kept);
+  }
+  // Pages that are continued have no use for them, and none are kept any more.
+  if (retired != nullptr && retired->states() != nullptr) {
+    retired->states()->Clear();
   }
   // Items that came between Load and now.
   bind_again->BindAll(*store_.ReadCatalogue());

@@ -49,9 +49,8 @@ class ModelSlot {
   // for the newest accepted one that loads. OK when there is none.
   absl::Status LoadCurrent();
 
-  // Drops every query vector and sum that is kept: an erased user's history was
-  // in one.
-  void ForgetQueries();
+  // Generation::Forget of all: an erased user's history was in what they keep.
+  void ForgetUsers();
 
   absl::Time in_service_since() const;
 

@@ -55,6 +55,7 @@ struct Pipeline::Work {
   GenerationPtr generation;  // null: popular
   features::ProfilePtr profile;
   model::History history;
+  uint64_t forgets = 0;  // of the generation, before the profile was read
   PageToken page;
   features::Sequence sequence = 0;
   std::string degraded;
@@ -129,6 +130,7 @@ absl::Status Pipeline::Prepare(Work* work) {
             "generation ", work->page.generation,
             " of this list is gone; start again without page_token"));
       }
+      work->forgets = work->generation->forgets();
     }
   }
   if (!request.user.empty()) {
@@ -243,8 +245,8 @@ void Pipeline::Score(std::vector<Work*> works, bool rank,
   for (const auto& [generation, group] : groups) {
     std::vector<model::Query> queries;
     for (Work* work : group) {
-      queries.push_back(
-          {&work->history, &work->mask, work->depth, work->user()});
+      queries.push_back({&work->history, &work->mask, work->depth, work->user(),
+                         work->forgets});
     }
     model::RecommendOptions options = options_.recommend;
     options.rank = options.rank && rank;
@@ -332,6 +334,7 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
   const absl::Time now = clock_.Now();
   const bool overloaded = still_queued > options_.overload_queue;
   const GenerationPtr current = slot_.Snapshot();
+  const uint64_t forgets = current == nullptr ? 0 : current->forgets();
   std::vector<Work> works;
   works.reserve(batch.size());
   std::vector<RecommendJob*> empty;
@@ -349,7 +352,7 @@ void Pipeline::Run(std::vector<std::unique_ptr<RecommendJob>> batch,
       empty.push_back(job.get());
       continue;
     }
-    Work work{.job = job.get()};
+    Work work{.job = job.get(), .forgets = forgets};
     const absl::Status status = Prepare(&work);
     if (!status.ok()) {
       job->done(status);

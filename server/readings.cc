@@ -163,16 +163,17 @@ void ReadGeneration(const Parts& parts, Readings* out) {
     out->Counter("nearline_query_cache_misses_total", "Those that had to.",
                  queries.misses);
   }
-  if (const model::EncoderStates* const states = g->sums(); states != nullptr) {
+  if (const model::EncoderStates* const states = g->states();
+      states != nullptr) {
     const model::EncoderStates::Stats sums = states->stats();
     out->Counter(
-        "nearline_history_sums_updated_total",
+        "nearline_encoder_states_updated_total",
         "Sums over histories that took but the rows which had changed, "
         "since the generation came into service.",
         sums.updated);
-    out->Counter("nearline_history_sums_rebuilt_total",
+    out->Counter("nearline_encoder_states_rebuilt_total",
                  "Those that took all rows.", sums.rebuilt);
-    out->Gauge("nearline_history_sums_bytes", "Memory of these sums.",
+    out->Gauge("nearline_encoder_states_bytes", "Memory of these sums.",
                sums.bytes);
   }
   for (const auto& [name, value] : g->manifest().metrics) {

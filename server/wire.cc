@@ -134,6 +134,9 @@ grpc::Status ToGrpc(const absl::Status& status, absl::string_view trace) {
 }
 
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, pb::Message* message) {
+  if (!bytes.Valid()) {
+    return absl::CancelledError("the call ended before its message came");
+  }
   grpc::ByteBuffer copy(bytes);  // shares the slices
   {
     grpc::ProtoBufferReader reader(&copy);

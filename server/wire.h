@@ -24,7 +24,8 @@ namespace nearline::server {
 grpc::Status ToGrpc(const absl::Status& status, absl::string_view trace = "");
 
 // Parses what gRPC received. Errors: INVALID_ARGUMENT saying what is wrong: a
-// string that is not UTF-8, by its path, or a message that is cut or too deep.
+// string that is not UTF-8, by its path, or a message that is cut or too deep;
+// CANCELLED when none came.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes,
                           google::protobuf::Message* message);
 absl::Status SerializeMessage(const google::protobuf::Message& message,

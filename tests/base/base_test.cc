@@ -45,8 +45,11 @@ TEST(HugePages, KeepWhatIsThere) {
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = static_cast<uint32_t>(i * i);
     }
-    UseHugePages(values.data(), values.size() * sizeof(uint32_t));
-    UseHugePages(values.data() + 1, (values.size() - 1) * sizeof(uint32_t));
+    {
+      const HugePages pages(values.data(), values.size() * sizeof(uint32_t));
+      const HugePages of_the_same(values.data() + 1,
+                                  (values.size() - 1) * sizeof(uint32_t));
+    }
     for (size_t i = 0; i < values.size(); ++i) {
       ASSERT_EQ(values[i], static_cast<uint32_t>(i * i));
     }
@@ -54,7 +57,7 @@ TEST(HugePages, KeepWhatIsThere) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.get()) % 64, 0u);
     std::memset(buffer.get(), 1, size);
   }
-  UseHugePages(nullptr, 0);
+  const HugePages of_nothing(nullptr, 0);
 }
 
 TEST(Latin1, BecomesUtf8) { EXPECT_EQ(Latin1ToUtf8("\xe9"), "\xc3\xa9"); }

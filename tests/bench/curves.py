@@ -5,7 +5,7 @@ import html
 import math
 
 WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 52
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 56, 52
 COLOURS = ("#2563eb", "#d97706", "#059669", "#be185d")
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #374151 }
@@ -60,6 +60,7 @@ def picture(title, x_name, y_name, series):
                    f'<text x="{LEFT - 8}" y="{y(10.0 ** e) + 4:.1f}" text-anchor="end">{label(e)}</text>')
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{html.escape(x_name)}</text>'
                f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">{html.escape(y_name)}</text>')
+    legend = LEFT
     for i, (name, line) in enumerate(series.items()):
         colour = COLOURS[i % len(COLOURS)]
         around = [place(p[0], p[3]) for p in line] + [place(p[0], p[2]) for p in reversed(line)]
@@ -67,5 +68,6 @@ def picture(title, x_name, y_name, series):
                    f'<polyline class="line" stroke="{colour}" points="{" ".join(place(p[0], p[1]) for p in line)}"/>')
         out += [f'<circle fill="{colour}" cx="{x(p[0]):.1f}" cy="{y(p[1]):.1f}" r="3"><title>{html.escape(name)}: {p[1]:.3g} at {p[0]:,}</title></circle>'
                 for p in line]
-        out.append(f'<text x="{LEFT + 12}" y="{TOP + 16 + 16 * i}" style="fill:{colour}">{html.escape(name)}</text>')
+        out.append(f'<text x="{legend}" y="42" style="fill:{colour}">{html.escape(name)}</text>')
+        legend += 7 * len(name) + 20
     return "\n".join(out) + "\n</svg>\n"

@@ -268,5 +268,31 @@ BENCHMARK(BM_PartialSort)
     ->ArgNames({"items", "k"})
     ->ArgsProduct({{3500, 20000}, {11, 100, 1000}});
 
+// The same by the scan's own selection, which sees the scores block by block.
+void BM_TopK(benchmark::State& state) {
+  constexpr size_t kBlock = PackedMatrix::kBlockRows;
+  const auto items = static_cast<size_t>(state.range(0));
+  const auto scores = RandomFloats(items, 1);
+  const std::vector<float> bias(items, 0.0f);
+  const RowMask mask(items, true);
+  std::vector<model::ScoredBlock> blocks;
+  for (size_t first = 0; first < items; first += kBlock) {
+    blocks.push_back({scores.data() + first, bias.data() + first,
+                      std::min(kBlock, items - first),
+                      static_cast<Row>(first)});
+  }
+  for (auto _ : state) {
+    model::TopK top(static_cast<int>(state.range(1)), &mask);
+    for (size_t b = 0; b < blocks.size(); b += 8) {
+      top.Add(absl::MakeConstSpan(blocks).subspan(b, 8));
+    }
+    benchmark::DoNotOptimize(top.Take());
+  }
+  ByQuery(state, 1);
+}
+BENCHMARK(BM_TopK)
+    ->ArgNames({"items", "k"})
+    ->ArgsProduct({{3500, 20000}, {11, 100, 1000}});
+
 }  // namespace
 }  // namespace nearline

@@ -1,6 +1,7 @@
 // A user's vector and a shortlist's order, beside what memory can do:
 //   build/release/bin/nearline_benchmarks --benchmark_filter='Gather|Stream'
 // Shapes are MovieLens 1M's. Compare within one run only.
+#include <memory>
 #include <vector>
 
 #include "model/cpu_scoring.h"
@@ -29,8 +30,9 @@ void BM_Gather(benchmark::State& state) {
   const auto items = static_cast<size_t>(state.range(0));
   const int history = static_cast<int>(state.range(1));
   constexpr size_t kDim = 600;
-  const auto& table = Once<model::ItemTable>(items, [&] {
-    return model::ItemTable(RandomFloats(items * kDim, 1), kDim);
+  const auto& table = *Once<std::unique_ptr<model::ItemTable>>(items, [&] {
+    return std::make_unique<model::ItemTable>(RandomFloats(items * kDim, 1),
+                                              kDim);
   });
   // Other rows every time, as other users have.
   Random random(1);

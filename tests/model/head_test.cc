@@ -8,62 +8,13 @@
 #include "model/generation.h"
 #include "model/recommender.h"
 #include "model/train.h"
-#include "tests/model/tiny_model.h"
+#include "tests/model/head_bundle.h"
 #include "tests/testing.h"
 
 namespace nearline::model {
 namespace {
 
-constexpr int kItems = 90;
-
-void Fit(Bundle* bundle) {
-  bundle->manifest.parameters["item_features"] = ItemFeatureMap::Fit(
-      std::vector<const features::Attributes*>(bundle->items.size(), nullptr),
-      {}, &bundle->tensors);
-}
-
-// Three paths of random weights, neighbours, and a head.
-Bundle HeadBundle() {
-  Random random(4);
-  Bundle bundle;
-  bundle.manifest.id = "g-head";
-  bundle.manifest.retriever = "joint";
-  bundle.manifest.ranker = kHead;
-  for (int i = 0; i < kItems; ++i) {
-    bundle.items.push_back(absl::StrFormat("i%03d", i));
-  }
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-    AddRandom(name, std::move(shape), &random, &bundle);
-  };
-  add("joint.item.encoder", {kItems, 10});
-  add("joint.encoder.bias", {10});
-  add("joint.item.linear", {kItems, 7});
-  add("joint.item.recent", {kItems, 5});
-  add("joint.recent.positions", {4, 5});
-  add("joint.item.decoder", {kItems, 22});
-  add("joint.item.bias", {kItems, 1});
-  add("joint.neighbours.weights", {kItems, 3});
-  std::vector<float> rows;
-  for (int i = 0; i < 3 * kItems; ++i) {
-    rows.push_back(static_cast<float>((i / 3 + 1 + i % 3) % kItems));
-  }
-  bundle.tensors.Add("joint.neighbours.rows", {kItems, 3}, rows);
-  add("head.item.history", {kItems, 6});
-  add("head.history.bias", {6});
-  add("head.mlp.user.weight", {8, 6});
-  add("head.mlp.user.bias", {8});
-  add("head.item.mlp", {kItems, 8});
-  add("head.mlp.paths.weight", {8, 8});
-  add("head.mlp.2.weight", {4, 8});
-  add("head.mlp.2.bias", {4});
-  add("head.mlp.last", {4});
-  add("head.item.popularity", {kItems, 1});
-  bundle.tensors.Add("head.input.least", {1}, {3});
-  add("head.input.mean", {5});
-  add("head.input.scale", {5});
-  Fit(&bundle);
-  return bundle;
-}
+constexpr int kItems = kHeadItems;
 
 // The head in double precision, one number at a time, from the scan's score.
 class Obvious {

@@ -186,6 +186,29 @@ TEST_P(MatrixScannerTest, ScansBaseAndTailLikeAFullSort) {
   }
 }
 
+TEST(MatrixScanner, LeavesWhatIsNoNumberOutOfAShortlist) {
+  // Two of the first row's products overflow, and their sum is no number; those
+  // of rounded values need not.
+  constexpr size_t kDim = 64;
+  std::vector<float> values = RandomFloats(10 * kDim, 1);
+  values[0] = values[1] = 3e38f;
+  const ItemTable rows(values, kDim);
+  const ItemTable bias(std::vector<float>(10, 0.0f), 1);
+  const auto scanner = MatrixScanner::Create(&rows, &bias);
+  ASSERT_THAT(scanner, IsOk());
+  std::vector<float> query(kDim, 1);
+  query[0] = 3e3f;
+  query[1] = -3e3f;
+  const RowMask mask(10, true);
+  const RowMask* const masks[] = {&mask};
+  const int ks[] = {50};
+  std::vector<std::vector<ScoredRow>> best, unordered;
+  ASSERT_THAT((*scanner)->Scan(query, masks, ks, &best), IsOk());
+  ASSERT_THAT((*scanner)->Shortlist(query, masks, ks, &unordered), IsOk());
+  EXPECT_EQ(best[0].size(), 9u);
+  EXPECT_EQ(SortedRows(unordered[0]), SortedRows(best[0]));
+}
+
 // However wide the error of the product is beside the scores' distances, and of
 // rows that are alike the first ones.
 TEST(MatrixScanner, FindsTheRowsOfAShortlist) {

@@ -102,6 +102,42 @@ TEST_F(PipelineTest, ANewUserIsPersonalAfterOneEvent) {
   EXPECT_EQ(after->sequence, 1u);
 }
 
+// Sums are of stored users as they are now.
+TEST_F(PipelineTest, PagesAndHistoriesInRequestsLeaveKeptSumsAlone) {
+  Publish(1);
+  for (int i = 0; i < 20; ++i) Feed("ann", absl::StrFormat("i%03d", i));
+  const auto stats = [&] { return slot_->Snapshot()->states()->stats(); };
+  const auto first = Ask({.user = "ann", .count = 5, .hash = 1});
+  ASSERT_THAT(first, IsOk());
+  EXPECT_EQ(stats().rebuilt, 1);
+  Feed("ann", "i050");
+  const auto second = Ask({.user = "ann",
+                           .count = 5,
+                           .page_token = first->next_page_token,
+                           .hash = 1});
+  ASSERT_THAT(second, IsOk());
+  RecommendRequest request{.count = 5};
+  for (int i = 0; i < 30; ++i) {
+    request.history.push_back({absl::StrFormat("i%03d", i), 1.0f});
+  }
+  ASSERT_THAT(Ask(request), IsOk());
+  EXPECT_EQ(stats().updated, 0);
+  EXPECT_EQ(stats().rebuilt, 1);
+  ASSERT_THAT(Ask({.user = "ann", .count = 5}), IsOk());
+  EXPECT_EQ(stats().updated, 1);
+  EXPECT_EQ(stats().rebuilt, 1);
+  // What is out of service has no use for them.
+  const GenerationPtr before = slot_->Snapshot();
+  Publish(2);
+  EXPECT_EQ(before->states()->stats().users, 0);
+  EXPECT_EQ(stats().users, 0);
+  slot_->ForgetUsers();
+  ASSERT_THAT(Ask({.user = "ann", .count = 5}), IsOk());
+  EXPECT_EQ(stats().users, 1);
+  slot_->ForgetUsers();
+  EXPECT_EQ(stats().users, 0);
+}
+
 TEST_F(PipelineTest, AttributesMakeAUserPersonalBeforeAnyEvent) {
   const features::Attributes northern = {{"region", "north"}};
   model::Bundle bundle = model::TinyBundle(100, 1);

@@ -6,7 +6,9 @@
 
 #include "base/file.h"
 #include "client/records.h"
+#include "model/packed_matrix.h"
 #include "proto/grpc/health/v1/health.grpc.pb.h"
+#include "server/wire.h"
 #include "tests/server/server_fixture.h"
 
 namespace nearline::server {
@@ -394,7 +396,20 @@ TEST_F(ServerTest, AnIndexThatCannotKeepItsPromiseLeavesAnswersAsTheyAre) {
   const Json report = Json::parse(*text);
   EXPECT_EQ(report["places_as_in_float32"], 1);
   EXPECT_EQ(report["index"]["recall_of_100"], 1);
-  EXPECT_EQ(report["scan"], "int8");
+  // All lists are looked at, by the exact scan.
+  EXPECT_EQ(report["scan"], model::PackedMatrix::Fastest() ==
+                                    model::PackedMatrix::Precision::kInt8
+                                ? "int8"
+                                : "float32");
+}
+
+// As calls do that are taken back while they wait to be read.
+TEST(Wire, ACallWithoutAMessageWasCancelled) {
+  api::RecommendRequest request;
+  EXPECT_THAT(ParseMessage(grpc::ByteBuffer(), &request),
+              IsError(StatusCode::kCancelled, "before its message"));
+  const grpc::Slice nothing;
+  EXPECT_THAT(ParseMessage(grpc::ByteBuffer(&nothing, 1), &request), IsOk());
 }
 
 TEST_F(ServerTest, AnErasedUserLeavesNoSumBehind) {
@@ -406,14 +421,14 @@ TEST_F(ServerTest, AnErasedUserLeavesNoSumBehind) {
   ASSERT_THAT(Ask("ann"), IsOk());
   using testing::HasSubstr;
   EXPECT_THAT(server_->Scrape(),
-              HasSubstr("\nnearline_history_sums_rebuilt_total 1\n"));
+              HasSubstr("\nnearline_encoder_states_rebuilt_total 1\n"));
   EXPECT_THAT(server_->Scrape(),
-              HasSubstr("\nnearline_history_sums_updated_total 1\n"));
+              HasSubstr("\nnearline_encoder_states_updated_total 1\n"));
   EXPECT_THAT(server_->Scrape(),
-              testing::Not(HasSubstr("\nnearline_history_sums_bytes 0\n")));
+              testing::Not(HasSubstr("\nnearline_encoder_states_bytes 0\n")));
   ASSERT_THAT(client_->DeleteUser("ann"), IsOk());
   EXPECT_THAT(server_->Scrape(),
-              HasSubstr("\nnearline_history_sums_bytes 0\n"));
+              HasSubstr("\nnearline_encoder_states_bytes 0\n"));
 }
 
 // Dashboards rest on these names.
@@ -463,9 +478,9 @@ TEST_F(ServerTest, TheListOfMetricsIsPinned) {
       "nearline_generation_in_service",
       "nearline_generation_quality",
       "nearline_generations_disk_bytes",
-      "nearline_history_sums_bytes",
-      "nearline_history_sums_rebuilt_total",
-      "nearline_history_sums_updated_total",
+      "nearline_encoder_states_bytes",
+      "nearline_encoder_states_rebuilt_total",
+      "nearline_encoder_states_updated_total",
       "nearline_hot_profile_bytes",
       "nearline_hot_profile_evictions_total",
       "nearline_hot_profile_hits_total",
