@@ -21,6 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// In the name of what is being written, before it is renamed.
+constexpr char kAside[] = ".tmp.";
+
 absl::Status ErrnoStatus(int error, absl::string_view doing,
                          const std::string& path) {
   return absl::ErrnoToStatus(error, absl::StrCat(doing, " ", path));
@@ -98,7 +101,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
 }
 
 absl::Status WriteFileAtomic(const std::string& path, absl::string_view data) {
-  const std::string aside = absl::StrCat(path, ".tmp.", getpid());
+  const std::string aside = absl::StrCat(path, kAside, getpid());
   {
     const Fd fd(
         open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
@@ -136,13 +139,13 @@ absl::Status AppendLineDurably(const std::string& path,
 }
 
 absl::Status CopyFolder(const std::string& from, const std::string& to) {
-  const std::string aside = absl::StrCat(to, ".tmp.", getpid());
+  const std::string aside = absl::StrCat(to, kAside, getpid());
   RETURN_IF_ERROR(RemoveAll(aside));
   RETURN_IF_ERROR(MakeDirs(aside));
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(from));
   absl::Status status;
   for (const std::string& name : names) {
-    if (absl::StrContains(name, ".tmp.")) continue;  // is being written
+    if (absl::StrContains(name, kAside)) continue;
     std::error_code error;
     fs::copy_file(JoinPath(from, name), JoinPath(aside, name), error);
     status =

@@ -190,11 +190,14 @@ absl::Status Recommend(const Generation& generation,
   thread_local Users users;
   RETURN_IF_ERROR(Encode(generation, queries, ranker, &users));
   const absl::Time encoded = absl::Now();
-  RETURN_IF_ERROR(
-      generation.neighbours() != nullptr
-          ? ScanWithNeighbours(generation, queries, users.queries, ks, answers)
-      : ordered ? scanner.Scan(users.queries, masks, ks, answers)
-                : scanner.Shortlist(users.queries, masks, ks, answers));
+  if (generation.neighbours() != nullptr) {
+    RETURN_IF_ERROR(
+        ScanWithNeighbours(generation, queries, users.queries, ks, answers));
+  } else if (ordered) {
+    RETURN_IF_ERROR(scanner.Scan(users.queries, masks, ks, answers));
+  } else {
+    RETURN_IF_ERROR(scanner.Shortlist(users.queries, masks, ks, answers));
+  }
   const absl::Time scanned = absl::Now();
   const auto d = static_cast<size_t>(generation.encoder().dim());
   for (size_t i = 0; i < queries.size(); ++i) {

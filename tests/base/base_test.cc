@@ -38,6 +38,17 @@ TEST(Quoted, EscapesAndCuts) {
   EXPECT_LT(Quoted(std::string(1000, 'x')).size(), 80u);
 }
 
+TEST(CopyFolder, LeavesWhatIsBeingWritten) {
+  const TempDir dir;
+  ASSERT_THAT(MakeDirs(dir / "from"), IsOk());
+  ASSERT_THAT(WriteFileAtomic(dir / "from/whole", "1"), IsOk());
+  ASSERT_THAT(WriteFileAtomic(dir / "from/half.tmp.7", "2"), IsOk());
+  ASSERT_THAT(CopyFolder(dir / "from", dir / "to"), IsOk());
+  const auto names = ListDir(dir / "to");
+  ASSERT_THAT(names, IsOk());
+  EXPECT_THAT(*names, ElementsAre("whole"));
+}
+
 TEST(HugePages, KeepWhatIsThere) {
   // Shorter than a large page, and longer than some, at any address.
   for (const size_t size : {size_t{100}, size_t{5} << 20, size_t{9} << 20}) {

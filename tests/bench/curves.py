@@ -10,7 +10,7 @@ COLOURS = ("#2563eb", "#d97706", "#059669", "#be185d")
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #374151 }
 .title { font-size: 14px; font-weight: 600 }
-.grid { stroke: #e5e7eb } .axis { stroke: #6b7280 }
+.grid { stroke: #e5e7eb }
 .line { fill: none; stroke-width: 2 } .spread { fill-opacity: .15 }
 .page { fill: #ffffff }
 @media (prefers-color-scheme: dark) {
