@@ -7,6 +7,7 @@
 #include "model/cpu_scoring.h"
 #include "model/folding.h"
 #include "model/kernels.h"
+#include "model/matrix_scanner.h"
 #include "model/parameters.h"
 
 namespace nearline::model {

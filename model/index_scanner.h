@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "model/cpu_scoring.h"
 #include "model/generation.h"
+#include "model/matrix_scanner.h"
 
 namespace nearline::model {
 

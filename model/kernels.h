@@ -25,6 +25,12 @@ void SumScaled(const float* const* rows, const float* weights, size_t m,
 void AddGram(const float* const* rows, const float* weights, size_t m, size_t n,
              size_t stride, float* out);
 
+// Asks for a row of n values that will be read soon.
+inline void Prefetch(const float* row, size_t n) {
+  constexpr size_t kLine = 64 / sizeof(float);
+  for (size_t at = 0; at < n; at += kLine) __builtin_prefetch(row + at);
+}
+
 // sum of a[i] * b[i].
 float Dot(const float* a, const float* b, size_t n);
 

@@ -8,6 +8,7 @@
 
 #include "model/cpu_scoring.h"
 #include "model/kernels.h"
+#include "model/matrix_scanner.h"
 #include "model/torch_guard.h"
 
 namespace nearline::model {

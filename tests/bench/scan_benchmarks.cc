@@ -6,10 +6,10 @@
 #include <numeric>
 #include <vector>
 
-#include "model/cpu_scoring.h"
 #include "model/devices.h"
 #include "model/generation.h"
 #include "model/index_scanner.h"
+#include "model/matrix_scanner.h"
 #include "model/synthesize.h"
 #include "tests/bench/scan_benchmarks.h"
 

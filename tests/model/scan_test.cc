@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/random.h"
-#include "model/cpu_scoring.h"
 #include "model/kernels.h"
+#include "model/matrix_scanner.h"
 #include "model/packed_matrix.h"
 #include "model/top_k.h"
 #include "tests/model/random_floats.h"

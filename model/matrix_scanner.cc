@@ -1,0 +1,292 @@
+#include "model/matrix_scanner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "model/kernels.h"
+
+namespace nearline::model {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+void ScoreRows(const ItemTable& table, const ItemTable& bias,
+               const float* query, absl::Span<ScoredRow> rows) {
+  const size_t d = table.dim();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i + 1 < rows.size()) Prefetch(table[rows[i + 1].row], d);
+    const float score = Dot(query, table[rows[i].row], d) + *bias[rows[i].row];
+    rows[i].score = std::isnan(score) ? kNone : score;
+  }
+}
+
+absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
+    const ItemTable* rows, const ItemTable* bias,
+    PackedMatrix::Precision precision) {
+  const auto create = [&] {
+    return PackedMatrix::Create(rows->base().data(),
+                                static_cast<int>(rows->base_rows()),
+                                static_cast<int>(rows->dim()), precision);
+  };
+  ASSIGN_OR_RETURN(PackedMatrix matrix, create());
+  if (matrix.loss() > kMostLoss) {
+    precision = PackedMatrix::Precision::kFloat32;
+    ASSIGN_OR_RETURN(matrix, create());
+  }
+  return std::unique_ptr<MatrixScanner>(
+      new MatrixScanner(rows, bias, precision, std::move(matrix)));
+}
+
+namespace {
+
+float LargestOf(const std::vector<float>& values) {
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, std::abs(value));
+  return largest;
+}
+
+}  // namespace
+
+MatrixScanner::MatrixScanner(const ItemTable* rows, const ItemTable* bias,
+                             PackedMatrix::Precision precision,
+                             PackedMatrix matrix)
+    : rows_(*rows),
+      bias_(*bias),
+      max_bias_(LargestOf(bias->base())),
+      precision_(precision),
+      matrix_(std::move(matrix)) {}
+
+absl::StatusOr<std::shared_ptr<const MatrixScanner::TailBlock>>
+MatrixScanner::Pack(Row first, Row end) const {
+  std::vector<float> values, bias;
+  for (Row row = first; row < end; ++row) {
+    values.insert(values.end(), rows_[row], rows_[row] + rows_.dim());
+    bias.push_back(*bias_[row]);
+  }
+  ASSIGN_OR_RETURN(
+      PackedMatrix matrix,
+      PackedMatrix::Create(values.data(), static_cast<int>(end - first),
+                           static_cast<int>(rows_.dim()), precision_));
+  const float max_bias = LargestOf(bias);
+  return std::make_shared<const TailBlock>(
+      TailBlock{first, std::move(matrix), std::move(bias), max_bias});
+}
+
+// Full blocks when many rows come at once. Of few, small blocks, and two that
+// are alike become one: a row is laid out again no more than log2(n) times.
+void MatrixScanner::Extend(Row rows) {
+  constexpr Row kLargest = PackedMatrix::kBlockRows;
+  Tail next = *tail();
+  Row packed =
+      next.empty() ? static_cast<Row>(rows_.base_rows()) : next.back()->end();
+  if (packed + kSmallestTailBlock > rows) return;
+  while (packed + kSmallestTailBlock <= rows) {
+    Row first = packed;
+    const Row count = std::min(kLargest, rows - packed);
+    packed += count - count % kSmallestTailBlock;
+    while (!next.empty() && next.back()->bias.size() <= packed - first &&
+           packed - next.back()->first <= kLargest) {
+      first = next.back()->first;
+      next.pop_back();
+    }
+    auto block = Pack(first, packed);
+    if (!block.ok()) return;  // they are scanned row by row
+    next.push_back(*std::move(block));
+  }
+  MutexLock lock(&mu_);
+  tail_ = std::make_shared<const Tail>(std::move(next));
+}
+
+absl::Status MatrixScanner::Scan(
+    absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+    absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
+  return ScanAll({.base = true, .ordered = true}, queries, masks, ks, best);
+}
+
+absl::Status MatrixScanner::Shortlist(
+    absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+    absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
+  return ScanAll({.base = true, .ordered = false}, queries, masks, ks, best);
+}
+
+absl::Status MatrixScanner::ScanLater(
+    absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+    absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
+  const bool any = std::any_of(
+      masks.begin(), masks.end(),
+      [this](const RowMask* mask) { return mask->rows() > rows_.base_rows(); });
+  if (any) {
+    return ScanAll({.base = false, .ordered = true}, queries, masks, ks, best);
+  }
+  best->assign(masks.size(), {});
+  return absl::OkStatus();
+}
+
+absl::Status MatrixScanner::ScanAll(
+    Kind kind, absl::Span<const float> queries,
+    absl::Span<const RowMask* const> masks, absl::Span<const int> ks,
+    std::vector<std::vector<ScoredRow>>* best) const {
+  best->clear();
+  const size_t d = rows_.dim();
+  for (size_t first = 0; first < masks.size();
+       first += PackedMatrix::kMaxBatch) {
+    const size_t m =
+        std::min<size_t>(PackedMatrix::kMaxBatch, masks.size() - first);
+    ScanBatch(kind, queries.data() + first * d, masks.subspan(first, m),
+              ks.subspan(first, m), best);
+  }
+  return absl::OkStatus();
+}
+
+void MatrixScanner::ScanBatch(Kind kind, const float* queries,
+                              absl::Span<const RowMask* const> masks,
+                              absl::Span<const int> ks,
+                              std::vector<std::vector<ScoredRow>>* best) const {
+  const size_t m = masks.size();
+  thread_local PackedMatrix::Queries prepared;
+  matrix_.Prepare(queries, static_cast<int>(m), &prepared);
+  // Blocks that come meanwhile are left to the next scan.
+  const std::shared_ptr<const Tail> tail = this->tail();
+  std::vector<TopK> top;
+  std::vector<float> bounds;
+  top.reserve(m);
+  for (size_t i = 0; i < m; ++i) {
+    const float* const query = queries + i * rows_.dim();
+    const float norm = std::sqrt(Dot(query, query, rows_.dim()));
+    const float lost = prepared.lost[i];
+    float bound = matrix_.ErrorBound(norm, lost, max_bias_);
+    for (const auto& block : *tail) {
+      bound = std::max(bound,
+                       block->matrix.ErrorBound(norm, lost, block->max_bias));
+    }
+    top.emplace_back(ks[i], masks[i], 2 * bound);
+    bounds.push_back(bound);
+  }
+  ScanParts(Parts(kind.base, *tail), prepared, &top);
+  ScanRows(
+      tail->empty() ? static_cast<Row>(rows_.base_rows()) : tail->back()->end(),
+      queries, masks, &top);
+  for (size_t i = 0; i < m; ++i) {
+    const auto finish =
+        kind.ordered ? &MatrixScanner::Rescore : &MatrixScanner::Choose;
+    best->push_back((this->*finish)(queries + i * rows_.dim(),
+                                    static_cast<size_t>(ks[i]), bounds[i],
+                                    top[i].Take()));
+  }
+}
+
+std::vector<MatrixScanner::Part> MatrixScanner::Parts(bool base,
+                                                      const Tail& tail) const {
+  // To and fro: what the last scan read last is still near.
+  thread_local bool back = false;
+  back = !back;
+  std::vector<Part> parts;
+  for (int i = 0; base && i < matrix_.blocks(); ++i) {
+    const int b = back ? matrix_.blocks() - 1 - i : i;
+    const auto row = static_cast<Row>(b) * static_cast<Row>(matrix_.stride());
+    parts.push_back({&matrix_, b, bias_.base().data() + row, row});
+  }
+  for (const auto& block : tail) {
+    parts.push_back({&block->matrix, 0, block->bias.data(), block->first});
+  }
+  return parts;
+}
+
+void MatrixScanner::ScanParts(absl::Span<const Part> parts,
+                              const PackedMatrix::Queries& queries,
+                              std::vector<TopK>* top) const {
+  constexpr size_t kTogether = 4096;  // rows whose scores are kept, 0.5 MB
+  thread_local std::vector<float> scores;
+  scores.resize((kTogether + PackedMatrix::kBlockRows) *
+                PackedMatrix::kMaxBatch);
+  std::vector<ScoredBlock> blocks;
+  for (size_t next = 0; next < parts.size();) {
+    const size_t first = next;
+    blocks.clear();
+    for (size_t rows = 0; next < parts.size() && rows < kTogether; ++next) {
+      const Part& part = parts[next];
+      float* const out = scores.data() + rows * PackedMatrix::kMaxBatch;
+      part.matrix->MultiplyBlock(queries, part.block, out);
+      blocks.push_back({out, part.bias,
+                        static_cast<size_t>(part.matrix->BlockRows(part.block)),
+                        part.first});
+      rows += static_cast<size_t>(part.matrix->stride());
+    }
+    for (TopK& of_query : *top) {
+      of_query.Add(blocks);
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        blocks[i].scores += parts[first + i].matrix->stride();
+      }
+    }
+  }
+}
+
+// The rows from `row` on, which no block holds yet.
+void MatrixScanner::ScanRows(Row row, const float* queries,
+                             absl::Span<const RowMask* const> masks,
+                             std::vector<TopK>* top) const {
+  const size_t d = rows_.dim();
+  for (size_t i = 0; i < masks.size(); ++i) {
+    const auto end = static_cast<Row>(masks[i]->rows());
+    for (Row r = row; r < end; ++r) {
+      const float score = Dot(queries + i * d, rows_[r], d);
+      (*top)[i].Add({{&score, bias_[r], 1, r}});
+    }
+  }
+}
+
+// What a row scores then depends on nothing but the query and the row: not on
+// precision, on who shares the batch, or on where the row lies.
+std::vector<ScoredRow> MatrixScanner::Rescore(
+    const float* query, size_t k, float bound,
+    std::vector<ScoredRow> nominees) const {
+  if (nominees.size() <= k) {
+    Score(query, absl::MakeSpan(nominees));
+  } else {
+    // The likely best come first: few of the rest can reach the k-th of these.
+    const auto rest = nominees.begin() + static_cast<std::ptrdiff_t>(k);
+    Score(query, absl::MakeSpan(nominees.data(), k));
+    const float kth = std::max_element(nominees.begin(), rest)->score;
+    nominees.erase(
+        std::remove_if(rest, nominees.end(),
+                       [&](const auto& n) { return n.score + bound < kth; }),
+        nominees.end());
+    Score(query, absl::MakeSpan(nominees).subspan(k));
+  }
+  std::erase_if(nominees, [](const auto& n) { return n.score == kNone; });
+  SortBestFirst(absl::MakeSpan(nominees));
+  if (nominees.size() > k) nominees.resize(k);
+  return nominees;
+}
+
+// What is clear of the best of the rest by both errors belongs to the k, be its
+// exact score what it may.
+std::vector<ScoredRow> MatrixScanner::Choose(
+    const float* query, size_t k, float bound,
+    std::vector<ScoredRow> nominees) const {
+  // Beyond numbers, scores say nothing: all are made again, as in Rescore.
+  if (nominees.size() <= k && std::isfinite(bound)) return nominees;
+  float best_of_rest = kNone;
+  for (size_t i = k; i < nominees.size(); ++i) {
+    best_of_rest = std::max(best_of_rest, nominees[i].score);
+  }
+  const auto open = std::partition(
+      nominees.begin(), nominees.end(),
+      [&](const auto& n) { return n.score > best_of_rest + 2 * bound; });
+  const auto clear = static_cast<size_t>(open - nominees.begin());
+  Score(query, absl::MakeSpan(nominees).subspan(clear));
+  nominees.erase(std::remove_if(open, nominees.end(),
+                                [](const auto& n) { return n.score == kNone; }),
+                 nominees.end());
+  if (nominees.size() <= k) return nominees;
+  std::nth_element(open, nominees.begin() + static_cast<std::ptrdiff_t>(k),
+                   nominees.end());
+  nominees.resize(k);
+  return nominees;
+}
+
+}  // namespace nearline::model

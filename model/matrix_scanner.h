@@ -1,0 +1,125 @@
+#ifndef NEARLINE_MODEL_MATRIX_SCANNER_H_
+#define NEARLINE_MODEL_MATRIX_SCANNER_H_
+
+#include <memory>
+#include <vector>
+
+#include "base/mutex.h"
+#include "model/item_table.h"
+#include "model/packed_matrix.h"
+#include "model/scoring.h"
+#include "model/top_k.h"
+
+namespace nearline::model {
+
+// Scanner::Score by rows [N, D] and bias [N, 1].
+void ScoreRows(const ItemTable& table, const ItemTable& bias,
+               const float* query, absl::Span<ScoredRow> rows);
+
+// The matrix product over all items, base and tail, in blocks that stay in
+// cache, top-k fused into it; what fills no block yet is scored row by row. All
+// that is within the product's error of the k-th is scored again in float32; of
+// a shortlist only what may or may not belong to it.
+class MatrixScanner final : public Scanner {
+ public:
+  static constexpr Row kSmallestTailBlock = 8;
+  // Where rounding takes more of the rows (a few values dwarf the rest), it
+  // would nominate too many; 0.01 is usual.
+  static constexpr float kMostLoss = 0.03f;
+
+  // The tables outlive this: rows [N, D] and bias [N, 1].
+  static absl::StatusOr<std::unique_ptr<MatrixScanner>> Create(
+      const ItemTable* rows, const ItemTable* bias,
+      PackedMatrix::Precision precision = PackedMatrix::Fastest());
+  absl::Status Scan(absl::Span<const float> queries,
+                    absl::Span<const RowMask* const> masks,
+                    absl::Span<const int> ks,
+                    std::vector<std::vector<ScoredRow>>* best) const override;
+  absl::Status Shortlist(
+      absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
+      absl::Span<const int> ks,
+      std::vector<std::vector<ScoredRow>>* best) const override;
+  // As Scan, among the rows that came after training alone.
+  absl::Status ScanLater(absl::Span<const float> queries,
+                         absl::Span<const RowMask* const> masks,
+                         absl::Span<const int> ks,
+                         std::vector<std::vector<ScoredRow>>* best) const;
+  void Score(const float* query, absl::Span<ScoredRow> rows) const override {
+    ScoreRows(rows_, bias_, query, rows);
+  }
+  void Extend(Row rows) override;
+  ScanReport report() const override {
+    return {.precision = precision_ == PackedMatrix::Precision::kFloat32
+                             ? "float32"
+                             : "int8"};
+  }
+
+ private:
+  // Rows of the tail from `first` on.
+  struct TailBlock {
+    Row first;
+    PackedMatrix matrix;
+    std::vector<float> bias;
+    float max_bias;  // by magnitude
+    Row end() const { return first + static_cast<Row>(bias.size()); }
+  };
+  // In order of row, without gaps.
+  using Tail = std::vector<std::shared_ptr<const TailBlock>>;
+  // Rows that one product covers: a block of the base, or of the tail.
+  struct Part {
+    const PackedMatrix* matrix;
+    int block;
+    const float* bias;
+    Row first;
+  };
+
+  struct Kind {
+    bool base;     // all rows, or those that came after training
+    bool ordered;  // Scan, or Shortlist
+  };
+  // Any number of queries.
+  absl::Status ScanAll(Kind kind, absl::Span<const float> queries,
+                       absl::Span<const RowMask* const> masks,
+                       absl::Span<const int> ks,
+                       std::vector<std::vector<ScoredRow>>* best) const;
+  // At most kMaxBatch queries; appends to `best`.
+  void ScanBatch(Kind kind, const float* queries,
+                 absl::Span<const RowMask* const> masks,
+                 absl::Span<const int> ks,
+                 std::vector<std::vector<ScoredRow>>* best) const;
+  std::vector<Part> Parts(bool base, const Tail& tail) const;
+  void ScanParts(absl::Span<const Part> parts,
+                 const PackedMatrix::Queries& queries,
+                 std::vector<TopK>* top) const;
+  void ScanRows(Row row, const float* queries,
+                absl::Span<const RowMask* const> masks,
+                std::vector<TopK>* top) const;
+  absl::StatusOr<std::shared_ptr<const TailBlock>> Pack(Row first,
+                                                        Row end) const;
+  std::shared_ptr<const Tail> tail() const {
+    MutexLock lock(&mu_);
+    return tail_;
+  }
+  // The k best of the nominees, whose scores err by at most `bound` and the
+  // first k of which have the k best, by exact score.
+  std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
+                                 std::vector<ScoredRow> nominees) const;
+  // The same rows, of which only those are scored again that need it.
+  std::vector<ScoredRow> Choose(const float* query, size_t k, float bound,
+                                std::vector<ScoredRow> nominees) const;
+
+  MatrixScanner(const ItemTable* rows, const ItemTable* bias,
+                PackedMatrix::Precision precision, PackedMatrix matrix);
+  const ItemTable& rows_;
+  const ItemTable& bias_;
+  const float max_bias_;  // by magnitude
+  const PackedMatrix::Precision precision_;
+  const PackedMatrix matrix_;
+  mutable Mutex mu_;
+  std::shared_ptr<const Tail> tail_ ABSL_GUARDED_BY(mu_) =
+      std::make_shared<Tail>();
+};
+
+}  // namespace nearline::model
+
+#endif  // NEARLINE_MODEL_MATRIX_SCANNER_H_
