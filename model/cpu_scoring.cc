@@ -11,11 +11,11 @@ void GatherSum(const ItemTable& table, const History& history, float scale,
                float* out) {
   thread_local std::vector<const float*> rows;
   thread_local std::vector<float> weights;
-  rows.clear();
-  weights.clear();
-  for (size_t i = 0; i < history.rows.size(); ++i) {
-    rows.push_back(table[history.rows[i]]);
-    weights.push_back(history.weights[i] * scale);
+  rows.resize(history.rows.size());
+  weights.resize(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    rows[i] = table[history.rows[i]];
+    weights[i] = history.weights[i] * scale;
   }
   SumScaled(rows.data(), weights.data(), rows.size(), table.dim(), out);
 }

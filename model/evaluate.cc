@@ -40,13 +40,17 @@ absl::Status RankBatch(const Generation& generation,
                        const RecommendOptions& options,
                        absl::Span<RankedCase> out) {
   std::vector<Query> queries;
-  std::vector<History> histories(cases.size());
+  std::vector<History> with_traits(cases.size());
   for (size_t i = 0; i < cases.size(); ++i) {
     const Case& c = cases[i];
-    histories[i] = c.history;
-    generation.AddTraits(c.attributes, &histories[i]);
+    const History* history = &c.history;
+    if (c.attributes != nullptr) {
+      with_traits[i] = c.history;
+      generation.AddTraits(c.attributes, &with_traits[i]);
+      history = &with_traits[i];
+    }
     queries.push_back(
-        {&histories[i], &c.mask,
+        {history, &c.mask,
          depth > 0 ? depth : std::max(1, static_cast<int>(c.mask.Count()))});
   }
   std::vector<std::vector<ScoredRow>> lists;
@@ -60,6 +64,7 @@ absl::Status RankBatch(const Generation& generation,
   for (size_t i = 0; i < cases.size(); ++i) {
     out[i].list = std::move(lists[i]);
     for (const Row row : cases[i].truth) wanted.Set(row);
+    out[i].hits.reserve(out[i].list.size());
     for (const ScoredRow& scored : out[i].list) {
       out[i].hits.push_back(wanted[scored.row]);
     }

@@ -235,7 +235,9 @@ void IndexScanner::RankLists(absl::Span<const float> queries, int most,
   scores.resize(PackedMatrix::kMaxBatch * PackedMatrix::kBlockRows);
   const RowMask all(mean_bias_.size(), true);
   means_->Prepare(longer.data(), static_cast<int>(m), &prepared);
-  std::vector<TopK> top(m, TopK(most, &all));
+  std::vector<TopK> top;
+  top.reserve(m);
+  for (size_t i = 0; i < m; ++i) top.emplace_back(most, &all);
   for (int b = 0; b < means_->blocks(); ++b) {
     means_->MultiplyBlock(prepared, b, scores.data());
     const auto first = static_cast<size_t>(b * means_->stride());

@@ -33,34 +33,56 @@ void AddScaledImpl(const float* row, float weight, size_t n, float* out) {
   for (; i < n; ++i) out[i] += weight * row[i];
 }
 
-// A strip of the sum stays in registers while the rows pass by.
-void SumScaledImpl(const float* const* rows, const float* weights, size_t m,
-                   size_t n, float* out) {
+// A strip of the sum, of `Vectors` vectors, stays in registers while the rows
+// pass by.
+template <size_t Vectors>
+HWY_INLINE void SumStrip(const float* const* rows, const float* weights,
+                         size_t m, size_t i, float* out) {
   const D d;
   const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
-    for (size_t j = 0; j < m; ++j) {
-      const auto w = hn::Set(d, weights[j]);
-      const float* row = rows[j] + i;
-      s0 = hn::MulAdd(w, hn::LoadU(d, row), s0);
+  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+  auto s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+  for (size_t j = 0; j < m; ++j) {
+    const auto w = hn::Set(d, weights[j]);
+    const float* const row = rows[j] + i;
+    s0 = hn::MulAdd(w, hn::LoadU(d, row), s0);
+    if constexpr (Vectors > 1) {
       s1 = hn::MulAdd(w, hn::LoadU(d, row + lanes), s1);
       s2 = hn::MulAdd(w, hn::LoadU(d, row + 2 * lanes), s2);
       s3 = hn::MulAdd(w, hn::LoadU(d, row + 3 * lanes), s3);
     }
-    hn::StoreU(s0, d, out + i);
+    if constexpr (Vectors > 4) {
+      s4 = hn::MulAdd(w, hn::LoadU(d, row + 4 * lanes), s4);
+      s5 = hn::MulAdd(w, hn::LoadU(d, row + 5 * lanes), s5);
+      s6 = hn::MulAdd(w, hn::LoadU(d, row + 6 * lanes), s6);
+      s7 = hn::MulAdd(w, hn::LoadU(d, row + 7 * lanes), s7);
+    }
+  }
+  hn::StoreU(s0, d, out + i);
+  if constexpr (Vectors > 1) {
     hn::StoreU(s1, d, out + i + lanes);
     hn::StoreU(s2, d, out + i + 2 * lanes);
     hn::StoreU(s3, d, out + i + 3 * lanes);
   }
-  for (; i + lanes <= n; i += lanes) {
-    auto sum = hn::Zero(d);
-    for (size_t j = 0; j < m; ++j) {
-      sum = hn::MulAdd(hn::Set(d, weights[j]), hn::LoadU(d, rows[j] + i), sum);
-    }
-    hn::StoreU(sum, d, out + i);
+  if constexpr (Vectors > 4) {
+    hn::StoreU(s4, d, out + i + 4 * lanes);
+    hn::StoreU(s5, d, out + i + 5 * lanes);
+    hn::StoreU(s6, d, out + i + 6 * lanes);
+    hn::StoreU(s7, d, out + i + 7 * lanes);
   }
+}
+
+void SumScaledImpl(const float* const* rows, const float* weights, size_t m,
+                   size_t n, float* out) {
+  const size_t lanes = hn::Lanes(D());
+  size_t i = 0;
+  for (; i + 8 * lanes <= n; i += 8 * lanes) {
+    SumStrip<8>(rows, weights, m, i, out);
+  }
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    SumStrip<4>(rows, weights, m, i, out);
+  }
+  for (; i + lanes <= n; i += lanes) SumStrip<1>(rows, weights, m, i, out);
   for (; i < n; ++i) {
     out[i] = 0;
     for (size_t j = 0; j < m; ++j) out[i] += weights[j] * rows[j][i];
@@ -168,6 +190,19 @@ void AddGramImpl(const float* const* rows, const float* weights, size_t m,
   }
 }
 
+// What is left of Dot from the i-th on, added to both sums.
+HWY_INLINE float FinishDot(const float* a, const float* b, size_t i, size_t n,
+                           hn::Vec<D> sum0, hn::Vec<D> sum1) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  for (; i + lanes <= n; i += lanes) {
+    sum0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum0);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(sum0, sum1)));
+  for (; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
 float DotImpl(const float* a, const float* b, size_t n) {
   const D d;
   const size_t lanes = hn::Lanes(d);
@@ -179,12 +214,43 @@ float DotImpl(const float* a, const float* b, size_t n) {
     sum1 = hn::MulAdd(hn::LoadU(d, a + i + lanes), hn::LoadU(d, b + i + lanes),
                       sum1);
   }
-  for (; i + lanes <= n; i += lanes) {
-    sum0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum0);
+  return FinishDot(a, b, i, n, sum0, sum1);
+}
+
+// Four rows side by side, while the next four are fetched.
+void DotRowsImpl(const float* x, const float* const* rows, size_t m, size_t n,
+                 float* out) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  size_t j = 0;
+  for (; j + 4 <= m; j += 4) {
+    const float* const* const now = rows + j;
+    const float* const* const next = j + 8 <= m ? now + 4 : now;
+    auto a0 = hn::Zero(d), a1 = a0, b0 = a0, b1 = a0;
+    auto c0 = a0, c1 = a0, e0 = a0, e1 = a0;
+    size_t i = 0;
+    for (; i + 2 * lanes <= n; i += 2 * lanes) {
+      const auto x0 = hn::LoadU(d, x + i), x1 = hn::LoadU(d, x + i + lanes);
+      a0 = hn::MulAdd(x0, hn::LoadU(d, now[0] + i), a0);
+      b0 = hn::MulAdd(x0, hn::LoadU(d, now[1] + i), b0);
+      c0 = hn::MulAdd(x0, hn::LoadU(d, now[2] + i), c0);
+      e0 = hn::MulAdd(x0, hn::LoadU(d, now[3] + i), e0);
+      a1 = hn::MulAdd(x1, hn::LoadU(d, now[0] + i + lanes), a1);
+      b1 = hn::MulAdd(x1, hn::LoadU(d, now[1] + i + lanes), b1);
+      c1 = hn::MulAdd(x1, hn::LoadU(d, now[2] + i + lanes), c1);
+      e1 = hn::MulAdd(x1, hn::LoadU(d, now[3] + i + lanes), e1);
+      for (size_t r = 0; r < 4; ++r) {
+        for (size_t at = i; at < i + 2 * lanes; at += 16) {
+          __builtin_prefetch(next[r] + at);
+        }
+      }
+    }
+    out[j] = FinishDot(x, now[0], i, n, a0, a1);
+    out[j + 1] = FinishDot(x, now[1], i, n, b0, b1);
+    out[j + 2] = FinishDot(x, now[2], i, n, c0, c1);
+    out[j + 3] = FinishDot(x, now[3], i, n, e0, e1);
   }
-  float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(sum0, sum1)));
-  for (; i < n; ++i) sum += a[i] * b[i];
-  return sum;
+  for (; j < m; ++j) out[j] = DotImpl(x, rows[j], n);
 }
 
 void AddBiasTanhImpl(const float* bias, size_t n, float* x) {
@@ -253,6 +319,68 @@ size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
   return count;
 }
 
+size_t CollectAboveImpl(const float* scores, const float* bias,
+                        const uint64_t* eligible, size_t n, float threshold,
+                        uint32_t first, float* values, uint32_t* numbers) {
+  const D d;
+  const hn::RebindToUnsigned<D> d32;
+  const size_t lanes = hn::Lanes(d);
+  const auto limit = hn::Set(d, threshold);
+  size_t count = 0;
+  size_t i = 0;
+  // Without a branch: where a few of many are above, it is guessed wrong.
+  for (; i + lanes <= n; i += lanes) {
+    const uint64_t word = eligible[i / 64] >> (i % 64);
+    uint8_t bits[8];
+    __builtin_memcpy(bits, &word, sizeof(bits));
+    const auto sum = hn::Add(hn::LoadU(d, scores + i), hn::LoadU(d, bias + i));
+    const auto above = hn::And(hn::LoadMaskBits(d, bits), hn::Gt(sum, limit));
+    hn::StoreU(hn::Compress(sum, above), d, values + count);
+    hn::StoreU(hn::Compress(hn::Iota(d32, first + static_cast<uint32_t>(i)),
+                            hn::RebindMask(d32, above)),
+               d32, numbers + count);
+    count += hn::CountTrue(d, above);
+  }
+  for (; i < n; ++i) {
+    const float sum = scores[i] + bias[i];
+    values[count] = sum;
+    numbers[count] = first + static_cast<uint32_t>(i);
+    count += (eligible[i / 64] >> (i % 64)) & uint64_t{sum > threshold};
+  }
+  return count;
+}
+
+size_t DivideImpl(float kth, float threshold, size_t n, float* values,
+                  uint32_t* numbers) {
+  const D d;
+  const hn::RebindToUnsigned<D> d32;
+  const size_t lanes = hn::Lanes(d);
+  thread_local std::vector<float> behind;
+  thread_local std::vector<uint32_t> numbers_behind;
+  behind.resize(std::max(behind.size(), n + 64));
+  numbers_behind.resize(behind.size());
+  size_t reaching = 0, other = 0;
+  for (size_t i = 0; i < n; i += lanes) {
+    const auto there = hn::FirstN(d, n - i);
+    const auto v = hn::LoadU(d, values + i);
+    const auto number = hn::LoadU(d32, numbers + i);
+    const auto reaches = hn::And(there, hn::Ge(v, hn::Set(d, kth)));
+    const auto between =
+        hn::AndNot(reaches, hn::And(there, hn::Gt(v, hn::Set(d, threshold))));
+    const auto put = [&](auto which, float* to, uint32_t* number_to) {
+      hn::StoreU(hn::Compress(v, which), d, to);
+      hn::StoreU(hn::Compress(number, hn::RebindMask(d32, which)), d32,
+                 number_to);
+      return hn::CountTrue(d, which);
+    };
+    other += put(between, behind.data() + other, numbers_behind.data() + other);
+    reaching += put(reaches, values + reaching, numbers + reaching);
+  }
+  std::copy_n(behind.data(), other, values + reaching);
+  std::copy_n(numbers_behind.data(), other, numbers + reaching);
+  return reaching + other;
+}
+
 void StridedMaximaImpl(const float* scores, const float* bias,
                        const uint64_t* eligible, size_t n, float* maxima) {
   const D d;
@@ -282,15 +410,23 @@ float FloatOf(uint32_t key) {
   return std::bit_cast<float>((key >> 31) != 0 ? key & 0x7fffffffu : ~key);
 }
 
-// By bisection between the least and the largest.
+// By bisection between the least and the largest; what is -infinity, to fill
+// up, would make that long.
 float KthLargestImpl(const float* x, size_t n, size_t k) {
   const D d;
   const size_t lanes = hn::Lanes(d);
-  auto least = hn::LoadU(d, x), largest = least;
-  for (size_t i = lanes; i < n; i += lanes) {
-    least = hn::Min(least, hn::LoadU(d, x + i));
-    largest = hn::Max(largest, hn::LoadU(d, x + i));
+  const auto infinity = hn::Set(d, std::numeric_limits<float>::infinity());
+  const auto none = hn::Neg(infinity);
+  auto least = infinity, largest = none;
+  size_t numbers = 0;
+  for (size_t i = 0; i < n; i += lanes) {
+    const auto v = hn::LoadU(d, x + i);
+    const auto is_number = hn::Gt(v, none);
+    numbers += hn::CountTrue(d, is_number);
+    least = hn::Min(least, hn::IfThenElse(is_number, v, infinity));
+    largest = hn::Max(largest, v);
   }
+  if (numbers < k) return hn::GetLane(none);
   uint32_t low = KeyOf(hn::GetLane(hn::MinOfLanes(d, least)));
   uint32_t high = KeyOf(hn::GetLane(hn::MaxOfLanes(d, largest)));
   while (low < high) {
@@ -301,7 +437,7 @@ float KthLargestImpl(const float* x, size_t n, size_t k) {
       count += hn::CountTrue(d, hn::Ge(hn::LoadU(d, x + i), limit));
     }
     if (count == k) {  // the least of these
-      auto kth = hn::Set(d, std::numeric_limits<float>::infinity());
+      auto kth = infinity;
       for (size_t i = 0; i < n; i += lanes) {
         const auto v = hn::LoadU(d, x + i);
         kth = hn::Min(kth, hn::IfThenElse(hn::Ge(v, limit), v, kth));
@@ -315,6 +451,29 @@ float KthLargestImpl(const float* x, size_t n, size_t k) {
     }
   }
   return FloatOf(low);
+}
+
+// A key's place is how many are below it.
+void SortFewImpl(size_t n, uint64_t* keys) {
+  const hn::ScalableTag<uint64_t> d;
+  const size_t lanes = hn::Lanes(d);
+  constexpr uint64_t kHole = ~uint64_t{0};  // above all keys
+  thread_local std::vector<uint64_t> from;
+  from.assign((n + lanes - 1) / lanes * lanes, kHole);
+  std::copy_n(keys, n, from.data());
+  std::fill_n(keys, n, kHole);
+  for (size_t i = 0; i < n; ++i) {
+    const auto key = hn::Set(d, from[i]);
+    size_t below = 0;
+    for (size_t j = 0; j < n; j += lanes) {
+      below += hn::CountTrue(d, hn::Lt(hn::LoadU(d, from.data() + j), key));
+    }
+    keys[below] = from[i];
+  }
+  // Of equal keys, all are told by the first.
+  for (size_t i = 1; i < n; ++i) {
+    if (keys[i] == kHole) keys[i] = keys[i - 1];
+  }
 }
 
 float QuantizeInt8Impl(const float* x, size_t n, int8_t* out, float* scale) {
@@ -391,11 +550,15 @@ HWY_EXPORT(BlendImpl);
 HWY_EXPORT(SumScaledImpl);
 HWY_EXPORT(AddGramImpl);
 HWY_EXPORT(DotImpl);
+HWY_EXPORT(DotRowsImpl);
 HWY_EXPORT(AddBiasTanhImpl);
 HWY_EXPORT(SigmoidImpl);
 HWY_EXPORT(IndicesAboveImpl);
+HWY_EXPORT(CollectAboveImpl);
+HWY_EXPORT(DivideImpl);
 HWY_EXPORT(StridedMaximaImpl);
 HWY_EXPORT(KthLargestImpl);
+HWY_EXPORT(SortFewImpl);
 HWY_EXPORT(QuantizeInt8Impl);
 HWY_EXPORT(ScaleInt32Impl);
 HWY_EXPORT(TargetImpl);
@@ -417,6 +580,10 @@ void AddGram(const float* const* rows, const float* weights, size_t m, size_t n,
 float Dot(const float* a, const float* b, size_t n) {
   return HWY_DYNAMIC_DISPATCH(DotImpl)(a, b, n);
 }
+void DotRows(const float* x, const float* const* rows, size_t m, size_t n,
+             float* out) {
+  HWY_DYNAMIC_DISPATCH(DotRowsImpl)(x, rows, m, n, out);
+}
 void AddBiasTanh(const float* bias, size_t n, float* x) {
   HWY_DYNAMIC_DISPATCH(AddBiasTanhImpl)(bias, n, x);
 }
@@ -426,12 +593,25 @@ size_t IndicesAbove(const float* scores, const float* bias, size_t n,
   return HWY_DYNAMIC_DISPATCH(IndicesAboveImpl)(scores, bias, n, threshold,
                                                 indices);
 }
+size_t CollectAbove(const float* scores, const float* bias,
+                    const uint64_t* eligible, size_t n, float threshold,
+                    uint32_t first, float* values, uint32_t* numbers) {
+  return HWY_DYNAMIC_DISPATCH(CollectAboveImpl)(
+      scores, bias, eligible, n, threshold, first, values, numbers);
+}
+size_t Divide(float kth, float threshold, size_t n, float* values,
+              uint32_t* numbers) {
+  return HWY_DYNAMIC_DISPATCH(DivideImpl)(kth, threshold, n, values, numbers);
+}
 void StridedMaxima(const float* scores, const float* bias,
                    const uint64_t* eligible, size_t n, float* maxima) {
   HWY_DYNAMIC_DISPATCH(StridedMaximaImpl)(scores, bias, eligible, n, maxima);
 }
 float KthLargest(const float* x, size_t n, size_t k) {
   return HWY_DYNAMIC_DISPATCH(KthLargestImpl)(x, n, k);
+}
+void SortFew(size_t n, uint64_t* keys) {
+  HWY_DYNAMIC_DISPATCH(SortFewImpl)(n, keys);
 }
 float QuantizeInt8(const float* x, size_t n, int8_t* out, float* scale) {
   return HWY_DYNAMIC_DISPATCH(QuantizeInt8Impl)(x, n, out, scale);

@@ -34,6 +34,10 @@ inline void Prefetch(const float* row, size_t n) {
 // sum of a[i] * b[i].
 float Dot(const float* a, const float* b, size_t n);
 
+// out[j] = Dot(x, rows[j], n), bit for bit, for j in [0, m).
+void DotRows(const float* x, const float* const* rows, size_t m, size_t n,
+             float* out);
+
 // x[i] = tanh(x[i] + bias[i]).
 void AddBiasTanh(const float* bias, size_t n, float* x);
 
@@ -45,6 +49,20 @@ void Sigmoid(size_t n, float* x);
 size_t IndicesAbove(const float* scores, const float* bias, size_t n,
                     float threshold, uint32_t* indices);
 
+// Writes scores[i] + bias[i], where it is above the threshold, and first + i,
+// ascending, of every i in [0, n) with bit i % 64 of eligible[i / 64] set.
+// `values` and `numbers` have room for 64 more than there are. Returns how
+// many.
+size_t CollectAbove(const float* scores, const float* bias,
+                    const uint64_t* eligible, size_t n, float threshold,
+                    uint32_t first, float* values, uint32_t* numbers);
+
+// Puts the values that reach `kth`, with their numbers, first, and behind them
+// the others above the threshold; the rest is dropped. Returns how many are
+// left. Room as above.
+size_t Divide(float kth, float threshold, size_t n, float* values,
+              uint32_t* numbers);
+
 // Raises maxima[j] to the largest of scores[i] + bias[i] with i % 64 == j and
 // bit j of eligible[i / 64] set, for j in [0, 64). NaN is passed over. n is a
 // multiple of 64.
@@ -53,6 +71,9 @@ void StridedMaxima(const float* scores, const float* bias,
 
 // The k-th largest of x, 0 < k <= n; no NaN, and n is a multiple of 64.
 float KthLargest(const float* x, size_t n, size_t k);
+
+// Sorts a few keys, below 2^64 - 1 each, in O(n^2) / lanes.
+void SortFew(size_t n, uint64_t* keys);
 
 // Rounds x to out[i] * scale, |out[i]| <= 127, with the smallest scale that
 // holds all. Returns the length of what was rounded away; NaN, with a scale of

@@ -10,16 +10,29 @@
 namespace nearline::model {
 namespace {
 
-constexpr float kNone = -std::numeric_limits<float>::infinity();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNone = -kInfinity;
+
+// Of n > k rows the k best, first, and their ties with the k-th; returns how
+// many. There is room for 64 more of both.
+size_t KeepBest(size_t k, size_t n, float* scores, Row* rows) {
+  const size_t padded = (n + 63) / 64 * 64;
+  std::fill(scores + n, scores + padded, kNone);
+  return Divide(KthLargest(scores, padded, k), kInfinity, n, scores, rows);
+}
 
 }  // namespace
 
 void ScoreRows(const ItemTable& table, const ItemTable& bias,
                const float* query, absl::Span<ScoredRow> rows) {
-  const size_t d = table.dim();
+  thread_local std::vector<const float*> values;
+  thread_local std::vector<float> products;
+  values.clear();
+  for (const ScoredRow& one : rows) values.push_back(table[one.row]);
+  products.resize(rows.size());
+  DotRows(query, values.data(), rows.size(), table.dim(), products.data());
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (i + 1 < rows.size()) Prefetch(table[rows[i + 1].row], d);
-    const float score = Dot(query, table[rows[i].row], d) + *bias[rows[i].row];
+    const float score = products[i] + *bias[rows[i].row];
     rows[i].score = std::isnan(score) ? kNone : score;
   }
 }
@@ -151,9 +164,9 @@ void MatrixScanner::ScanBatch(Kind kind, const float* queries,
   matrix_.Prepare(queries, static_cast<int>(m), &prepared);
   // Blocks that come meanwhile are left to the next scan.
   const std::shared_ptr<const Tail> tail = this->tail();
-  std::vector<TopK> top;
+  thread_local std::vector<TopK> top;
   std::vector<float> bounds;
-  top.reserve(m);
+  if (top.size() < m) top.resize(m);
   for (size_t i = 0; i < m; ++i) {
     const float* const query = queries + i * rows_.dim();
     const float norm = std::sqrt(Dot(query, query, rows_.dim()));
@@ -163,19 +176,19 @@ void MatrixScanner::ScanBatch(Kind kind, const float* queries,
       bound = std::max(bound,
                        block->matrix.ErrorBound(norm, lost, block->max_bias));
     }
-    top.emplace_back(ks[i], masks[i], 2 * bound);
+    top[i].Start(ks[i], masks[i], 2 * bound);
     bounds.push_back(bound);
   }
-  ScanParts(Parts(kind.base, *tail), prepared, &top);
+  ScanParts(Parts(kind.base, *tail), prepared, {top.data(), m});
   ScanRows(
       tail->empty() ? static_cast<Row>(rows_.base_rows()) : tail->back()->end(),
-      queries, masks, &top);
+      queries, masks, {top.data(), m});
   for (size_t i = 0; i < m; ++i) {
     const auto finish =
         kind.ordered ? &MatrixScanner::Rescore : &MatrixScanner::Choose;
     best->push_back((this->*finish)(queries + i * rows_.dim(),
                                     static_cast<size_t>(ks[i]), bounds[i],
-                                    top[i].Take()));
+                                    top[i].Nominate()));
   }
 }
 
@@ -198,7 +211,7 @@ std::vector<MatrixScanner::Part> MatrixScanner::Parts(bool base,
 
 void MatrixScanner::ScanParts(absl::Span<const Part> parts,
                               const PackedMatrix::Queries& queries,
-                              std::vector<TopK>* top) const {
+                              absl::Span<TopK> top) const {
   constexpr size_t kTogether = 4096;  // rows whose scores are kept, 0.5 MB
   thread_local std::vector<float> scores;
   scores.resize((kTogether + PackedMatrix::kBlockRows) *
@@ -216,7 +229,7 @@ void MatrixScanner::ScanParts(absl::Span<const Part> parts,
                         part.first});
       rows += static_cast<size_t>(part.matrix->stride());
     }
-    for (TopK& of_query : *top) {
+    for (TopK& of_query : top) {
       of_query.Add(blocks);
       for (size_t i = 0; i < blocks.size(); ++i) {
         blocks[i].scores += parts[first + i].matrix->stride();
@@ -228,65 +241,88 @@ void MatrixScanner::ScanParts(absl::Span<const Part> parts,
 // The rows from `row` on, which no block holds yet.
 void MatrixScanner::ScanRows(Row row, const float* queries,
                              absl::Span<const RowMask* const> masks,
-                             std::vector<TopK>* top) const {
+                             absl::Span<TopK> top) const {
   const size_t d = rows_.dim();
   for (size_t i = 0; i < masks.size(); ++i) {
     const auto end = static_cast<Row>(masks[i]->rows());
     for (Row r = row; r < end; ++r) {
       const float score = Dot(queries + i * d, rows_[r], d);
-      (*top)[i].Add({{&score, bias_[r], 1, r}});
+      top[i].Add({{&score, bias_[r], 1, r}});
     }
+  }
+}
+
+void MatrixScanner::ScoreExactly(const float* query, const Row* rows, size_t n,
+                                 float* scores) const {
+  thread_local std::vector<const float*> values;
+  values.resize(n);
+  for (size_t i = 0; i < n; ++i) values[i] = rows_[rows[i]];
+  DotRows(query, values.data(), n, rows_.dim(), scores);
+  for (size_t i = 0; i < n; ++i) {
+    const float score = scores[i] + *bias_[rows[i]];
+    scores[i] = std::isnan(score) ? kNone : score;
   }
 }
 
 // What a row scores then depends on nothing but the query and the row: not on
 // precision, on who shares the batch, or on where the row lies.
-std::vector<ScoredRow> MatrixScanner::Rescore(
-    const float* query, size_t k, float bound,
-    std::vector<ScoredRow> nominees) const {
-  if (nominees.size() <= k) {
-    Score(query, absl::MakeSpan(nominees));
-  } else {
-    // The likely best come first: few of the rest can reach the k-th of these.
-    const auto rest = nominees.begin() + static_cast<std::ptrdiff_t>(k);
-    Score(query, absl::MakeSpan(nominees.data(), k));
-    const float kth = std::max_element(nominees.begin(), rest)->score;
-    nominees.erase(
-        std::remove_if(rest, nominees.end(),
-                       [&](const auto& n) { return n.score + bound < kth; }),
-        nominees.end());
-    Score(query, absl::MakeSpan(nominees).subspan(k));
+std::vector<ScoredRow> MatrixScanner::Rescore(const float* query, size_t k,
+                                              float bound,
+                                              TopK::Nominees nominees) const {
+  const auto [rough, rows, all] = nominees;
+  thread_local std::vector<float> exact;
+  exact.resize((all + 127) / 64 * 64);
+  // The likely best come first: few of the rest can reach the k-th of these.
+  size_t n = std::min(all, k);
+  ScoreExactly(query, rows, n, exact.data());
+  if (all > k) {
+    float kth = exact[0];
+    for (size_t i = 1; i < k; ++i) kth = std::min(kth, exact[i]);
+    for (size_t i = k; i < all; ++i) {
+      rows[n] = rows[i];
+      n += static_cast<size_t>(!(rough[i] + bound < kth));
+    }
+    ScoreExactly(query, rows + k, n - k, exact.data() + k);
+    n = KeepBest(k, n, exact.data(), rows);
   }
-  std::erase_if(nominees, [](const auto& n) { return n.score == kNone; });
-  SortBestFirst(absl::MakeSpan(nominees));
-  if (nominees.size() > k) nominees.resize(k);
-  return nominees;
+  std::vector<ScoredRow> best;
+  best.reserve(n);
+  for (size_t i = 0; i < n; ++i) {
+    if (exact[i] != kNone) best.push_back({exact[i], rows[i]});
+  }
+  SortBestFirst(absl::MakeSpan(best));
+  if (best.size() > k) best.resize(k);
+  return best;
 }
 
 // What is clear of the best of the rest by both errors belongs to the k, be its
 // exact score what it may.
-std::vector<ScoredRow> MatrixScanner::Choose(
-    const float* query, size_t k, float bound,
-    std::vector<ScoredRow> nominees) const {
+std::vector<ScoredRow> MatrixScanner::Choose(const float* query, size_t k,
+                                             float bound,
+                                             TopK::Nominees nominees) const {
+  std::vector<ScoredRow> best;
+  for (size_t i = 0; i < nominees.size; ++i) {
+    best.push_back({nominees.scores[i], nominees.rows[i]});
+  }
   // Beyond numbers, scores say nothing: all are made again, as in Rescore.
-  if (nominees.size() <= k && std::isfinite(bound)) return nominees;
+  if (best.size() <= k && std::isfinite(bound)) return best;
   float best_of_rest = kNone;
-  for (size_t i = k; i < nominees.size(); ++i) {
-    best_of_rest = std::max(best_of_rest, nominees[i].score);
+  for (size_t i = k; i < best.size(); ++i) {
+    best_of_rest = std::max(best_of_rest, best[i].score);
   }
   const auto open = std::partition(
-      nominees.begin(), nominees.end(),
+      best.begin(), best.end(),
       [&](const auto& n) { return n.score > best_of_rest + 2 * bound; });
-  const auto clear = static_cast<size_t>(open - nominees.begin());
-  Score(query, absl::MakeSpan(nominees).subspan(clear));
-  nominees.erase(std::remove_if(open, nominees.end(),
-                                [](const auto& n) { return n.score == kNone; }),
-                 nominees.end());
-  if (nominees.size() <= k) return nominees;
-  std::nth_element(open, nominees.begin() + static_cast<std::ptrdiff_t>(k),
-                   nominees.end());
-  nominees.resize(k);
-  return nominees;
+  const auto clear = static_cast<size_t>(open - best.begin());
+  Score(query, absl::MakeSpan(best).subspan(clear));
+  best.erase(std::remove_if(open, best.end(),
+                            [](const auto& n) { return n.score == kNone; }),
+             best.end());
+  if (best.size() <= k) return best;
+  std::nth_element(open, best.begin() + static_cast<std::ptrdiff_t>(k),
+                   best.end());
+  best.resize(k);
+  return best;
 }
 
 }  // namespace nearline::model

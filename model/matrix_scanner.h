@@ -90,23 +90,26 @@ class MatrixScanner final : public Scanner {
   std::vector<Part> Parts(bool base, const Tail& tail) const;
   void ScanParts(absl::Span<const Part> parts,
                  const PackedMatrix::Queries& queries,
-                 std::vector<TopK>* top) const;
+                 absl::Span<TopK> top) const;
   void ScanRows(Row row, const float* queries,
                 absl::Span<const RowMask* const> masks,
-                std::vector<TopK>* top) const;
+                absl::Span<TopK> top) const;
   absl::StatusOr<std::shared_ptr<const TailBlock>> Pack(Row first,
                                                         Row end) const;
   std::shared_ptr<const Tail> tail() const {
     MutexLock lock(&mu_);
     return tail_;
   }
+  // Exact scores of `n` rows; what is no number is kNone.
+  void ScoreExactly(const float* query, const Row* rows, size_t n,
+                    float* scores) const;
   // The k best of the nominees, whose scores err by at most `bound` and the
   // first k of which have the k best, by exact score.
   std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
-                                 std::vector<ScoredRow> nominees) const;
+                                 TopK::Nominees nominees) const;
   // The same rows, of which only those are scored again that need it.
   std::vector<ScoredRow> Choose(const float* query, size_t k, float bound,
-                                std::vector<ScoredRow> nominees) const;
+                                TopK::Nominees nominees) const;
 
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
                 PackedMatrix::Precision precision, PackedMatrix matrix);

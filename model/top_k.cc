@@ -3,6 +3,7 @@
 #include <hwy/contrib/sort/vqsort.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -13,6 +14,8 @@ namespace nearline::model {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
+constexpr size_t kStep = 512;   // rows that are looked at together
+constexpr size_t kBeyond = 64;  // what kernels may write beyond
 
 // The k-th largest of x, 0 < k <= x.size(), which is filled up.
 float KthOf(std::vector<float>* x, size_t k) {
@@ -32,8 +35,8 @@ float ScoreOf(uint32_t key) {
 }
 
 void SortKeys(std::vector<uint64_t>* keys) {
-  constexpr size_t kFew = 32;  // which are not worth vectors
-  if (keys->size() <= kFew) return std::sort(keys->begin(), keys->end());
+  constexpr size_t kFew = 128;
+  if (keys->size() <= kFew) return SortFew(keys->size(), keys->data());
   thread_local const hwy::Sorter sort;
   sort(keys->data(), keys->size(), hwy::SortAscending());
 }
@@ -53,12 +56,27 @@ void SortBestFirst(absl::Span<ScoredRow> rows) {
   }
 }
 
-TopK::TopK(int k, const RowMask* mask, float slack)
-    : k_(static_cast<size_t>(k)),
-      mask_(mask),
-      slack_(slack),
-      limit_(2 * k_ + 64) {
-  best_.reserve(limit_);
+void TopK::Start(int k, const RowMask* mask, float slack) {
+  k_ = static_cast<size_t>(k);
+  mask_ = mask;
+  slack_ = slack;
+  threshold_ = kNone;
+  size_ = 0;
+  limit_ = 0;
+  Reserve(2 * k_ + 64);
+}
+
+// For `count` rows until they are shrunk, and what may come to them at once.
+void TopK::Reserve(size_t count) {
+  limit_ = std::max(limit_, count);
+  if (limit_ + kStep + kBeyond <= room_) return;
+  room_ = limit_ + kStep + kBeyond;
+  auto scores = std::make_unique_for_overwrite<float[]>(room_);
+  auto rows = std::make_unique_for_overwrite<Row[]>(room_);
+  std::copy_n(scores_.get(), size_, scores.get());
+  std::copy_n(rows_.get(), size_, rows.get());
+  scores_ = std::move(scores);
+  rows_ = std::move(rows);
 }
 
 // Of disjoint sets of rows, k have one at or above the k-th largest of the
@@ -103,67 +121,44 @@ void TopK::Add(absl::Span<const ScoredBlock> blocks) {
 }
 
 void TopK::AddBlock(const ScoredBlock& block) {
-  constexpr size_t kStep = 512;
-  uint32_t indices[kStep + 64];
-  const size_t covered =
-      mask_->rows() > block.first ? mask_->rows() - block.first : 0;
-  const size_t n = std::min(block.n, covered);
-  for (size_t start = 0; start < n; start += kStep) {
-    const float* const scores = block.scores + start;
-    const float* const bias = block.bias + start;
-    const size_t count = IndicesAbove(scores, bias, std::min(kStep, n - start),
-                                      threshold_, indices);
-    for (size_t i = 0; i < count; ++i) {
-      const uint32_t at = indices[i];
-      const Row row = block.first + static_cast<Row>(start) + at;
-      if (!(*mask_)[row]) continue;
-      best_.push_back({scores[at] + bias[at], row});
-      if (best_.size() >= limit_) Shrink();
+  std::array<uint64_t, kStep / 64> eligible;
+  for (size_t start = 0; start < block.n; start += kStep) {
+    const size_t n = std::min(kStep, block.n - start);
+    const Row first = block.first + static_cast<Row>(start);
+    for (size_t i = 0; i < n; i += 64) {
+      eligible[i / 64] = mask_->From(first + static_cast<Row>(i));
     }
+    size_ += CollectAbove(block.scores + start, block.bias + start,
+                          eligible.data(), n, threshold_, first,
+                          scores_.get() + size_, rows_.get() + size_);
+    if (size_ >= limit_) Shrink();
   }
 }
 
-// Puts the rows that reach `kth` first, and those beyond the threshold behind
-// them; returns how many these are. Without a branch: which is which is guessed
-// wrong too often.
-size_t TopK::Divide(float kth) {
-  thread_local std::vector<ScoredRow> behind;
-  behind.resize(best_.size());
-  size_t first = 0, second = 0;
-  for (const ScoredRow& row : best_) {
-    const bool reaches = row.score >= kth;
-    behind[second] = row;
-    second += static_cast<size_t>(!reaches & (row.score > threshold_));
-    best_[first] = row;
-    first += static_cast<size_t>(reaches);
-  }
-  std::copy_n(behind.begin(), second,
-              best_.begin() + static_cast<std::ptrdiff_t>(first));
-  return first + second;
-}
-
+// Ties with the k-th stay: which of them have the lower rows is open.
 void TopK::Shrink() {
-  if (best_.size() <= k_) return;
-  auto end = best_.begin() + static_cast<std::ptrdiff_t>(k_);
-  if (slack_ == 0) {
-    std::nth_element(best_.begin(), end - 1, best_.end());
-    SetThreshold(best_[k_ - 1].score);
-  } else {
-    thread_local std::vector<float> scores;
-    scores.clear();
-    for (const ScoredRow& row : best_) scores.push_back(row.score);
-    const float kth = KthOf(&scores, k_);
-    SetThreshold(kth);
-    end = best_.begin() + static_cast<std::ptrdiff_t>(Divide(kth));
-  }
-  best_.erase(end, best_.end());
-  limit_ = std::max(limit_, 2 * best_.size());
+  if (size_ <= k_) return;
+  const size_t padded = (size_ + 63) / 64 * 64;
+  std::fill(scores_.get() + size_, scores_.get() + padded, kNone);
+  const float kth = KthLargest(scores_.get(), padded, k_);
+  SetThreshold(kth);
+  size_ = Divide(kth, threshold_, size_, scores_.get(), rows_.get());
+  Reserve(2 * size_);
+}
+
+TopK::Nominees TopK::Nominate() {
+  Shrink();
+  return {scores_.get(), rows_.get(), size_};
 }
 
 std::vector<ScoredRow> TopK::Take() {
   Shrink();
-  if (slack_ == 0) SortBestFirst(absl::MakeSpan(best_));
-  return std::move(best_);
+  std::vector<ScoredRow> best(size_);
+  for (size_t i = 0; i < size_; ++i) best[i] = {scores_[i], rows_[i]};
+  if (slack_ != 0) return best;
+  SortBestFirst(absl::MakeSpan(best));
+  if (best.size() > k_) best.resize(k_);
+  return best;
 }
 
 }  // namespace nearline::model

@@ -2,7 +2,7 @@
 #define NEARLINE_MODEL_TOP_K_H_
 
 #include <cstdint>
-#include <limits>
+#include <memory>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -74,30 +74,47 @@ struct ScoredBlock {
 // and with a slack every row whose score is within it of the k-th.
 class TopK {
  public:
-  // k > 0. Rows that `mask` does not cover are not eligible; it outlives this.
-  TopK(int k, const RowMask* mask, float slack = 0);
+  TopK() = default;  // of no use before Start
+  TopK(int k, const RowMask* mask, float slack = 0) { Start(k, mask, slack); }
+
+  // Forgets what it was shown. k > 0. Rows that `mask` does not cover are not
+  // eligible; it outlives the answer.
+  void Start(int k, const RowMask* mask, float slack = 0);
 
   // NaN is never kept. Blocks that are shown together cost less.
   void Add(absl::Span<const ScoredBlock> blocks);
 
-  // Without a slack, best first, at most k; with one, k of the k best
-  // scores come first, and otherwise there is no order.
+  // Best first, at most k; or with a slack in any order, but that k of the k
+  // best scores come first.
   std::vector<ScoredRow> Take();
+
+  // What there is, and ties with the k-th, in the order that Take has with a
+  // slack; the caller's to change until the next Start.
+  struct Nominees {
+    float* scores;
+    Row* rows;
+    size_t size;
+  };
+  Nominees Nominate();
 
  private:
   void RaiseThreshold(absl::Span<const ScoredBlock> blocks);
   void AddBlock(const ScoredBlock& block);
   void SetThreshold(float kth);
+  void Reserve(size_t count);
   void Shrink();
-  size_t Divide(float kth);
 
-  const size_t k_;
-  const RowMask* mask_;
-  const float slack_;
-  size_t limit_;  // of best_, before it is shrunk
+  size_t k_ = 0;
+  const RowMask* mask_ = nullptr;
+  float slack_ = 0;
   // Nothing at or below it can be among the k best, unless ties are still open.
-  float threshold_ = -std::numeric_limits<float>::infinity();
-  std::vector<ScoredRow> best_;  // unordered
+  float threshold_ = 0;
+  // Of the best so far, in any order.
+  std::unique_ptr<float[]> scores_;
+  std::unique_ptr<Row[]> rows_;
+  size_t size_ = 0;
+  size_t limit_ = 0;  // to be shrunk from here on
+  size_t room_ = 0;
 };
 
 }  // namespace nearline::model

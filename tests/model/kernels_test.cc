@@ -213,6 +213,72 @@ TEST_P(Kernels, FindEveryIndexAbove) {
   }
 }
 
+TEST_P(Kernels, RowsHaveTheDotsOfOneByOne) {
+  for (size_t n = 1; n < 70; ++n) {
+    const size_t m = n % 14;
+    const auto x = RandomFloats(n, n), values = RandomFloats(n * 14, 5);
+    std::vector<const float*> rows;
+    for (size_t j = 0; j < m; ++j) rows.push_back(values.data() + j * n);
+    std::vector<float> out(m + 1, -1.0f);
+    DotRows(x.data(), rows.data(), m, n, out.data());
+    for (size_t j = 0; j < m; ++j) {
+      EXPECT_EQ(out[j], Dot(x.data(), rows[j], n)) << n << " " << j;
+    }
+    EXPECT_EQ(out[m], -1);
+  }
+}
+
+TEST_P(Kernels, CollectWhatIsAboveAndEligible) {
+  Random random(6);
+  for (size_t n = 1; n < 200; ++n) {
+    auto scores = RandomFloats(n, n);
+    const auto bias = RandomFloats(n, n + 7);
+    scores[n / 2] = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<uint64_t> eligible = {random.Next(), random.Next(),
+                                            random.Next(), random.Next()};
+    std::vector<float> values(n + 64), expected;
+    std::vector<uint32_t> numbers(n + 64), expected_numbers;
+    for (size_t i = 0; i < n; ++i) {
+      if (((eligible[i / 64] >> (i % 64)) & 1) == 0) continue;
+      if (!(scores[i] + bias[i] > 0.3f)) continue;
+      expected.push_back(scores[i] + bias[i]);
+      expected_numbers.push_back(static_cast<uint32_t>(1000 + i));
+    }
+    const size_t count =
+        CollectAbove(scores.data(), bias.data(), eligible.data(), n, 0.3f, 1000,
+                     values.data(), numbers.data());
+    values.resize(count);
+    numbers.resize(count);
+    EXPECT_EQ(values, expected);
+    EXPECT_EQ(numbers, expected_numbers);
+  }
+}
+
+TEST_P(Kernels, DivideAtTheKth) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (size_t n = 1; n < 200; ++n) {
+    auto values = RandomFloats(n + 64, n);
+    values[0] = n % 3 == 0 ? kInfinity : 0.5f;  // a tie with the k-th
+    std::vector<uint32_t> numbers(n + 64);
+    std::vector<std::pair<float, uint32_t>> reaching, others;
+    for (size_t i = 0; i < n; ++i) {
+      numbers[i] = static_cast<uint32_t>(7 * i);
+      if (values[i] >= 0.5f) {
+        reaching.emplace_back(values[i], numbers[i]);
+      } else if (values[i] > -0.25f) {
+        others.emplace_back(values[i], numbers[i]);
+      }
+    }
+    const size_t left = Divide(0.5f, -0.25f, n, values.data(), numbers.data());
+    reaching.insert(reaching.end(), others.begin(), others.end());
+    ASSERT_EQ(left, reaching.size());
+    for (size_t i = 0; i < left; ++i) {
+      EXPECT_EQ(values[i], reaching[i].first);
+      EXPECT_EQ(numbers[i], reaching[i].second);
+    }
+  }
+}
+
 TEST_P(Kernels, KthLargestIsTheOneOfASort) {
   for (const size_t n : {64, 128, 256, 1024}) {
     auto x = RandomFloats(n, n);
@@ -226,6 +292,30 @@ TEST_P(Kernels, KthLargestIsTheOneOfASort) {
     for (size_t k = 1; k <= n; ++k) {
       EXPECT_EQ(KthLargest(x.data(), n, k), sorted[k - 1]) << k;
     }
+  }
+}
+
+TEST_P(Kernels, KthLargestOfTooFewNumbersIsNone) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<float> x(64, -kInfinity);
+  EXPECT_EQ(KthLargest(x.data(), 64, 1), -kInfinity);
+  x[40] = kInfinity;
+  x[41] = -3;
+  EXPECT_EQ(KthLargest(x.data(), 64, 1), kInfinity);
+  EXPECT_EQ(KthLargest(x.data(), 64, 2), -3);
+  EXPECT_EQ(KthLargest(x.data(), 64, 3), -kInfinity);
+}
+
+TEST_P(Kernels, FewAreSorted) {
+  Random random(8);
+  for (size_t n = 0; n < 70; ++n) {
+    std::vector<uint64_t> keys(n);
+    for (uint64_t& key : keys) key = random.Next() << random.Below(64);
+    if (n > 9) keys[3] = keys[7] = keys[9] = n % 2 == 0 ? 0 : 5;
+    auto expected = keys;
+    std::sort(expected.begin(), expected.end());
+    SortFew(n, keys.data());
+    EXPECT_EQ(keys, expected);
   }
 }
 
