@@ -319,33 +319,42 @@ size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
   return count;
 }
 
+// Bit j for lane j.
+HWY_INLINE uint64_t BitsOf(hn::Mask<D> mask) {
+  constexpr size_t kBytes = (hn::MaxLanes(D()) + 7) / 8;
+  uint8_t bytes[8];
+  hn::StoreMaskBits(D(), mask, bytes);
+  uint64_t bits = 0;
+  __builtin_memcpy(&bits, bytes, kBytes);
+  return bits;
+}
+
 size_t CollectAboveImpl(const float* scores, const float* bias,
                         const uint64_t* eligible, size_t n, float threshold,
                         uint32_t first, float* values, uint32_t* numbers) {
   const D d;
-  const hn::RebindToUnsigned<D> d32;
   const size_t lanes = hn::Lanes(d);
   const auto limit = hn::Set(d, threshold);
   size_t count = 0;
-  size_t i = 0;
-  // Without a branch: where a few of many are above, it is guessed wrong.
-  for (; i + lanes <= n; i += lanes) {
-    const uint64_t word = eligible[i / 64] >> (i % 64);
-    uint8_t bits[8];
-    __builtin_memcpy(bits, &word, sizeof(bits));
-    const auto sum = hn::Add(hn::LoadU(d, scores + i), hn::LoadU(d, bias + i));
-    const auto above = hn::And(hn::LoadMaskBits(d, bits), hn::Gt(sum, limit));
-    hn::StoreU(hn::Compress(sum, above), d, values + count);
-    hn::StoreU(hn::Compress(hn::Iota(d32, first + static_cast<uint32_t>(i)),
-                            hn::RebindMask(d32, above)),
-               d32, numbers + count);
-    count += hn::CountTrue(d, above);
-  }
-  for (; i < n; ++i) {
-    const float sum = scores[i] + bias[i];
-    values[count] = sum;
-    numbers[count] = first + static_cast<uint32_t>(i);
-    count += (eligible[i / 64] >> (i % 64)) & uint64_t{sum > threshold};
+  for (size_t begin = 0; begin < n; begin += 64) {
+    const float* const s = scores + begin;
+    const float* const b = bias + begin;
+    uint64_t above = 0;
+    if (begin + 64 <= n) {
+      for (size_t i = 0; i < 64; i += lanes) {
+        const auto sum = hn::Add(hn::LoadU(d, s + i), hn::LoadU(d, b + i));
+        above |= BitsOf(hn::Gt(sum, limit)) << i;
+      }
+    } else {
+      for (size_t i = 0; begin + i < n; ++i) {
+        above |= uint64_t{s[i] + b[i] > threshold} << i;
+      }
+    }
+    for (above &= eligible[begin / 64]; above != 0; above &= above - 1) {
+      const auto i = static_cast<size_t>(std::countr_zero(above));
+      values[count] = s[i] + b[i];
+      numbers[count++] = first + static_cast<uint32_t>(begin + i);
+    }
   }
   return count;
 }

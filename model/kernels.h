@@ -59,7 +59,7 @@ size_t CollectAbove(const float* scores, const float* bias,
 
 // Puts the values that reach `kth`, with their numbers, first, and behind them
 // the others above the threshold; the rest is dropped. Returns how many are
-// left. Room as above.
+// left. There is room for 64 more of both.
 size_t Divide(float kth, float threshold, size_t n, float* values,
               uint32_t* numbers);
 
