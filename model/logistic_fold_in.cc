@@ -101,7 +101,7 @@ void LogisticFoldIn::Gradient(const History& history, const float* p,
   rows.assign(history.rows.begin(), history.rows.end());
   for (size_t i = 0; i < s; ++i) rows.push_back(drawn_.data() + i * d);
   pulls.resize(n + s);
-  for (size_t i = 0; i < n + s; ++i) pulls[i] = Dot(p, rows[i], d);
+  DotRows(p, rows.data(), n + s, d, pulls.data());
   for (size_t i = 0; i < n; ++i) pulls[i] = -pulls[i];
   Sigmoid(n + s, pulls.data());
   for (size_t i = 0; i < n; ++i) pulls[i] *= -history.shares[i];
