@@ -33,6 +33,7 @@ arguments=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision"
   --tag "$tag:$version" --tag "$tag:latest" "${extra[@]}" .)
 for tool in docker podman buildah; do
   command -v $tool >/dev/null || continue
+  $tool info >/dev/null 2>&1 || { say "$tool is there, but does not answer: trying the next"; continue; }
   say "Building $tag:$version with $tool (this compiles everything once)"
   [ $tool = podman ] && arguments=(--format docker "${arguments[@]}")  # for HEALTHCHECK
   [ $tool = buildah ] && arguments=(--format docker --layers "${arguments[@]}")
@@ -40,4 +41,4 @@ for tool in docker podman buildah; do
   say "Built $tag:$version"
   exit 0
 done
-die "install docker, podman or buildah"
+die "install docker, podman or buildah, or start docker"
