@@ -7,6 +7,7 @@
 #include "model/kernels.h"
 
 namespace nearline::model {
+
 void GatherSum(const ItemTable& table, const History& history, float scale,
                float* out) {
   thread_local std::vector<const float*> rows;

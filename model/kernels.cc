@@ -225,7 +225,7 @@ void DotRowsImpl(const float* x, const float* const* rows, size_t m, size_t n,
   size_t j = 0;
   for (; j + 4 <= m; j += 4) {
     const float* const* const now = rows + j;
-    const float* const* const next = j + 8 <= m ? now + 4 : now;
+    const float* const* const next = j + 8 <= m ? now + 4 : rows + m - 4;
     auto a0 = hn::Zero(d), a1 = a0, b0 = a0, b1 = a0;
     auto c0 = a0, c1 = a0, e0 = a0, e1 = a0;
     size_t i = 0;
@@ -322,7 +322,7 @@ size_t IndicesAboveImpl(const float* scores, const float* bias, size_t n,
 // Bit j for lane j.
 HWY_INLINE uint64_t BitsOf(hn::Mask<D> mask) {
   constexpr size_t kBytes = (hn::MaxLanes(D()) + 7) / 8;
-  uint8_t bytes[8];
+  uint8_t bytes[8] = {};
   hn::StoreMaskBits(D(), mask, bytes);
   uint64_t bits = 0;
   __builtin_memcpy(&bits, bytes, kBytes);
@@ -359,8 +359,8 @@ size_t CollectAboveImpl(const float* scores, const float* bias,
   return count;
 }
 
-size_t DivideImpl(float kth, float threshold, size_t n, float* values,
-                  uint32_t* numbers) {
+size_t PartitionAtKthImpl(float kth, float threshold, size_t n, float* values,
+                          uint32_t* numbers) {
   const D d;
   const hn::RebindToUnsigned<D> d32;
   const size_t lanes = hn::Lanes(d);
@@ -463,9 +463,10 @@ float KthLargestImpl(const float* x, size_t n, size_t k) {
 }
 
 // A key's place is how many are below it.
-void SortFewImpl(size_t n, uint64_t* keys) {
+bool SortFewImpl(size_t n, uint64_t* keys) {
   const hn::ScalableTag<uint64_t> d;
   const size_t lanes = hn::Lanes(d);
+  if (n > 16 * lanes) return false;
   constexpr uint64_t kHole = ~uint64_t{0};  // above all keys
   thread_local std::vector<uint64_t> from;
   from.assign((n + lanes - 1) / lanes * lanes, kHole);
@@ -483,6 +484,7 @@ void SortFewImpl(size_t n, uint64_t* keys) {
   for (size_t i = 1; i < n; ++i) {
     if (keys[i] == kHole) keys[i] = keys[i - 1];
   }
+  return true;
 }
 
 float QuantizeInt8Impl(const float* x, size_t n, int8_t* out, float* scale) {
@@ -564,7 +566,7 @@ HWY_EXPORT(AddBiasTanhImpl);
 HWY_EXPORT(SigmoidImpl);
 HWY_EXPORT(IndicesAboveImpl);
 HWY_EXPORT(CollectAboveImpl);
-HWY_EXPORT(DivideImpl);
+HWY_EXPORT(PartitionAtKthImpl);
 HWY_EXPORT(StridedMaximaImpl);
 HWY_EXPORT(KthLargestImpl);
 HWY_EXPORT(SortFewImpl);
@@ -608,9 +610,10 @@ size_t CollectAbove(const float* scores, const float* bias,
   return HWY_DYNAMIC_DISPATCH(CollectAboveImpl)(
       scores, bias, eligible, n, threshold, first, values, numbers);
 }
-size_t Divide(float kth, float threshold, size_t n, float* values,
-              uint32_t* numbers) {
-  return HWY_DYNAMIC_DISPATCH(DivideImpl)(kth, threshold, n, values, numbers);
+size_t PartitionAtKth(float kth, float threshold, size_t n, float* values,
+                      uint32_t* numbers) {
+  return HWY_DYNAMIC_DISPATCH(PartitionAtKthImpl)(kth, threshold, n, values,
+                                                  numbers);
 }
 void StridedMaxima(const float* scores, const float* bias,
                    const uint64_t* eligible, size_t n, float* maxima) {
@@ -619,8 +622,8 @@ void StridedMaxima(const float* scores, const float* bias,
 float KthLargest(const float* x, size_t n, size_t k) {
   return HWY_DYNAMIC_DISPATCH(KthLargestImpl)(x, n, k);
 }
-void SortFew(size_t n, uint64_t* keys) {
-  HWY_DYNAMIC_DISPATCH(SortFewImpl)(n, keys);
+bool SortFew(size_t n, uint64_t* keys) {
+  return HWY_DYNAMIC_DISPATCH(SortFewImpl)(n, keys);
 }
 float QuantizeInt8(const float* x, size_t n, int8_t* out, float* scale) {
   return HWY_DYNAMIC_DISPATCH(QuantizeInt8Impl)(x, n, out, scale);

@@ -13,12 +13,13 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNone = -kInfinity;
 
-// Of n > k rows the k best, first, and their ties with the k-th; returns how
+// Of n >= k rows the k best, first, and their ties with the k-th; returns how
 // many. There is room for 64 more of both.
 size_t KeepBest(size_t k, size_t n, float* scores, Row* rows) {
   const size_t padded = (n + 63) / 64 * 64;
   std::fill(scores + n, scores + padded, kNone);
-  return Divide(KthLargest(scores, padded, k), kInfinity, n, scores, rows);
+  return PartitionAtKth(KthLargest(scores, padded, k), kInfinity, n, scores,
+                        rows);
 }
 
 }  // namespace
@@ -301,6 +302,7 @@ std::vector<ScoredRow> MatrixScanner::Choose(const float* query, size_t k,
                                              float bound,
                                              TopK::Nominees nominees) const {
   std::vector<ScoredRow> best;
+  best.reserve(nominees.size);
   for (size_t i = 0; i < nominees.size; ++i) {
     best.push_back({nominees.scores[i], nominees.rows[i]});
   }

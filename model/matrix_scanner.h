@@ -103,8 +103,8 @@ class MatrixScanner final : public Scanner {
   // Exact scores of `n` rows; what is no number is kNone.
   void ScoreExactly(const float* query, const Row* rows, size_t n,
                     float* scores) const;
-  // The k best of the nominees, whose scores err by at most `bound` and the
-  // first k of which have the k best, by exact score.
+  // The k best of the nominees by exact score, from which theirs differ by at
+  // most `bound`.
   std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
                                  TopK::Nominees nominees) const;
   // The same rows, of which only those are scored again that need it.

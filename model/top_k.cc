@@ -14,8 +14,9 @@ namespace nearline::model {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-constexpr size_t kStep = 512;   // rows that are looked at together
-constexpr size_t kBeyond = 64;  // what kernels may write beyond
+constexpr size_t kStep = 512;          // rows that are looked at together
+constexpr size_t kMostKept = 1 << 16;  // room, from one start to the next
+constexpr size_t kBeyond = 64;         // what kernels may write beyond
 
 // The k-th largest of x, 0 < k <= x.size(), which is filled up.
 float KthOf(std::vector<float>* x, size_t k) {
@@ -35,8 +36,7 @@ float ScoreOf(uint32_t key) {
 }
 
 void SortKeys(std::vector<uint64_t>* keys) {
-  constexpr size_t kFew = 128;
-  if (keys->size() <= kFew) return SortFew(keys->size(), keys->data());
+  if (SortFew(keys->size(), keys->data())) return;
   thread_local const hwy::Sorter sort;
   sort(keys->data(), keys->size(), hwy::SortAscending());
 }
@@ -63,13 +63,14 @@ void TopK::Start(int k, const RowMask* mask, float slack) {
   threshold_ = kNone;
   size_ = 0;
   limit_ = 0;
+  if (room_ > kMostKept) scores_ = nullptr;
   Reserve(2 * k_ + 64);
 }
 
 // For `count` rows until they are shrunk, and what may come to them at once.
 void TopK::Reserve(size_t count) {
   limit_ = std::max(limit_, count);
-  if (limit_ + kStep + kBeyond <= room_) return;
+  if (scores_ != nullptr && limit_ + kStep + kBeyond <= room_) return;
   room_ = limit_ + kStep + kBeyond;
   auto scores = std::make_unique_for_overwrite<float[]>(room_);
   auto rows = std::make_unique_for_overwrite<Row[]>(room_);
@@ -131,19 +132,37 @@ void TopK::AddBlock(const ScoredBlock& block) {
     size_ += CollectAbove(block.scores + start, block.bias + start,
                           eligible.data(), n, threshold_, first,
                           scores_.get() + size_, rows_.get() + size_);
-    if (size_ >= limit_) Shrink();
+    if (size_ < limit_) continue;
+    Shrink();
+    Reserve(2 * size_);
   }
 }
 
-// Ties with the k-th stay: which of them have the lower rows is open.
 void TopK::Shrink() {
   if (size_ <= k_) return;
   const size_t padded = (size_ + 63) / 64 * 64;
   std::fill(scores_.get() + size_, scores_.get() + padded, kNone);
   const float kth = KthLargest(scores_.get(), padded, k_);
   SetThreshold(kth);
-  size_ = Divide(kth, threshold_, size_, scores_.get(), rows_.get());
-  Reserve(2 * size_);
+  size_ = PartitionAtKth(kth, threshold_, size_, scores_.get(), rows_.get());
+  if (slack_ == 0 && size_ > k_) CutTies();
+}
+
+// Where no score errs, of those with the k-th score the lower rows are better.
+void TopK::CutTies() {
+  std::vector<ScoredRow> best = List();
+  std::nth_element(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(k_),
+                   best.end());
+  for (size_ = 0; size_ < k_; ++size_) {
+    scores_[size_] = best[size_].score;
+    rows_[size_] = best[size_].row;
+  }
+}
+
+std::vector<ScoredRow> TopK::List() const {
+  std::vector<ScoredRow> list(size_);
+  for (size_t i = 0; i < size_; ++i) list[i] = {scores_[i], rows_[i]};
+  return list;
 }
 
 TopK::Nominees TopK::Nominate() {
@@ -153,9 +172,7 @@ TopK::Nominees TopK::Nominate() {
 
 std::vector<ScoredRow> TopK::Take() {
   Shrink();
-  std::vector<ScoredRow> best(size_);
-  for (size_t i = 0; i < size_; ++i) best[i] = {scores_[i], rows_[i]};
-  if (slack_ != 0) return best;
+  std::vector<ScoredRow> best = List();
   SortBestFirst(absl::MakeSpan(best));
   if (best.size() > k_) best.resize(k_);
   return best;

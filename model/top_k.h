@@ -75,7 +75,7 @@ struct ScoredBlock {
 class TopK {
  public:
   TopK() = default;  // of no use before Start
-  TopK(int k, const RowMask* mask, float slack = 0) { Start(k, mask, slack); }
+  TopK(int k, const RowMask* mask) { Start(k, mask); }
 
   // Forgets what it was shown. k > 0. Rows that `mask` does not cover are not
   // eligible; it outlives the answer.
@@ -84,12 +84,11 @@ class TopK {
   // NaN is never kept. Blocks that are shown together cost less.
   void Add(absl::Span<const ScoredBlock> blocks);
 
-  // Best first, at most k; or with a slack in any order, but that k of the k
-  // best scores come first.
+  // The k best, best first.
   std::vector<ScoredRow> Take();
 
-  // What there is, and ties with the k-th, in the order that Take has with a
-  // slack; the caller's to change until the next Start.
+  // All that is kept, in no order, but that those that reach the k-th come
+  // first. The caller's to change until the next Start, with room for 64 more.
   struct Nominees {
     float* scores;
     Row* rows;
@@ -103,6 +102,8 @@ class TopK {
   void SetThreshold(float kth);
   void Reserve(size_t count);
   void Shrink();
+  void CutTies();
+  std::vector<ScoredRow> List() const;
 
   size_t k_ = 0;
   const RowMask* mask_ = nullptr;

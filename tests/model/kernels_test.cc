@@ -254,7 +254,7 @@ TEST_P(Kernels, CollectWhatIsAboveAndEligible) {
   }
 }
 
-TEST_P(Kernels, DivideAtTheKth) {
+TEST_P(Kernels, PartitionAtTheKth) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (size_t n = 1; n < 200; ++n) {
     auto values = RandomFloats(n + 64, n);
@@ -269,7 +269,8 @@ TEST_P(Kernels, DivideAtTheKth) {
         others.emplace_back(values[i], numbers[i]);
       }
     }
-    const size_t left = Divide(0.5f, -0.25f, n, values.data(), numbers.data());
+    const size_t left =
+        PartitionAtKth(0.5f, -0.25f, n, values.data(), numbers.data());
     reaching.insert(reaching.end(), others.begin(), others.end());
     ASSERT_EQ(left, reaching.size());
     for (size_t i = 0; i < left; ++i) {
@@ -308,13 +309,15 @@ TEST_P(Kernels, KthLargestOfTooFewNumbersIsNone) {
 
 TEST_P(Kernels, FewAreSorted) {
   Random random(8);
-  for (size_t n = 0; n < 70; ++n) {
+  for (size_t n = 0; n < 140; ++n) {
     std::vector<uint64_t> keys(n);
     for (uint64_t& key : keys) key = random.Next() << random.Below(64);
     if (n > 9) keys[3] = keys[7] = keys[9] = n % 2 == 0 ? 0 : 5;
     auto expected = keys;
     std::sort(expected.begin(), expected.end());
-    SortFew(n, keys.data());
+    const bool done = SortFew(n, keys.data());
+    EXPECT_TRUE(done || n > 32);  // two lanes
+    if (!done) continue;
     EXPECT_EQ(keys, expected);
   }
 }

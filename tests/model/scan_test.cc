@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "base/random.h"
@@ -222,12 +223,20 @@ TEST(MatrixScanner, FindsTheRowsOfAShortlist) {
   }
   const ItemTable rows(values, kDim);
   const ItemTable bias(std::vector<float>(kRows, 0.0f), 1);
-  const auto queries = RandomFloats(kQueries * kDim, 3);
+  auto queries = RandomFloats(kQueries * kDim, 3);
+  std::fill_n(queries.begin(), kDim, 0.0f);  // of which all rows are alike
   RowMask mask(kRows);
   for (Row row = 0; row < kRows; ++row) {
     if (random.Below(3) > 0) mask.Set(row);
   }
   const std::vector<const RowMask*> masks(kQueries, &mask);
+  const auto sorted = [&](size_t query, int k) {
+    std::vector<float> scores;
+    for (Row row = 0; row < kRows; ++row) {
+      scores.push_back(Dot(queries.data() + query * kDim, rows[row], kDim));
+    }
+    return SortAll(scores, bias.base(), mask, static_cast<size_t>(k));
+  };
   for (const auto precision :
        {PackedMatrix::Precision::kFloat32, PackedMatrix::Fastest()}) {
     const auto scanner = MatrixScanner::Create(&rows, &bias, precision);
@@ -239,6 +248,7 @@ TEST(MatrixScanner, FindsTheRowsOfAShortlist) {
       ASSERT_THAT((*scanner)->Shortlist(queries, masks, ks, &unordered),
                   IsOk());
       for (size_t i = 0; i < kQueries; ++i) {
+        EXPECT_EQ(best[i], sorted(i, k)) << k;
         EXPECT_EQ(SortedRows(unordered[i]), SortedRows(best[i])) << k;
       }
     }
@@ -303,6 +313,13 @@ TEST(PackedMatrix, TellsWhatRoundingTook) {
 }
 
 // As long as a shortlist. The k best come first.
+std::vector<ScoredRow> NominatedBy(TopK* top) {
+  const auto [scores, rows, size] = top->Nominate();
+  std::vector<ScoredRow> list;
+  for (size_t i = 0; i < size; ++i) list.push_back({scores[i], rows[i]});
+  return list;
+}
+
 TEST(TopK, KeepsAllWithinTheSlackOfLongLists) {
   Random random(10);
   for (const float slack : {0.0f, 0.05f, 3.0f}) {
@@ -317,12 +334,13 @@ TEST(TopK, KeepsAllWithinTheSlackOfLongLists) {
       const float least = expected[k - 1].score - slack;
       std::erase_if(expected,
                     [&](const ScoredRow& row) { return row.score < least; });
-      TopK top(200, &mask, slack);
+      TopK top;
+      top.Start(200, &mask, slack);
       for (size_t first = 0; first < n; first += 512) {
         top.Add({{scores.data() + first, bias.data() + first,
                   std::min<size_t>(512, n - first), static_cast<Row>(first)}});
       }
-      std::vector<ScoredRow> found = top.Take();
+      std::vector<ScoredRow> found = NominatedBy(&top);
       ASSERT_EQ(found.size(), expected.size()) << n << " " << slack;
       const auto kth = found.begin() + static_cast<std::ptrdiff_t>(k);
       std::sort(found.begin(), kth);
@@ -336,11 +354,42 @@ TEST(TopK, KeepsAllWithinTheSlack) {
   const std::vector<float> scores = {5, 1, 4.5, 3, 4, 2.9f};
   const std::vector<float> bias(6, 0.0f);
   const RowMask mask(6, true);
-  TopK top(2, &mask, 1.5f);  // the second is 4.5
+  TopK top;
+  top.Start(2, &mask, 1.5f);  // the second is 4.5
   top.Add({{scores.data(), bias.data(), 6, 0}});
-  EXPECT_THAT(top.Take(),
+  EXPECT_THAT(NominatedBy(&top),
               testing::UnorderedElementsAre(ScoredRow{5, 0}, ScoredRow{4.5, 2},
                                             ScoredRow{4, 4}, ScoredRow{3, 3}));
+}
+
+TEST(TopK, StartsAnew) {
+  const std::vector<float> scores = RandomFloats(3000, 1), bias(3000, 0.0f);
+  TopK top;
+  for (const int k : {1000, 3, 200}) {
+    RowMask mask(3000, true);
+    for (Row row = 0; row < 3000; row += 2) mask.Clear((row + k) % 3000);
+    top.Start(k, &mask);
+    top.Add({{scores.data(), bias.data(), 3000, 0}});
+    EXPECT_EQ(top.Take(), SortAll(scores, bias, mask, static_cast<size_t>(k)));
+  }
+}
+
+// A catalogue of which all is alike must not be kept whole.
+TEST(TopK, OfTiesTheLowerRows) {
+  const std::vector<float> scores(5000, 0.0f);
+  const RowMask mask(5000, true);
+  TopK top;
+  top.Start(20, &mask);
+  for (size_t first = 5000; first > 0;) {
+    first -= 500;
+    top.Add({{scores.data(), scores.data(), 500, static_cast<Row>(first)}});
+  }
+  const auto [unused, rows, size] = top.Nominate();
+  std::vector<Row> found(rows, rows + size);
+  std::sort(found.begin(), found.end());
+  std::vector<Row> expected(20);
+  std::iota(expected.begin(), expected.end(), 0u);
+  EXPECT_EQ(found, expected);
 }
 
 }  // namespace
