@@ -22,20 +22,31 @@ size_t KeepBest(size_t k, size_t n, float* scores, Row* rows) {
                         rows);
 }
 
+// Scores in float32, what is no number as kNone.
+void ScoreExactly(const ItemTable& table, const ItemTable& bias,
+                  const float* query, absl::Span<const Row> rows,
+                  float* scores) {
+  thread_local std::vector<const float*> values;
+  values.resize(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) values[i] = table[rows[i]];
+  DotRows(query, values.data(), rows.size(), table.dim(), scores);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const float score = scores[i] + *bias[rows[i]];
+    scores[i] = std::isnan(score) ? kNone : score;
+  }
+}
+
 }  // namespace
 
 void ScoreRows(const ItemTable& table, const ItemTable& bias,
                const float* query, absl::Span<ScoredRow> rows) {
-  thread_local std::vector<const float*> values;
-  thread_local std::vector<float> products;
-  values.clear();
-  for (const ScoredRow& one : rows) values.push_back(table[one.row]);
-  products.resize(rows.size());
-  DotRows(query, values.data(), rows.size(), table.dim(), products.data());
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const float score = products[i] + *bias[rows[i].row];
-    rows[i].score = std::isnan(score) ? kNone : score;
-  }
+  thread_local std::vector<Row> numbers;
+  thread_local std::vector<float> scores;
+  numbers.clear();
+  for (const ScoredRow& one : rows) numbers.push_back(one.row);
+  scores.resize(rows.size());
+  ScoreExactly(table, bias, query, numbers, scores.data());
+  for (size_t i = 0; i < rows.size(); ++i) rows[i].score = scores[i];
 }
 
 absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
@@ -253,18 +264,6 @@ void MatrixScanner::ScanRows(Row row, const float* queries,
   }
 }
 
-void MatrixScanner::ScoreExactly(const float* query, const Row* rows, size_t n,
-                                 float* scores) const {
-  thread_local std::vector<const float*> values;
-  values.resize(n);
-  for (size_t i = 0; i < n; ++i) values[i] = rows_[rows[i]];
-  DotRows(query, values.data(), n, rows_.dim(), scores);
-  for (size_t i = 0; i < n; ++i) {
-    const float score = scores[i] + *bias_[rows[i]];
-    scores[i] = std::isnan(score) ? kNone : score;
-  }
-}
-
 // What a row scores then depends on nothing but the query and the row: not on
 // precision, on who shares the batch, or on where the row lies.
 std::vector<ScoredRow> MatrixScanner::Rescore(const float* query, size_t k,
@@ -275,7 +274,7 @@ std::vector<ScoredRow> MatrixScanner::Rescore(const float* query, size_t k,
   exact.resize((all + 127) / 64 * 64);
   // The likely best come first: few of the rest can reach the k-th of these.
   size_t n = std::min(all, k);
-  ScoreExactly(query, rows, n, exact.data());
+  ScoreExactly(rows_, bias_, query, {rows, n}, exact.data());
   if (all > k) {
     float kth = exact[0];
     for (size_t i = 1; i < k; ++i) kth = std::min(kth, exact[i]);
@@ -283,7 +282,7 @@ std::vector<ScoredRow> MatrixScanner::Rescore(const float* query, size_t k,
       rows[n] = rows[i];
       n += static_cast<size_t>(!(rough[i] + bound < kth));
     }
-    ScoreExactly(query, rows + k, n - k, exact.data() + k);
+    ScoreExactly(rows_, bias_, query, {rows + k, n - k}, exact.data() + k);
     n = KeepBest(k, n, exact.data(), rows);
   }
   std::vector<ScoredRow> best;

@@ -100,9 +100,6 @@ class MatrixScanner final : public Scanner {
     MutexLock lock(&mu_);
     return tail_;
   }
-  // Exact scores of `n` rows; what is no number is kNone.
-  void ScoreExactly(const float* query, const Row* rows, size_t n,
-                    float* scores) const;
   // The k best of the nominees by exact score, from which theirs differ by at
   // most `bound`.
   std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
