@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "model/kernels.h"
 #include "model/packed_matrix.h"
+#include "model/selection_kernels.h"
 
 namespace nearline::model {
 namespace {

@@ -9,6 +9,7 @@
 #include "model/clusters.h"
 #include "model/kernels.h"
 #include "model/list_kernels.h"
+#include "model/selection_kernels.h"
 
 namespace nearline::model {
 namespace {
@@ -64,28 +65,7 @@ double ShareOf(const std::vector<std::vector<ScoredRow>>& exact,
 struct IndexScanner::Search {
   std::vector<int32_t> query;  // rounded, a pair of numbers each
   float scale = 0;             // of the rounded
-  const RowMask* mask = nullptr;
-  size_t k = 0;
-  float slack = 0;  // how far below the k-th a row may be found
-  float threshold = kNone;
-  std::vector<ScoredRow> found;  // unordered; scores err by half of the slack
-  size_t limit = 0;              // of found, before it is shrunk
-
-  void Add(float score, Row row) {
-    if (row >= mask->rows() || !(*mask)[row]) return;
-    found.push_back({score, row});
-    if (found.size() >= limit) Shrink();
-  }
-  // Forgets what the k best have left behind.
-  void Shrink() {
-    if (found.size() <= k) return;
-    const auto kth = found.begin() + static_cast<std::ptrdiff_t>(k - 1);
-    std::nth_element(found.begin(), kth, found.end());
-    threshold = std::max(threshold, kth->score - slack);
-    std::erase_if(found,
-                  [&](const ScoredRow& row) { return row.score < threshold; });
-    limit = std::max(limit, 2 * found.size());
-  }
+  TopK top;                    // scores err by half of its slack
 };
 
 absl::StatusOr<std::unique_ptr<IndexScanner>> IndexScanner::Create(
@@ -148,7 +128,9 @@ void IndexScanner::Place(const std::vector<uint32_t>& list_of, int lists) {
   scales_.assign(begin_.back(), 0.0f);
   biases_.assign(begin_.back(), kNone);
   std::vector<size_t> next(begin_.begin(), begin_.end() - 1);
+  const std::vector<Row>& apart = exact_->apart();  // and found by it
   for (Row row = 0; row < list_of.size(); ++row) {
+    if (std::binary_search(apart.begin(), apart.end(), row)) continue;
     PlaceRow(row, next[list_of[row]]++);
   }
 }
@@ -264,11 +246,12 @@ void IndexScanner::ScanList(size_t list, Search* search) const {
                pairs_, count / kGroup, sums.data());
   ScaleInt32(sums.data(), scales_.data() + begin, search->scale, count,
              scores.data());
-  const size_t found = IndicesAbove(scores.data(), biases_.data() + begin,
-                                    count, search->threshold, above.data());
+  const size_t found =
+      IndicesAbove(scores.data(), biases_.data() + begin, count,
+                   search->top.threshold(), above.data());
   for (size_t i = 0; i < found; ++i) {
     const size_t place = begin + above[i];
-    search->Add(scores[above[i]] + biases_[place], row_at_[place]);
+    search->top.AddOne(scores[above[i]] + biases_[place], row_at_[place]);
   }
 }
 
@@ -277,11 +260,6 @@ bool IndexScanner::SearchLists(const float* query, const RowMask& mask, int k,
                                std::vector<ScoredRow>* best) const {
   const size_t d = rows_.dim();
   thread_local Search search;
-  search.mask = &mask;
-  search.k = static_cast<size_t>(k);
-  search.threshold = kNone;
-  search.found.clear();
-  search.limit = 2 * search.k + 512;
   const float norm = std::sqrt(Dot(query, query, d));
   const float lost = QuantizePairs(query, d, &search.query, &search.scale);
   // As PackedMatrix::ErrorBound has it.
@@ -289,22 +267,18 @@ bool IndexScanner::SearchLists(const float* query, const RowMask& mask, int k,
       norm * max_lost_ + lost * (max_norm_ + max_lost_) +
       std::numeric_limits<float>::epsilon() *
           (static_cast<float>(d + 4) * norm * max_norm_ + max_bias_);
-  search.slack = 2 * bound;
   if (!std::isfinite(bound)) return false;  // the exact scan knows what to do
+  search.top.Start(k, &mask, 2 * bound);
   const size_t most = std::min(lists.size(), 4 * static_cast<size_t>(probes));
+  const auto wanted = static_cast<size_t>(k);
   size_t next = 0;
   // Where filters leave too little, on to lists that promise less.
-  while (next < most && (next < static_cast<size_t>(probes) ||
-                         search.found.size() < search.k)) {
+  while (next < most &&
+         (next < static_cast<size_t>(probes) || search.top.size() < wanted)) {
     ScanList(lists[next++].row, &search);
   }
-  search.Shrink();
-  *best = search.found;
-  Score(query, absl::MakeSpan(*best));
-  std::erase_if(*best, [](const ScoredRow& row) { return row.score == kNone; });
-  SortBestFirst(absl::MakeSpan(*best));
-  if (best->size() > search.k) best->resize(search.k);
-  return best->size() == search.k;
+  *best = exact_->Rescore(query, wanted, bound, search.top.Nominate());
+  return best->size() == wanted;
 }
 
 int IndexScanner::ProbesFor(const RowMask& mask, int k) const {
@@ -346,8 +320,7 @@ absl::Status IndexScanner::ScanSome(absl::Span<const float> queries,
                                     std::vector<std::vector<ScoredRow>>* best,
                                     std::vector<size_t>* rest) const {
   const size_t d = rows_.dim();
-  // Of the rows that came after training.
-  RETURN_IF_ERROR(exact_->ScanLater(queries, masks, ks, best));
+  RETURN_IF_ERROR(exact_->ScanOthers(queries, masks, ks, best));
   std::vector<std::vector<ScoredRow>> promising;
   std::vector<ScoredRow> found;
   for (size_t first = 0; first < masks.size();

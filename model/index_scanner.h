@@ -18,10 +18,10 @@ struct IndexOptions {
 // direction (clusters.h), rounded to int8, and only the lists that promise most
 // for a query are looked at. What is near the k-th is scored again in float32,
 // so scores are those of the exact scan, and what is missing is missing from
-// the lists that were passed over. Rows that came after training are scanned
-// whole. Where a mask leaves few rows, more lists are looked at, or all: at
-// least as many rows come back as are asked for and eligible. Thread-safe,
-// once it is tuned.
+// the lists that were passed over. Rows that came after training, and those
+// that rounding hurts, are scanned whole. Where a mask leaves few rows, more
+// lists are looked at, or all: at least as many rows come back as are asked for
+// and eligible. Thread-safe, once it is tuned.
 class IndexScanner final : public Scanner {
  public:
   // `exact` is over the same tables, which outlive this; `list_of` is what

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "model/kernels.h"
+#include "model/selection_kernels.h"
 
 namespace nearline::model {
 namespace {
@@ -49,24 +52,28 @@ void ScoreRows(const ItemTable& table, const ItemTable& bias,
   for (size_t i = 0; i < rows.size(); ++i) rows[i].score = scores[i];
 }
 
-absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
-    const ItemTable* rows, const ItemTable* bias,
-    PackedMatrix::Precision precision) {
-  const auto create = [&] {
-    return PackedMatrix::Create(rows->base().data(),
-                                static_cast<int>(rows->base_rows()),
-                                static_cast<int>(rows->dim()), precision);
-  };
-  ASSIGN_OR_RETURN(PackedMatrix matrix, create());
-  if (matrix.loss() > kMostLoss) {
-    precision = PackedMatrix::Precision::kFloat32;
-    ASSIGN_OR_RETURN(matrix, create());
-  }
-  return std::unique_ptr<MatrixScanner>(
-      new MatrixScanner(rows, bias, precision, std::move(matrix)));
-}
-
 namespace {
+
+// What rounding to int8 may take from a row that is scored with the others. One
+// in kShare loses more, or fewer. None where too many would be apart.
+std::optional<float> MostLost(const ItemTable& rows) {
+  constexpr size_t kShare = 128;       // costs about a tenth of the scan
+  constexpr float kUsualLoss = 0.02f;  // apart, less would be saved than lost
+  const size_t n = rows.base_rows(), d = rows.dim();
+  std::vector<int8_t> rounded(d);
+  std::vector<float> lost(n);
+  float mean = 0;
+  for (Row row = 0; row < n; ++row) {
+    float scale = 0;
+    const float loss = QuantizeInt8(rows[row], d, rounded.data(), &scale);
+    lost[row] = std::isnan(loss) ? kInfinity : loss;
+    mean += std::sqrt(Dot(rows[row], rows[row], d)) / static_cast<float>(n);
+  }
+  const auto of_rest = lost.begin() + static_cast<std::ptrdiff_t>(n / kShare);
+  std::nth_element(lost.begin(), of_rest, lost.end(), std::greater<>());
+  if (*of_rest > MatrixScanner::kMostLoss * mean) return std::nullopt;
+  return std::max(*of_rest, kUsualLoss * mean);
+}
 
 float LargestOf(const std::vector<float>& values) {
   float largest = 0;
@@ -76,14 +83,38 @@ float LargestOf(const std::vector<float>& values) {
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<MatrixScanner>> MatrixScanner::Create(
+    const ItemTable* rows, const ItemTable* bias,
+    PackedMatrix::Precision precision) {
+  float most_lost = kInfinity;
+  if (precision == PackedMatrix::Precision::kInt8 && rows->base_rows() > 0) {
+    const std::optional<float> lost = MostLost(*rows);
+    if (!lost.has_value()) precision = PackedMatrix::Precision::kFloat32;
+    most_lost = lost.value_or(kInfinity);
+  }
+  ASSIGN_OR_RETURN(PackedMatrix matrix,
+                   PackedMatrix::Create(
+                       rows->base().data(), static_cast<int>(rows->base_rows()),
+                       static_cast<int>(rows->dim()), precision, most_lost));
+  return std::unique_ptr<MatrixScanner>(
+      new MatrixScanner(rows, bias, precision, most_lost, std::move(matrix)));
+}
+
 MatrixScanner::MatrixScanner(const ItemTable* rows, const ItemTable* bias,
-                             PackedMatrix::Precision precision,
+                             PackedMatrix::Precision precision, float most_lost,
                              PackedMatrix matrix)
     : rows_(*rows),
       bias_(*bias),
       max_bias_(LargestOf(bias->base())),
       precision_(precision),
-      matrix_(std::move(matrix)) {}
+      most_lost_(most_lost),
+      matrix_(std::move(matrix)),
+      other_bias_(bias->base()) {
+  for (const int row : matrix_.left_out()) {
+    apart_.push_back(static_cast<Row>(row));
+    other_bias_[apart_.back()] = kNone;
+  }
+}
 
 absl::StatusOr<std::shared_ptr<const MatrixScanner::TailBlock>>
 MatrixScanner::Pack(Row first, Row end) const {
@@ -92,13 +123,18 @@ MatrixScanner::Pack(Row first, Row end) const {
     values.insert(values.end(), rows_[row], rows_[row] + rows_.dim());
     bias.push_back(*bias_[row]);
   }
-  ASSIGN_OR_RETURN(
-      PackedMatrix matrix,
-      PackedMatrix::Create(values.data(), static_cast<int>(end - first),
-                           static_cast<int>(rows_.dim()), precision_));
+  ASSIGN_OR_RETURN(PackedMatrix matrix,
+                   PackedMatrix::Create(
+                       values.data(), static_cast<int>(end - first),
+                       static_cast<int>(rows_.dim()), precision_, most_lost_));
   const float max_bias = LargestOf(bias);
-  return std::make_shared<const TailBlock>(
-      TailBlock{first, std::move(matrix), std::move(bias), max_bias});
+  std::vector<Row> apart;
+  for (const int i : matrix.left_out()) {
+    bias[static_cast<size_t>(i)] = kNone;
+    apart.push_back(first + static_cast<Row>(i));
+  }
+  return std::make_shared<const TailBlock>(TailBlock{
+      first, std::move(matrix), std::move(bias), max_bias, std::move(apart)});
 }
 
 // Full blocks when many rows come at once. Of few, small blocks, and two that
@@ -138,13 +174,13 @@ absl::Status MatrixScanner::Shortlist(
   return ScanAll({.base = true, .ordered = false}, queries, masks, ks, best);
 }
 
-absl::Status MatrixScanner::ScanLater(
+absl::Status MatrixScanner::ScanOthers(
     absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
     absl::Span<const int> ks, std::vector<std::vector<ScoredRow>>* best) const {
-  const bool any = std::any_of(
+  const bool later = std::any_of(
       masks.begin(), masks.end(),
       [this](const RowMask* mask) { return mask->rows() > rows_.base_rows(); });
-  if (any) {
+  if (later || !apart_.empty()) {
     return ScanAll({.base = false, .ordered = true}, queries, masks, ks, best);
   }
   best->assign(masks.size(), {});
@@ -192,9 +228,9 @@ void MatrixScanner::ScanBatch(Kind kind, const float* queries,
     bounds.push_back(bound);
   }
   ScanParts(Parts(kind.base, *tail), prepared, {top.data(), m});
-  ScanRows(
-      tail->empty() ? static_cast<Row>(rows_.base_rows()) : tail->back()->end(),
-      queries, masks, {top.data(), m});
+  size_t end = 0;
+  for (const RowMask* mask : masks) end = std::max(end, mask->rows());
+  ScanRows(RowsApart(*tail, end), queries, {top.data(), m});
   for (size_t i = 0; i < m; ++i) {
     const auto finish =
         kind.ordered ? &MatrixScanner::Rescore : &MatrixScanner::Choose;
@@ -213,7 +249,7 @@ std::vector<MatrixScanner::Part> MatrixScanner::Parts(bool base,
   for (int i = 0; base && i < matrix_.blocks(); ++i) {
     const int b = back ? matrix_.blocks() - 1 - i : i;
     const auto row = static_cast<Row>(b) * static_cast<Row>(matrix_.stride());
-    parts.push_back({&matrix_, b, bias_.base().data() + row, row});
+    parts.push_back({&matrix_, b, other_bias_.data() + row, row});
   }
   for (const auto& block : tail) {
     parts.push_back({&block->matrix, 0, block->bias.data(), block->first});
@@ -250,17 +286,28 @@ void MatrixScanner::ScanParts(absl::Span<const Part> parts,
   }
 }
 
-// The rows from `row` on, which no block holds yet.
-void MatrixScanner::ScanRows(Row row, const float* queries,
-                             absl::Span<const RowMask* const> masks,
+std::vector<Row> MatrixScanner::RowsApart(const Tail& tail, size_t end) const {
+  std::vector<Row> rows = apart_;
+  for (const auto& block : tail) {
+    rows.insert(rows.end(), block->apart.begin(), block->apart.end());
+  }
+  rows.erase(std::lower_bound(rows.begin(), rows.end(), end), rows.end());
+  const size_t packed = tail.empty() ? rows_.base_rows() : tail.back()->end();
+  for (size_t row = packed; row < end; ++row) {
+    rows.push_back(static_cast<Row>(row));
+  }
+  return rows;
+}
+
+void MatrixScanner::ScanRows(absl::Span<const Row> rows, const float* queries,
                              absl::Span<TopK> top) const {
-  const size_t d = rows_.dim();
-  for (size_t i = 0; i < masks.size(); ++i) {
-    const auto end = static_cast<Row>(masks[i]->rows());
-    for (Row r = row; r < end; ++r) {
-      const float score = Dot(queries + i * d, rows_[r], d);
-      top[i].Add({{&score, bias_[r], 1, r}});
-    }
+  thread_local std::vector<float> scores;
+  scores.resize(rows.size());
+  for (TopK& of_query : top) {
+    ScoreExactly(rows_, bias_, queries, rows, scores.data());
+    for (size_t i = 0; i < rows.size(); ++i)
+      of_query.AddOne(scores[i], rows[i]);
+    queries += rows_.dim();
   }
 }
 

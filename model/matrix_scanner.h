@@ -17,14 +17,16 @@ void ScoreRows(const ItemTable& table, const ItemTable& bias,
                const float* query, absl::Span<ScoredRow> rows);
 
 // The matrix product over all items, base and tail, in blocks that stay in
-// cache, top-k fused into it; what fills no block yet is scored row by row. All
-// that is within the product's error of the k-th is scored again in float32; of
-// a shortlist only what may or may not belong to it.
+// cache, top-k fused into it; what fills no block yet is scored row by row, and
+// so are the rows that rounding hurts. All that is within the product's error
+// of the k-th is scored again in float32; of a shortlist only what may or may
+// not belong to it.
 class MatrixScanner final : public Scanner {
  public:
   static constexpr Row kSmallestTailBlock = 8;
-  // Where rounding takes more of the rows (a few values dwarf the rest), it
-  // would nominate too many; 0.01 is usual.
+  // What rounding may take from a row, as a share of the mean row's length;
+  // 0.01 is usual, and with more too many would be nominated. Rows of which a
+  // few values dwarf the rest are scored apart, if they are few.
   static constexpr float kMostLoss = 0.03f;
 
   // The tables outlive this: rows [N, D] and bias [N, 1].
@@ -39,11 +41,17 @@ class MatrixScanner final : public Scanner {
       absl::Span<const float> queries, absl::Span<const RowMask* const> masks,
       absl::Span<const int> ks,
       std::vector<std::vector<ScoredRow>>* best) const override;
-  // As Scan, among the rows that came after training alone.
-  absl::Status ScanLater(absl::Span<const float> queries,
-                         absl::Span<const RowMask* const> masks,
-                         absl::Span<const int> ks,
-                         std::vector<std::vector<ScoredRow>>* best) const;
+  // As Scan, among the rows that came after training and those apart alone.
+  absl::Status ScanOthers(absl::Span<const float> queries,
+                          absl::Span<const RowMask* const> masks,
+                          absl::Span<const int> ks,
+                          std::vector<std::vector<ScoredRow>>* best) const;
+  // Of the trained rows those that are scored apart, in order.
+  const std::vector<Row>& apart() const { return apart_; }
+  // The k best of the nominees by exact score, from which theirs differ by at
+  // most `bound`; best first.
+  std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
+                                 TopK::Nominees nominees) const;
   void Score(const float* query, absl::Span<ScoredRow> rows) const override {
     ScoreRows(rows_, bias_, query, rows);
   }
@@ -59,8 +67,9 @@ class MatrixScanner final : public Scanner {
   struct TailBlock {
     Row first;
     PackedMatrix matrix;
-    std::vector<float> bias;
-    float max_bias;  // by magnitude
+    std::vector<float> bias;  // -infinity of rows apart
+    float max_bias;           // by magnitude
+    std::vector<Row> apart;
     Row end() const { return first + static_cast<Row>(bias.size()); }
   };
   // In order of row, without gaps.
@@ -74,7 +83,7 @@ class MatrixScanner final : public Scanner {
   };
 
   struct Kind {
-    bool base;     // all rows, or those that came after training
+    bool base;     // all rows, or those of ScanOthers
     bool ordered;  // Scan, or Shortlist
   };
   // Any number of queries.
@@ -91,8 +100,9 @@ class MatrixScanner final : public Scanner {
   void ScanParts(absl::Span<const Part> parts,
                  const PackedMatrix::Queries& queries,
                  absl::Span<TopK> top) const;
-  void ScanRows(Row row, const float* queries,
-                absl::Span<const RowMask* const> masks,
+  // Those that no product has, of the first `end`.
+  std::vector<Row> RowsApart(const Tail& tail, size_t end) const;
+  void ScanRows(absl::Span<const Row> rows, const float* queries,
                 absl::Span<TopK> top) const;
   absl::StatusOr<std::shared_ptr<const TailBlock>> Pack(Row first,
                                                         Row end) const;
@@ -100,21 +110,21 @@ class MatrixScanner final : public Scanner {
     MutexLock lock(&mu_);
     return tail_;
   }
-  // The k best of the nominees by exact score, from which theirs differ by at
-  // most `bound`.
-  std::vector<ScoredRow> Rescore(const float* query, size_t k, float bound,
-                                 TopK::Nominees nominees) const;
-  // The same rows, of which only those are scored again that need it.
+  // Rescore's rows, of which only those are scored again that need it.
   std::vector<ScoredRow> Choose(const float* query, size_t k, float bound,
                                 TopK::Nominees nominees) const;
 
   MatrixScanner(const ItemTable* rows, const ItemTable* bias,
-                PackedMatrix::Precision precision, PackedMatrix matrix);
+                PackedMatrix::Precision precision, float most_lost,
+                PackedMatrix matrix);
   const ItemTable& rows_;
   const ItemTable& bias_;
   const float max_bias_;  // by magnitude
   const PackedMatrix::Precision precision_;
+  const float most_lost_;  // of a row that is not apart
   const PackedMatrix matrix_;
+  std::vector<Row> apart_;         // of the base
+  std::vector<float> other_bias_;  // the base's, -infinity of rows apart
   mutable Mutex mu_;
   std::shared_ptr<const Tail> tail_ ABSL_GUARDED_BY(mu_) =
       std::make_shared<Tail>();

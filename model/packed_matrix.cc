@@ -85,9 +85,11 @@ struct PackedMatrix::Impl {
   int d = 0;
   int depth = 0;  // d and zeros
   bool int8 = false;
+  float most_lost = 0;  // of a row that is not left out
+  std::vector<int> left_out;
   std::vector<float> scales;  // of each row, when int8
   // Of rows: their lengths, and of what rounding took.
-  float max_norm = 0, mean_norm = 0, max_lost = 0;
+  float max_norm = 0, max_lost = 0;
   int block_rows = 0;
   memory::desc weights;
   HugeBuffer storage;
@@ -98,7 +100,7 @@ struct PackedMatrix::Impl {
   void Build(const float* rows);
   void ChooseLayout();
   void PackFloat(const float* rows, int count);
-  void PackInt8(const float* rows, int count);
+  void PackInt8(const float* rows, int first, int count);
   void LayOut(void* plain, memory::data_type type);
   void Execute(int m, const void* queries, int b, void* out) const;
 };
@@ -112,12 +114,7 @@ void PackedMatrix::Impl::Build(const float* rows) {
   for (int first = 0; first < n; first += block_rows) {
     const int count = std::min(block_rows, n - first);
     const float* const block = rows + static_cast<size_t>(first) * d;
-    for (int i = 0; i < count; ++i) {
-      const float norm = Length(block + static_cast<size_t>(i) * d, d);
-      max_norm = std::max(max_norm, norm);
-      mean_norm += norm / static_cast<float>(n);
-    }
-    int8 ? PackInt8(block, count) : PackFloat(block, count);
+    int8 ? PackInt8(block, first, count) : PackFloat(block, count);
   }
   scales.resize(blocks.size() * static_cast<size_t>(block_rows), 0.0f);
 }
@@ -142,18 +139,29 @@ void PackedMatrix::Impl::ChooseLayout() {
 void PackedMatrix::Impl::PackFloat(const float* rows, int count) {
   std::vector<float> plain(static_cast<size_t>(block_rows) * depth);
   std::copy(rows, rows + static_cast<size_t>(count) * d, plain.begin());
+  for (int i = 0; i < count; ++i) {
+    max_norm = std::max(max_norm, Length(rows + static_cast<size_t>(i) * d, d));
+  }
   LayOut(plain.data(), memory::data_type::f32);
 }
 
-void PackedMatrix::Impl::PackInt8(const float* rows, int count) {
+// A block of `count` rows, the first of which is row `first`.
+void PackedMatrix::Impl::PackInt8(const float* rows, int first, int count) {
   std::vector<int8_t> plain(static_cast<size_t>(block_rows) * depth);
-  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+  for (int i = 0; i < count; ++i) {
+    const float* const row = rows + static_cast<size_t>(i) * d;
+    int8_t* const to = plain.data() + static_cast<size_t>(i) * depth;
     float scale = 0;
-    const float lost =
-        QuantizeInt8(rows + i * static_cast<size_t>(d), static_cast<size_t>(d),
-                     plain.data() + i * static_cast<size_t>(depth), &scale);
+    const float lost = QuantizeInt8(row, static_cast<size_t>(d), to, &scale);
+    if (!(lost <= most_lost)) {
+      left_out.push_back(first + i);
+      std::fill_n(to, d, int8_t{0});
+      scales.push_back(0);
+      continue;
+    }
     scales.push_back(scale);
     max_lost = std::max(max_lost, lost);
+    max_norm = std::max(max_norm, Length(row, d));
   }
   LayOut(plain.data(), memory::data_type::s8);
 }
@@ -183,7 +191,8 @@ PackedMatrix::Precision PackedMatrix::Fastest() {
 }
 
 absl::StatusOr<PackedMatrix> PackedMatrix::Create(const float* rows, int n,
-                                                  int d, Precision precision) {
+                                                  int d, Precision precision,
+                                                  float most_lost) {
   if (n <= 0 || d <= 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("matrix [", n, ", ", d, "] is empty"));
@@ -191,6 +200,7 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Create(const float* rows, int n,
   auto impl = std::make_unique<Impl>();
   impl->n = n;
   impl->d = d;
+  impl->most_lost = most_lost;
   // Beyond, a sum of products of int8 could overflow.
   constexpr int kLongest = std::numeric_limits<int32_t>::max() / (127 * 127);
   impl->int8 = precision == Precision::kInt8 && d <= kLongest;
@@ -245,8 +255,8 @@ float PackedMatrix::ErrorBound(float norm, float lost, float bias) const {
   return rounding + summing;
 }
 
-float PackedMatrix::loss() const {
-  return impl_->mean_norm > 0 ? impl_->max_lost / impl_->mean_norm : 0.0f;
+const std::vector<int>& PackedMatrix::left_out() const {
+  return impl_->left_out;
 }
 
 void PackedMatrix::MultiplyBlock(const Queries& queries, int b,

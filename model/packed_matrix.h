@@ -2,6 +2,7 @@
 #define NEARLINE_MODEL_PACKED_MATRIX_H_
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -25,10 +26,13 @@ class PackedMatrix {
   // More queries are done in rounds of this many.
   static constexpr int kMaxBatch = 32;
 
-  // Copies `rows`, row-major float32 [n, d]; n, d > 0.
+  // Copies `rows`, row-major float32 [n, d]; n, d > 0. Of rows from which
+  // rounding takes more than a length of `most_lost`, or which it cannot
+  // round, all products are 0.
   static absl::StatusOr<PackedMatrix> Create(
       const float* rows, int n, int d,
-      Precision precision = Precision::kFloat32);
+      Precision precision = Precision::kFloat32,
+      float most_lost = std::numeric_limits<float>::infinity());
   PackedMatrix(PackedMatrix&&) noexcept;
   PackedMatrix& operator=(PackedMatrix&&) noexcept;
   ~PackedMatrix();
@@ -58,13 +62,13 @@ class PackedMatrix {
   // undefined.
   void MultiplyBlock(const Queries& queries, int b, float* out) const;
 
-  // Most by which MultiplyBlock's product of a query and a row, with a bias of
-  // at most `bias` added, can differ from one made in float32. `norm` is the
-  // query's length, `lost` as in Queries.
+  // Most by which MultiplyBlock's product of a query and a row that is not
+  // left out, with a bias of at most `bias` added, can differ from one made in
+  // float32. `norm` is the query's length, `lost` as in Queries.
   float ErrorBound(float norm, float lost, float bias) const;
 
-  // What rounding took from a row at most, as a share of the mean row.
-  float loss() const;
+  // The rows that lose too much, in order.
+  const std::vector<int>& left_out() const;
 
   // out = queries * rows^T, [m, n], any m.
   void Multiply(const float* queries, int m, float* out) const;

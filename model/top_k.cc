@@ -8,7 +8,7 @@
 #include <cmath>
 #include <limits>
 
-#include "model/kernels.h"
+#include "model/selection_kernels.h"
 
 namespace nearline::model {
 namespace {
@@ -121,6 +121,19 @@ void TopK::Add(absl::Span<const ScoredBlock> blocks) {
   for (const ScoredBlock& block : blocks) AddBlock(block);
 }
 
+void TopK::AddOne(float score, Row row) {
+  if (!(score > threshold_) || row >= mask_->rows() || !(*mask_)[row]) return;
+  scores_[size_] = score;
+  rows_[size_++] = row;
+  ShrinkIfFull();
+}
+
+void TopK::ShrinkIfFull() {
+  if (size_ < limit_) return;
+  Shrink();
+  Reserve(2 * size_);
+}
+
 void TopK::AddBlock(const ScoredBlock& block) {
   std::array<uint64_t, kStep / 64> eligible;
   for (size_t start = 0; start < block.n; start += kStep) {
@@ -132,9 +145,7 @@ void TopK::AddBlock(const ScoredBlock& block) {
     size_ += CollectAbove(block.scores + start, block.bias + start,
                           eligible.data(), n, threshold_, first,
                           scores_.get() + size_, rows_.get() + size_);
-    if (size_ < limit_) continue;
-    Shrink();
-    Reserve(2 * size_);
+    ShrinkIfFull();
   }
 }
 

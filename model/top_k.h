@@ -83,6 +83,12 @@ class TopK {
 
   // NaN is never kept. Blocks that are shown together cost less.
   void Add(absl::Span<const ScoredBlock> blocks);
+  // A row by itself; better one of Add's blocks where there are many.
+  void AddOne(float score, Row row);
+  // What is at or below it need not be shown.
+  float threshold() const { return threshold_; }
+  // Rows kept: k or more, or else all that were eligible.
+  size_t size() const { return size_; }
 
   // The k best, best first.
   std::vector<ScoredRow> Take();
@@ -101,6 +107,7 @@ class TopK {
   void AddBlock(const ScoredBlock& block);
   void SetThreshold(float kth);
   void Reserve(size_t count);
+  void ShrinkIfFull();
   void Shrink();
   void CutTies();
   std::vector<ScoredRow> List() const;

@@ -1,5 +1,6 @@
 // The loops on each instruction set of this processor, against plain ones.
 #include "model/kernels.h"
+#include "model/selection_kernels.h"
 
 #include <algorithm>
 #include <cmath>

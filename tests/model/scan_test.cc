@@ -297,19 +297,91 @@ TEST(PackedMatrix, ErrsByLessThanItsBound) {
   }
 }
 
-TEST(PackedMatrix, TellsWhatRoundingTook) {
-  constexpr int kRows = 20, kDim = 300;
+TEST(PackedMatrix, LeavesOutWhatLosesMost) {
+  constexpr int kRows = 700, kDim = 300;
   auto rows = RandomFloats(kRows * kDim, 1);
-  const auto loss = [&](PackedMatrix::Precision precision) {
-    return PackedMatrix::Create(rows.data(), kRows, kDim, precision)->loss();
-  };
-  EXPECT_EQ(loss(PackedMatrix::Precision::kFloat32), 0);
+  rows[7 * kDim] = rows[600 * kDim + 9] = 20;  // others keep few bits beside it
+  const auto most = static_cast<float>(0.02 * std::sqrt(kDim));
+  const auto exact = PackedMatrix::Create(
+      rows.data(), kRows, kDim, PackedMatrix::Precision::kFloat32, most);
+  ASSERT_THAT(exact, IsOk());
+  EXPECT_THAT(exact->left_out(), testing::IsEmpty());
   if (PackedMatrix::Fastest() == PackedMatrix::Precision::kFloat32) {
     GTEST_SKIP() << "this processor has no fast int8 product";
   }
-  EXPECT_LT(loss(PackedMatrix::Precision::kInt8), 0.01);
-  rows[7] = 20;  // the others keep few bits beside it
-  EXPECT_GT(loss(PackedMatrix::Precision::kInt8), MatrixScanner::kMostLoss);
+  const auto rounded = PackedMatrix::Create(
+      rows.data(), kRows, kDim, PackedMatrix::Precision::kInt8, most);
+  ASSERT_THAT(rounded, IsOk());
+  EXPECT_THAT(rounded->left_out(), testing::ElementsAre(7, 600));
+  const auto query = RandomFloats(kDim, 2);
+  std::vector<float> out(kRows);
+  rounded->Multiply(query.data(), 1, out.data());
+  EXPECT_EQ(out[7], 0);
+  EXPECT_EQ(out[600], 0);
+  EXPECT_NEAR(out[8], Dot(query.data(), rows.data() + 8 * kDim, kDim), 0.5);
+  // The bound is that of the rest.
+  const auto all = PackedMatrix::Create(rows.data(), kRows, kDim,
+                                        PackedMatrix::Precision::kInt8);
+  EXPECT_LT(rounded->ErrorBound(1, 0, 0), all->ErrorBound(1, 0, 0) / 2);
+}
+
+// Rows that rounding hurts: so few that they are scored apart, or so many that
+// nothing is rounded.
+TEST(MatrixScanner, ScoresRowsApartThatRoundingHurts) {
+  constexpr size_t kDim = 40, kBase = 1500, kAll = 1600;
+  if (PackedMatrix::Fastest() == PackedMatrix::Precision::kFloat32) {
+    GTEST_SKIP() << "this processor has no fast int8 product";
+  }
+  for (const size_t hurt : {3u, 200u}) {
+    auto values = RandomFloats(kAll * kDim, 1);
+    for (size_t i = 0; i < hurt; ++i) values[i * 7 * kDim] = 25;
+    values[1510 * kDim] = values[1597 * kDim] = 25;  // that come later
+    const auto biases = RandomFloats(kAll, 2);
+    ItemTable rows({values.begin(), values.begin() + kBase * kDim}, kDim);
+    ItemTable bias({biases.begin(), biases.begin() + kBase}, 1);
+    const auto scanner = MatrixScanner::Create(&rows, &bias);
+    ASSERT_THAT(scanner, IsOk());
+    if (hurt == 3) {
+      EXPECT_THAT((*scanner)->apart(), testing::ElementsAre(0, 7, 14));
+    } else {
+      EXPECT_THAT((*scanner)->apart(), testing::IsEmpty());
+    }
+    EXPECT_EQ((*scanner)->report().precision, hurt == 3 ? "int8" : "float32");
+    for (size_t row = kBase; row < kAll; ++row) {
+      rows.SetTail(row - kBase, values.data() + row * kDim);
+      bias.SetTail(row - kBase, &biases[row]);
+    }
+    (*scanner)->Extend(kAll - 1);  // the last ones fill no block
+    auto queries = RandomFloats(3 * kDim, 3);
+    queries[0] = 2;         // rows apart come first,
+    queries[kDim] = -2;     // or last,
+    queries[2 * kDim] = 0;  // or among the others
+    RowMask mask(kAll, true), early(kBase - 1, true);
+    mask.Clear(7);
+    const std::vector<const RowMask*> masks = {&mask, &mask, &early};
+    const std::vector<int> ks = {30, 30, 400};
+    std::vector<std::vector<ScoredRow>> best, unordered, others;
+    ASSERT_THAT((*scanner)->Scan(queries, masks, ks, &best), IsOk());
+    ASSERT_THAT((*scanner)->Shortlist(queries, masks, ks, &unordered), IsOk());
+    ASSERT_THAT((*scanner)->ScanOthers(queries, masks, ks, &others), IsOk());
+    for (size_t i = 0; i < masks.size(); ++i) {
+      std::vector<float> scores;
+      RowMask other = *masks[i];
+      for (Row row = 0; row < kAll; ++row) {
+        scores.push_back(
+            Dot(queries.data() + i * kDim, values.data() + row * kDim, kDim));
+        const bool apart = hurt == 3 && row <= 14 && row % 7 == 0;
+        if (row < std::min(kBase, other.rows()) && !apart) other.Clear(row);
+      }
+      std::vector<float> masked = scores;
+      masked.resize(masks[i]->rows());
+      const auto k = static_cast<size_t>(ks[i]);
+      const auto expected = SortAll(masked, biases, *masks[i], k);
+      EXPECT_EQ(best[i], expected) << hurt << " " << i;
+      EXPECT_EQ(SortedRows(unordered[i]), SortedRows(expected)) << i;
+      EXPECT_EQ(others[i], SortAll(masked, biases, other, k)) << i;
+    }
+  }
 }
 
 // As long as a shortlist. The k best come first.
