@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 
 namespace nearline {
@@ -15,13 +16,6 @@ namespace {
 
 constexpr size_t kChunk = 1 << 16;
 constexpr size_t kMostBytes = 16 << 20;  // of a line
-
-std::string Guess(const std::string& line) {
-  for (const char* separator : {"\t", "::", "|", ";", ","}) {
-    if (absl::StrContains(line, separator)) return separator;
-  }
-  return "\t";
-}
 
 absl::StatusOr<std::vector<std::string>> SplitQuoted(absl::string_view line,
                                                      char separator) {
@@ -78,6 +72,48 @@ const char* NoText(absl::string_view begin) {
   return nullptr;
 }
 
+// Whether it divides every line into the same number of fields, two or more.
+bool Divides(const std::vector<absl::string_view>& lines,
+             absl::string_view separator) {
+  size_t fields = 0;
+  for (const absl::string_view line : lines) {
+    const auto split = SplitFields(line, separator);
+    if (!split.ok() || split->size() < 2) return false;
+    if (fields != 0 && split->size() != fields) return false;
+    fields = split->size();
+  }
+  return fields > 0;
+}
+
+// The separator of a file that begins so: one that divides the first lines
+// alike, a comma first where the file's name says so; else what is in the
+// first line.
+std::string Guess(const std::string& path, const std::string& first_line,
+                  absl::string_view begin) {
+  constexpr size_t kLines = 50;
+  std::vector<absl::string_view> lines = {first_line};
+  for (size_t at = 0, end = 0;
+       lines.size() < kLines &&
+       (end = begin.find('\n', at)) != absl::string_view::npos;
+       at = end + 1) {
+    const auto line = absl::StripSuffix(begin.substr(at, end - at), "\r");
+    if (!line.empty()) lines.push_back(line);
+  }
+  std::vector<const char*> separators = {"::", "|", ";", ","};
+  if (absl::EndsWithIgnoreCase(path, ".csv")) {
+    separators = {",", ";", "\t", "::", "|"};
+  } else if (absl::StrContains(first_line, '\t')) {
+    return "\t";
+  }
+  for (const char* separator : separators) {
+    if (Divides(lines, separator)) return separator;
+  }
+  for (const char* separator : separators) {
+    if (absl::StrContains(first_line, separator)) return separator;
+  }
+  return "\t";
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> SplitFields(
@@ -115,7 +151,10 @@ absl::StatusOr<DelimitedReader> DelimitedReader::Open(const std::string& path,
     reader.peeked_ = reader.ReadLine();
   } while (reader.peeked_ && reader.text_.empty() && reader.status_.ok());
   reader.separator_ =
-      separator.empty() ? Guess(reader.text_) : std::move(separator);
+      separator.empty()
+          ? Guess(path, reader.text_,
+                  absl::string_view(reader.buffer_).substr(reader.at_))
+          : std::move(separator);
   return reader;
 }
 

@@ -16,7 +16,7 @@ namespace nearline {
 // mark and a final "\r" are dropped. Every error can be named by file and line.
 class DelimitedReader {
  public:
-  // `separator` empty: guessed from the first line. Errors: NOT_FOUND;
+  // `separator` empty: guessed from the first lines. Errors: NOT_FOUND;
   // INVALID_ARGUMENT for what is no text file, or is compressed.
   static absl::StatusOr<DelimitedReader> Open(const std::string& path,
                                               std::string separator = "");

@@ -22,11 +22,12 @@ namespace {
 // After how long a call that failed is worth another try; infinite: it is not.
 // gRPC says RESOURCE_EXHAUSTED of a message that is too large, too, but only a
 // server whose queue is full, or whose caller is too fast, says that later may
-// be better.
+// be better. No call is cancelled here: a server that shuts down did that.
 absl::Duration RetryAfter(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::RetryInfo retry;
-  const bool unavailable = status.error_code() == grpc::UNAVAILABLE;
+  const bool unavailable = status.error_code() == grpc::UNAVAILABLE ||
+                           status.error_code() == grpc::CANCELLED;
   if ((unavailable || status.error_code() == grpc::RESOURCE_EXHAUSTED) &&
       details.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& detail : details.details()) {

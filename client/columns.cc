@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "base/parse_time.h"
 #include "base/text.h"
 #include "client/records.h"
 

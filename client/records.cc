@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
+#include "base/parse_time.h"
 #include "base/text.h"
 
 namespace nearline::client {
@@ -166,28 +167,6 @@ absl::Status FromJson(const Json& json, const std::string& type,
       ParseTime(time.is_string() ? time.get<std::string>() : time.dump()));
   SetTime(parsed, event);
   return absl::OkStatus();
-}
-
-absl::StatusOr<absl::Time> ParseTime(absl::string_view text) {
-  double number = 0;
-  if (absl::SimpleAtod(text, &number) && std::abs(number) < 1e17) {
-    // Seconds reach the year 5138, milliseconds begin in 1973.
-    const double size = std::abs(number);
-    const double micros = size < 1e11   ? number * 1e6
-                          : size < 1e14 ? number * 1e3
-                                        : number;
-    return absl::FromUnixMicros(static_cast<int64_t>(micros));
-  }
-  absl::Time time;
-  std::string error;
-  for (const char* format :
-       {"%Y-%m-%d%ET%H:%M:%E*S%Ez", "%Y-%m-%d%ET%H:%M:%E*S",
-        "%Y-%m-%d %H:%M:%E*S", "%Y-%m-%d"}) {
-    if (absl::ParseTime(format, text, &time, &error)) return time;
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "time ", Quoted(text),
-      ": expected Unix seconds, RFC 3339, or 2010-10-19 23:55:27"));
 }
 
 void SetTime(absl::Time time, api::Event* event) {

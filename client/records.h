@@ -31,9 +31,6 @@ absl::Status FromJson(const Json& json, api::User* user);
 absl::Status FromJson(const Json& json, const std::string& type,
                       api::Event* event);
 
-// Unix seconds, milliseconds or microseconds (told by their size); RFC 3339; or
-// "2010-10-19[ 23:55:27]" in UTC.
-absl::StatusOr<absl::Time> ParseTime(absl::string_view text);
 void SetTime(absl::Time time, api::Event* event);
 
 }  // namespace nearline::client

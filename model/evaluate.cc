@@ -121,6 +121,21 @@ absl::StatusOr<std::vector<RankedCase>> RankCases(
   return out;
 }
 
+RankedCase RankByScores(const std::vector<float>& scores, const Case& c,
+                        int depth) {
+  const std::vector<float> no_bias(scores.size(), 0.0f);
+  TopK top(depth > 0 ? depth : std::max(1, static_cast<int>(c.mask.Count())),
+           &c.mask);
+  top.Add({{scores.data(), no_bias.data(), scores.size(), 0}});
+  RankedCase out{.list = top.Take()};
+  for (const ScoredRow& scored : out.list) {
+    out.hits.push_back(
+        std::binary_search(c.truth.begin(), c.truth.end(), scored.row));
+  }
+  if (depth == 0) CountTies(c, &out);
+  return out;
+}
+
 absl::StatusOr<CaseMetrics> Evaluate(
     const Generation& generation, absl::Span<const Case> cases,
     const std::vector<MetricSpec>& metrics, const RecommendOptions& options,

@@ -57,6 +57,10 @@ absl::StatusOr<std::vector<RankedCase>> RankCases(
     const std::function<void(double)>& on_share = {},
     Workers* workers = nullptr);
 
+// Likewise, one case, by `scores` of all rows.
+RankedCase RankByScores(const std::vector<float>& scores, const Case& c,
+                        int depth);
+
 // What lists are like beside being right, told from the training data: items
 // 0 .. items - 1 by user, and their attributes by row, if they have any.
 class ListMeter {

@@ -1,5 +1,7 @@
 #include "model/evaluate_command.h"
 
+#include <unistd.h>
+
 #include <iostream>
 
 #include "absl/strings/str_format.h"
@@ -45,6 +47,15 @@ absl::StatusOr<MetricSpec> ChooseTuneMetric(const EvaluateFlags& flags) {
 // Paths need not be UTF-8.
 std::string TextOf(const Json& json) {
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+// Errors: that of creating a file there, which is removed again.
+absl::Status CheckWritable(const char* option, const std::string& path) {
+  if (path.empty()) return absl::OkStatus();
+  const std::string probe = absl::StrCat(path, ".probe");
+  RETURN_IF_ERROR(Annotate(WriteFileAtomic(probe, ""), option));
+  unlink(probe.c_str());
+  return absl::OkStatus();
 }
 
 std::string Describe(const ExperimentProgress& p) {
@@ -142,6 +153,13 @@ absl::Status Evaluate(EvaluateFlags flags) {
   if (e.tune > 0) {
     ASSIGN_OR_RETURN(e.tune_metric, ChooseTuneMetric(flags));
   }
+  // Before hours of training.
+  RETURN_IF_ERROR(CheckWritable("--report", flags.report));
+  RETURN_IF_ERROR(CheckWritable("--run", e.run_file));
+  if (!e.save_folder.empty()) {
+    RETURN_IF_ERROR(Annotate(MakeDirs(e.save_folder), "--save"));
+    RETURN_IF_ERROR(CheckWritable("--save", JoinPath(e.save_folder, "new")));
+  }
   ProgressBar bar("Training");
   std::vector<std::string> notes;
   ASSIGN_OR_RETURN(
@@ -153,12 +171,15 @@ absl::Status Evaluate(EvaluateFlags flags) {
   bar.Finish(absl::StrFormat("%d users tested, %d items", result.users.size(),
                              result.items));
   for (const std::string& note : notes) std::cerr << note << "\n";
+  for (const std::string& remark : result.remarks) std::cerr << remark << "\n";
   if (e.tune > 0) {
     std::cout << "chosen: " << result.parameters.ToJson().dump() << "\n";
   }
   std::cout << RowOf(e, result) << std::endl;
-  if (flags.report.empty()) return absl::OkStatus();
-  return WriteFileAtomic(flags.report, TextOf(ReportOf(e, result)));
+  if (!flags.report.empty()) {
+    RETURN_IF_ERROR(WriteFileAtomic(flags.report, TextOf(ReportOf(e, result))));
+  }
+  return result.written;
 }
 
 void AddCompare(CLI::App* app, CompareFlags* flags) {

@@ -79,6 +79,8 @@ class Laboratory {
       result_.history_lengths.push_back(
           static_cast<int>(c.history.rows.size()));
     }
+    result_.test_digest = data_.test_digest;
+    result_.remarks = data_.remarks;
     RETURN_IF_ERROR(PrepareMeter());
     if (e_.tune > 0) RETURN_IF_ERROR(Tune());
     for (const uint64_t seed : e_.seeds) RETURN_IF_ERROR(RunSeed(seed));
@@ -253,21 +255,41 @@ class Laboratory {
     start = absl::Now();
     if (first && !e_.save_folder.empty()) {
       LocalGenerationStore generations(e_.save_folder);
-      RETURN_IF_ERROR(generations.Write(bundle));
+      result_.written = generations.Write(bundle);
     }
     ASSIGN_OR_RETURN(const auto generation, Load(data_, std::move(bundle)));
     ASSIGN_OR_RETURN(std::vector<RankedCase> ranked,
                      RankCases(*generation, data_.cases, Depth(e_.metrics),
                                Pure(*generation), {}, &workers_));
+    ListPopular(*generation, &ranked);
     Measure(ranked, &out.by_user, &out.means);
     RETURN_IF_ERROR(MeasureScores(*generation, ranked, &out));
     out.served = out.means;
     RETURN_IF_ERROR(MeasureServed(*generation, &ranked, &out.served));
     out.evaluate_seconds = SecondsSince(start);
     if (first) CountByTenth(ranked);
-    if (first && !e_.run_file.empty()) RETURN_IF_ERROR(WriteRun(ranked));
+    if (first && !e_.run_file.empty()) result_.written.Update(WriteRun(ranked));
     result_.seeds.push_back(std::move(out));
     return absl::OkStatus();
+  }
+
+  // As a server does, for users of whom nothing is known: to a model all items
+  // are the same to them.
+  void ListPopular(const Generation& generation,
+                   std::vector<RankedCase>* ranked) const {
+    if (e_.model == "popularity") return;
+    std::vector<float> counts;
+    for (size_t i = 0; i < data_.cases.size(); ++i) {
+      const Case& c = data_.cases[i];
+      History known = c.history;
+      if (c.attributes != nullptr) generation.AddTraits(c.attributes, &known);
+      if (!known.empty()) continue;
+      if (counts.empty()) {
+        counts.resize(data_.items.size());
+        for (const uint32_t item : data_.set.train.items) ++counts[item];
+      }
+      (*ranked)[i] = RankByScores(counts, c, Depth(e_.metrics));
+    }
   }
 
   // Errors: INVALID_ARGUMENT for a metric that the data cannot tell.
@@ -355,7 +377,7 @@ class Laboratory {
       const auto length =
           static_cast<std::ptrdiff_t>(data_.cases[i].history.rows.size());
       const auto rest = std::max<std::ptrdiff_t>(0, length - kServedHistory);
-      if (!ranks_all && rest == 0) continue;
+      if (length == 0 || (!ranks_all && rest == 0)) continue;
       Case c = data_.cases[i];
       c.history.rows.erase(c.history.rows.begin(),
                            c.history.rows.begin() + rest);

@@ -64,6 +64,10 @@ struct ExperimentResult {
   int64_t items = 0;
   std::vector<std::string> users;    // tested
   std::vector<int> history_lengths;  // of the users
+  uint64_t test_digest = 0;          // ProtocolData's
+  std::vector<std::string> remarks;  // likewise
+  // Whether what was to be written by the first seed was.
+  absl::Status written;
   // Wanted items by the tenth of the catalogue's items that they belong to,
   // the most popular tenth first: how many there were, and how many the first
   // seed's lists held.

@@ -1,5 +1,6 @@
 #include "model/factors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -102,10 +103,17 @@ std::vector<float> FoldInRule::Pull(const Factors& rows) const {
 FoldInRule IalsRule(const TrainingSet& set, const Parameters& p) {
   FoldInRule rule{.unobserved_weight = p["unobserved_weight"],
                   .ridge = p["regularization"]};
-  if (rule.unobserved_weight > 0) return rule;
   // Relative, so that what is right for dense data is for sparse data, too.
   double events = 0;
   for (const float weight : set.train.weights) events += weight;
+  if (rule.ridge == 0) {
+    // Beside few events of a user, the prior counts for more.
+    constexpr double kEvents = 0.45;
+    const double of_a_user =
+        events / std::max(1.0, static_cast<double>(set.train.users()));
+    rule.ridge = std::clamp(kEvents / of_a_user, 0.007, 0.025);
+  }
+  if (rule.unobserved_weight > 0) return rule;
   rule.unobserved_weight =
       p["unobserved_share"] * events /
       (static_cast<double>(set.train.users()) * static_cast<double>(set.items));

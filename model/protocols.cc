@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "base/hash.h"
 #include "base/random.h"
 #include "base/text.h"
@@ -71,6 +72,7 @@ class Reader {
       data_.train_ratings.clear();
       data_.ratings.clear();
     }
+    Remark();
     return std::move(data_);
   }
 
@@ -185,9 +187,10 @@ class Reader {
   }
 
   // Pairs the users of two files; those without a target are left out.
-  absl::Status ForEachPair(
-      const std::string& input_path, const std::string& target_path,
-      const std::function<void(const std::string& user, const UserLines& input,
+  absl::Status ForEachPair(const std::string& input_path,
+                           const std::string& target_path,
+                           const std::function<absl::Status(
+                               const std::string& user, const UserLines& input,
                                const UserLines& target)>& visit) {
     ASSIGN_OR_RETURN(const UserItems input, Read(input_path));
     ASSIGN_OR_RETURN(const UserItems target, Read(target_path));
@@ -196,11 +199,26 @@ class Reader {
     static const UserLines nothing;
     rated_ = rated_ && input.rated && target.rated;
     data_.set.in_order = files_.in_order || (data_.set.in_order && input.timed);
+    int64_t older = 0, pairs = 0;
     for (size_t i = 0; i < target.users.size(); ++i) {
       const auto it = inputs.find(target.users[i]);
-      visit(target.users[i],
-            it == inputs.end() ? nothing : input.lines[it->second],
-            target.lines[i]);
+      const UserLines& lines =
+          it == inputs.end() ? nothing : input.lines[it->second];
+      if (input.timed && target.timed && !lines.items.empty()) {
+        ++pairs;
+        older += target.lines[i].first_time < lines.last_time;
+      }
+      RETURN_IF_ERROR(visit(target.users[i], lines, target.lines[i]));
+    }
+    constexpr double kByChance = 0.25;  // of the users
+    if (data_.set.in_order && !files_.in_order &&
+        static_cast<double>(older) > kByChance * static_cast<double>(pairs)) {
+      data_.set.in_order = false;
+      data_.remarks.push_back(absl::StrCat(
+          "of ", older, " of ", pairs, " users, lines of ", target_path,
+          " are older than the last of ", input_path,
+          ": these were not divided by time, and models do not heed the order "
+          "of lines (--in-order: they do)"));
     }
     return absl::OkStatus();
   }
@@ -212,6 +230,7 @@ class Reader {
           [&](const auto&, const UserLines& input, const UserLines& target) {
             Append(input, &data_.set.validation_input);
             Append(target, &data_.set.validation_target);
+            return absl::OkStatus();
           }));
     }
     return PrepareRanking(files_.test_input, files_.test_target);
@@ -227,6 +246,7 @@ class Reader {
                          Case c{.mask = RowMask(data_.items.size(), true)};
                          for (const Row row : known.rows) c.mask.Clear(row);
                          AddCase(user, std::move(c), known, target);
+                         return absl::OkStatus();
                        });
   }
 
@@ -236,19 +256,67 @@ class Reader {
         files_.train, files_.test,
         [&](const std::string& user, const UserLines& input,
             const UserLines& target) {
+          const auto it = negatives.find(user);
+          RETURN_IF_ERROR(CheckNegatives(
+              user, target, it == negatives.end() ? nullptr : &it->second));
           Case c{.mask = RowMask(data_.items.size())};
           UserLines candidates = target;
-          if (const auto it = negatives.find(user); it != negatives.end()) {
-            candidates.items.insert(candidates.items.end(), it->second.begin(),
-                                    it->second.end());
-          }
+          candidates.items.insert(candidates.items.end(),
+                                  it->second.items.begin(),
+                                  it->second.items.end());
           candidates.values.resize(candidates.items.size());
           for (const Row row : RowsOf(candidates).rows) {
             if (c.mask[row]) c.repeats.push_back(row);
             c.mask.Set(row);
           }
           AddCase(user, std::move(c), RowsOf(input), target);
+          return absl::OkStatus();
         });
+  }
+
+  // What is asked against nothing would be found. `listed` may be null.
+  absl::Status CheckNegatives(const std::string& user, const UserLines& target,
+                              const Negatives* listed) {
+    if (target.items.size() != 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          files_.test, ": user ", Quoted(user), " has ", target.items.size(),
+          " items; protocol sampled asks one a user (full: any number)"));
+    }
+    if (listed == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(files_.negatives, ": no line of user ", Quoted(user),
+                       ", whom ", files_.test, " has"));
+    }
+    const std::string where = absl::StrCat(files_.negatives, ":", listed->line);
+    if (listed->item != target.items[0]) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          where, ": item ", Quoted(listed->item), " of user ", Quoted(user),
+          "; ", files_.test, " has ", Quoted(target.items[0])));
+    }
+    size_t known = 0;
+    for (const std::string& item : listed->items)
+      known += row_of_.contains(item);
+    unknown_negatives_ += listed->items.size() - known;
+    if (known > 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        where,
+        ": none of the items has a training line; the same ids are "
+        "needed in all files"));
+  }
+
+  void Remark() {
+    const auto remark = [&](size_t count, absl::string_view what) {
+      if (count > 0) data_.remarks.push_back(absl::StrCat(count, " ", what));
+    };
+    remark(unknown_negatives_,
+           "listed negatives are of items without a training line, and left "
+           "out");
+    remark(unknown_, absl::StrCat("of ", wanted_,
+                                  " wanted lines are of items without a "
+                                  "training line, and count as not found"));
+    remark(known_, absl::StrCat("of ", wanted_,
+                                " wanted lines are in the user's history, too, "
+                                "and count as not found"));
   }
 
   // A case with its mask and repeats, of a user with these known lines.
@@ -261,9 +329,16 @@ class Reader {
     c.positives = static_cast<int>(target.items.size());
     const Rows wanted = RowsOf(target);
     std::vector<std::pair<Row, float>> truth;
+    wanted_ += target.items.size();
+    unknown_ += target.items.size() - wanted.rows.size();
     for (size_t i = 0; i < wanted.rows.size(); ++i) {
       truth.emplace_back(wanted.rows[i], wanted.values[i]);
+      known_ += !c.mask[wanted.rows[i]];
     }
+    std::vector<std::string> ids = target.items;
+    std::sort(ids.begin(), ids.end());
+    data_.test_digest = StableHash(
+        absl::StrCat(user, "\t", absl::StrJoin(ids, "\t")), data_.test_digest);
     data_.users.push_back(user);
     data_.ratings.push_back({.history = std::move(newest.values)});
     SetTruth(std::move(truth), &c, &data_.ratings.back());
@@ -273,6 +348,9 @@ class Reader {
   const ProtocolFiles& files_;
   absl::flat_hash_map<std::string, Row> row_of_;
   bool rated_ = true;  // every line of train and test so far has a value
+  // Lines of the test: all, and those that no model can find.
+  size_t wanted_ = 0, unknown_ = 0, known_ = 0;
+  size_t unknown_negatives_ = 0;
   ProtocolData data_;
 };
 

@@ -32,7 +32,8 @@ struct ProtocolFiles {
   std::string item_attributes, user_attributes;
   double min_value = -1e300;  // lines below it are left out
   // Lines of a user are in order of time, though they have none. Else they are
-  // where all files of histories have times.
+  // where all files of histories have times, unless by these what is to be
+  // found is older than the history, as where lines were divided by chance.
   bool in_order = false;
   // Test users are known by their last so many items, or by none; what they had
   // before stays out of their lists.
@@ -56,9 +57,12 @@ struct ProtocolData {
   // and test has a value.
   std::vector<float> train_ratings;
   std::vector<CaseRatings> ratings;
+  // What whoever reads the figures should know of the files.
+  std::vector<std::string> remarks;
+  uint64_t test_digest = 0;  // of the users, and of the items to be found
 
-  // Errors: INVALID_ARGUMENT with file and line, or naming the option that is
-  // missing or wrong; NOT_FOUND.
+  // Errors: INVALID_ARGUMENT with file and line, naming the option that is
+  // missing or wrong, or the user whose negatives are; NOT_FOUND.
   static absl::StatusOr<ProtocolData> Read(const ProtocolFiles& files);
 
   // The training data cut again into training data and cases, of at most 3,000

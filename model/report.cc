@@ -76,6 +76,19 @@ std::string CommandOf(const Experiment& e, const ExperimentResult& result) {
   return absl::StrJoin(words, " ");
 }
 
+// Of each user, the mean over seeds.
+std::vector<double> ByUser(const ExperimentResult& result,
+                           const std::string& metric) {
+  std::vector<double> out(result.users.size(), 0.0);
+  for (const SeedResult& seed : result.seeds) {
+    const std::vector<double>& values = seed.by_user.at(metric);
+    for (size_t i = 0; i < out.size(); ++i) {
+      out[i] += values[i] / static_cast<double>(result.seeds.size());
+    }
+  }
+  return out;
+}
+
 Json MetricsOf(const Experiment& e, const ExperimentResult& result) {
   Json out = Json::object();
   for (const MetricSpec& metric : e.metrics) {
@@ -89,7 +102,7 @@ Json MetricsOf(const Experiment& e, const ExperimentResult& result) {
     // Over users; one number for all lists has none.
     one["stderr"] = nullptr;
     if (metric.OfUsers()) {
-      one["stderr"] = MeanOf(result.seeds[0].by_user.at(name)).stderr_;
+      one["stderr"] = MeanOf(ByUser(result, name)).stderr_;
     }
     one["per_seed"] = means;
   }
@@ -157,8 +170,8 @@ int64_t PeakMemoryBytes() {
 
 Json ReportOf(const Experiment& e, const ExperimentResult& result) {
   Json by_user = Json::object();
-  for (const auto& [name, values] : result.seeds[0].by_user) {
-    by_user[name] = Rounded(values);
+  for (const auto& [name, unused] : result.seeds[0].by_user) {
+    by_user[name] = Rounded(ByUser(result, name));
   }
   Json report = {
       {"model", e.model},
@@ -171,6 +184,8 @@ Json ReportOf(const Experiment& e, const ExperimentResult& result) {
       {"device", e.device},
       {"bfloat16", HasFastBfloat16()},
       {"threads", e.threads},
+      {"test_digest", absl::StrCat(absl::Hex(result.test_digest))},
+      {"remarks", result.remarks},
       {"counts",
        {{"train_users", result.train_users},
         {"train_events", result.train_events},
@@ -288,13 +303,33 @@ absl::StatusOr<std::vector<Report>> ReadReports(
     repeated = repeated || !models.insert(report.name).second;
     report.json = *std::move(json);
     const auto& first = (reports.empty() ? report : reports[0]).json;
-    if (report.json["users"]["ids"] != first["users"]["ids"] ||
+    // Reports of old have none.
+    const char* const digest = "test_digest";
+    const bool other_items = report.json.contains(digest) &&
+                             first.contains(digest) &&
+                             report.json[digest] != first[digest];
+    if (other_items || report.json["users"]["ids"] != first["users"]["ids"] ||
         report.json["protocol"] != first["protocol"]) {
       return absl::InvalidArgumentError(absl::StrCat(
-          path, ": asked other users, or by another protocol, than ", paths[0],
-          "; only reports on the same test data can be compared"));
+          path,
+          ": asked other users, for other items, or by another protocol "
+          "than ",
+          paths[0], "; only reports on the same test data can be compared"));
     }
     reports.push_back(std::move(report));
+  }
+  bool common = false;
+  for (const auto& [name, unused] : reports[0].json["metrics"].items()) {
+    common =
+        common || std::all_of(reports.begin(), reports.end(),
+                              [name = name](const Report& report) {
+                                return report.json["metrics"].contains(name);
+                              });
+  }
+  if (!common) {
+    return absl::InvalidArgumentError(
+        "the reports have no metric in common; give evaluate the same "
+        "--metrics");
   }
   for (size_t i = 0; repeated && i < paths.size(); ++i) {
     absl::StrAppend(&reports[i].name, " (",

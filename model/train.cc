@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
 #include "base/text.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
@@ -84,6 +86,14 @@ bool StartsWarm(absl::string_view model) {
 }
 
 absl::Status CheckDevice(const std::string& device) {
+  int number = 0;
+  absl::string_view rest = device;
+  if (device != "cpu" && device != "cuda" &&
+      !(absl::ConsumePrefix(&rest, "cuda:") &&
+        absl::SimpleAtoi(rest, &number) && number >= 0 && number < 128)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device ", Quoted(device), ": expected cpu, cuda or cuda:N"));
+  }
   return TorchGuard([&]() -> absl::Status {
     const torch::Device parsed(device);
     if (!parsed.is_cuda()) return absl::OkStatus();
@@ -92,8 +102,9 @@ absl::Status CheckDevice(const std::string& device) {
     if (index < count) return absl::OkStatus();
     return absl::FailedPreconditionError(absl::StrCat(
         "device ", device, " is not there: this machine has ", count,
-        " CUDA device(s) that LibTorch can use. Set the device to cpu or auto, "
-        "or install a CUDA build of LibTorch and the driver"));
+        " CUDA device(s) that LibTorch can use. Set the device to cpu "
+        "(a server's may be auto), or install a CUDA build of LibTorch and the "
+        "driver"));
   });
 }
 

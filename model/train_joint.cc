@@ -173,8 +173,11 @@ class WeightSearch {
     linear_ = joint.Linear(bags);
     rest_ = joint.Rest(some_.validation_input);
     recent_ = joint.Recent(bags);
-    unit_ = neural_.std().item<double>() /
-            std::max(1e-12, linear_.std().item<double>());
+    // Logits that are all alike have no spread to go by.
+    constexpr double kAlike = 1e-6;
+    const double neural = neural_.std().item<double>();
+    const double linear = linear_.std().item<double>();
+    unit_ = neural > kAlike && linear > kAlike ? neural / linear : 1;
   }
 
   Joint::Weights Choose(const Joint::Weights& given) const {

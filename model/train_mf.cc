@@ -150,6 +150,12 @@ class MatrixFactorization {
 
   absl::StatusOr<Tensors> Run() {
     const int epochs = EpochsFor(options_, p_.Int("epochs"));
+    auto validation = Validation(set_, options_, [&](const Bags& bags) {
+      return FoldedLogits(bags, items_, *Fold());
+    });
+    // Without it an epoch is kept in case that the next ones diverge: an older
+    // rule does for that.
+    const bool each_counts = validation != nullptr;
     return RunEpochs({.phase = name_,
                       .epochs = epochs,
                       .patience = p_.Int("patience"),
@@ -157,14 +163,10 @@ class MatrixFactorization {
                           [&](int epoch) {
                             rate_ = RateFor(options_, p_["learning_rate"]) *
                                     std::max(0.02, 1 - (epoch - 1.0) / epochs);
-                            rule_.reset();
+                            if (each_counts || epoch == epochs) rule_.reset();
                             return RunEpoch();
                           },
-                      .validate = Validation(set_, options_,
-                                             [&](const Bags& bags) {
-                                               return FoldedLogits(bags, items_,
-                                                                   *Fold());
-                                             }),
+                      .validate = std::move(validation),
                       .save = [&] { return Export(); },
                       .state =
                           [&](TrainingState* state) {

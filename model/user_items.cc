@@ -10,8 +10,11 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/delimited.h"
+#include "base/parse_time.h"
 #include "base/text.h"
 
 namespace nearline::model {
@@ -32,13 +35,20 @@ absl::StatusOr<Layout> GuessLayout(const std::string& path) {
                    DelimitedReader::Open(path, std::string(1, '\x01')));
   std::set<int64_t> lengths;
   std::vector<std::string> line;
-  for (int i = 0; i < kLines && reader.Next(&line); ++i) {
+  int lines = 0, of_spaces = 0;
+  for (; lines < kLines && reader.Next(&line); ++lines) {
     const bool spaces = absl::StrContains(line[0], ' ') &&
                         line[0].find_first_of("\t,;|") == std::string::npos &&
                         !absl::StrContains(line[0], "::");
-    if (!spaces && i == 0) return Layout();
-    lengths.insert(std::count(line[0].begin(), line[0].end(), ' ') + 1);
+    if (!spaces && lines == 0) return Layout();
+    of_spaces += spaces;
+    lengths.insert(static_cast<int64_t>(
+        std::vector<absl::string_view>(
+            absl::StrSplit(line[0], ' ', absl::SkipEmpty()))
+            .size()));
   }
+  // A remark, or a title, before lines of another kind.
+  if (2 * of_spaces < lines) return Layout();
   const bool columns =
       lengths == std::set<int64_t>{3} || lengths == std::set<int64_t>{4};
   return Layout{.separator = " ", .adjacency = !columns};
@@ -57,14 +67,21 @@ absl::StatusOr<Layout> LayoutOf(const std::string& format,
                    ": expected tsv, csv, dat, spaces or adjacency"));
 }
 
-bool IsHeader(const std::string& first_field) {
-  // RecBole's "user_id:token" is one, too.
-  const std::string name = absl::AsciiStrToLower(
-      absl::string_view(first_field).substr(0, first_field.find(':')));
-  return name == "user" || name == "userid" || name == "user_id";
+bool IsHeader(absl::string_view first_field) {
+  // RecBole's "user_id:token" is one, too, but "user:17" is a user.
+  for (const char* type : {":token", ":float", ":token_seq", ":float_seq"}) {
+    if (absl::ConsumeSuffix(&first_field, type)) break;
+  }
+  static const auto* const names = new absl::flat_hash_set<std::string>(
+      {"user", "userid", "uid", "customer", "customerid", "session",
+       "sessionid", "visitor", "visitorid", "reviewer", "reviewerid", "member",
+       "memberid", "account", "accountid", "profile", "profileid"});
+  return names->contains(absl::StrReplaceAll(
+      absl::AsciiStrToLower(first_field), {{"_", ""}, {" ", ""}, {"-", ""}}));
 }
 
-// Fields that spaces divide, divided by tabs, too; the user's is never missing.
+// Fields that spaces divide, one or more, divided by tabs, too; the user's is
+// never missing.
 std::vector<std::string> Words(const std::vector<std::string>& fields) {
   std::vector<std::string> words;
   for (const std::string& field : fields) {
@@ -76,11 +93,16 @@ std::vector<std::string> Words(const std::vector<std::string>& fields) {
   return words;
 }
 
-// Nothing where a file has another thing in its fourth column.
+// Nothing where a file has another thing in its fourth column. A number needs
+// no unit: it is compared with others of the file.
 std::optional<double> TimeOf(const std::string& field) {
-  double time = 0;
-  if (!absl::SimpleAtod(field, &time) || !std::isfinite(time)) return {};
-  return time;
+  double number = 0;
+  if (absl::SimpleAtod(field, &number)) {
+    return std::isfinite(number) ? std::optional(number) : std::nullopt;
+  }
+  const auto time = ParseTime(field);
+  if (!time.ok()) return {};
+  return absl::ToDoubleSeconds(*time - absl::UnixEpoch());
 }
 
 class UserItemsBuilder {
@@ -113,14 +135,20 @@ class UserItemsBuilder {
         }
       }
       UserLines& to = out_.lines.emplace_back();
+      if (timed_ && !of.lines.empty()) {
+        to.first_time = of.lines.front().time;
+        to.last_time = of.lines.back().time;
+      }
       for (Line& line : of.lines) {
         to.items.push_back(std::move(line.item));
         to.values.push_back(line.value);
       }
     }
     constexpr double kNearlyAll = 0.9;
-    out_.timed = timed_ && static_cast<double>(ties) <
-                               kNearlyAll * static_cast<double>(lines);
+    const bool told_apart =
+        lines == 0 ||
+        static_cast<double>(ties) < kNearlyAll * static_cast<double>(lines);
+    out_.timed = timed_ && told_apart;
     return std::move(out_);
   }
 
@@ -159,9 +187,11 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
                    DelimitedReader::Open(path, layout.separator));
   UserItemsBuilder builder;
   std::vector<std::string> fields;
+  bool first = true;
   while (reader.Next(&fields)) {
-    if (layout.adjacency) fields = Words(fields);
-    if (reader.line() == 1 && IsHeader(fields[0])) continue;
+    if (layout.separator == " ") fields = Words(fields);
+    const bool may_be_header = std::exchange(first, false);
+    if (may_be_header && IsHeader(fields[0])) continue;
     RETURN_IF_ERROR(CheckId(reader, fields[0], "user"));
     if (layout.adjacency) {
       for (size_t i = 1; i < fields.size(); ++i) {
@@ -175,7 +205,7 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
     }
     double value = 0;
     if (fields.size() > 2 && !absl::SimpleAtod(fields[2], &value)) {
-      if (reader.line() == 1) continue;  // a header
+      if (may_be_header) continue;
       return reader.Error(
           absl::StrCat("value ", Quoted(fields[2]), " is no number"));
     }
@@ -193,10 +223,10 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
   return builder.Take();
 }
 
-absl::StatusOr<absl::flat_hash_map<std::string, std::vector<std::string>>>
-ReadNegatives(const std::string& path) {
+absl::StatusOr<absl::flat_hash_map<std::string, Negatives>> ReadNegatives(
+    const std::string& path) {
   ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path, "\t"));
-  absl::flat_hash_map<std::string, std::vector<std::string>> out;
+  absl::flat_hash_map<std::string, Negatives> out;
   std::vector<std::string> fields;
   while (reader.Next(&fields)) {
     const std::vector<std::string> pair =
@@ -204,7 +234,9 @@ ReadNegatives(const std::string& path) {
     if (pair.size() != 2 || fields.size() < 2) {
       return reader.Error("expected (user,item), negative, negative, ...");
     }
-    out[pair[0]].assign(fields.begin() + 1, fields.end());
+    out[pair[0]] = {.item = pair[1],
+                    .items = {fields.begin() + 1, fields.end()},
+                    .line = reader.line()};
   }
   RETURN_IF_ERROR(reader.status());
   return out;

@@ -13,7 +13,8 @@ namespace nearline::model {
 // one, else in order of the file.
 struct UserLines {
   std::vector<std::string> items;
-  std::vector<float> values;  // 0 where a line has none
+  std::vector<float> values;             // 0 where a line has none
+  double first_time = 0, last_time = 0;  // where all lines have one
 };
 struct UserItems {
   std::vector<std::string> users;
@@ -24,7 +25,8 @@ struct UserItems {
 };
 
 // Reads "user item [value [time]]" lines; further columns are ignored, a header
-// is recognized; or "user item item ..." lines.
+// is recognized, times are numbers or as ParseTime reads them; or "user item
+// item ..." lines.
 //
 // `format`: "tsv", "csv", "dat" ("::"), "spaces", "adjacency" (spaces, many
 // items a line), "" by content. Lines with a value below `min_value` are left
@@ -34,10 +36,17 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
                                         const std::string& format,
                                         double min_value);
 
-// user -> negatives, as often as listed, from lines of
-// "(user,item)<tab>negative<tab>..." (He 2017). Errors: likewise.
-absl::StatusOr<absl::flat_hash_map<std::string, std::vector<std::string>>>
-ReadNegatives(const std::string& path);
+// What a user's item is asked against.
+struct Negatives {
+  std::string item;
+  std::vector<std::string> items;  // as often as listed
+  int64_t line = 0;                // of the file
+};
+
+// By user, from lines of "(user,item)<tab>negative<tab>..." (He 2017). Errors:
+// likewise.
+absl::StatusOr<absl::flat_hash_map<std::string, Negatives>> ReadNegatives(
+    const std::string& path);
 
 }  // namespace nearline::model
 

@@ -151,7 +151,8 @@ class Service final : public Base {
 
   ServerUnaryReactor* Ping(CallbackServerContext* context, const ByteBuffer* in,
                            ByteBuffer* out) override {
-    if (in->Length() > 0 || parts_.rpc.access != nullptr) {
+    if (in->Length() > 0 || parts_.rpc.access != nullptr ||
+        parts_.rpc.shutdown->given()) {
       return PingInFull(context, in, out);
     }
     ServerUnaryReactor* const reactor = context->DefaultReactor();

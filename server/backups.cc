@@ -102,10 +102,10 @@ absl::StatusOr<std::unique_ptr<Backups>> Backups::Open(
     const Config& config, features::Store* store,
     model::GenerationStore* generations) {
   if (config.backup.dir.empty()) return nullptr;
-  std::unique_ptr<Backups> backups(new Backups(config, store, generations));
-  ASSIGN_OR_RETURN(backups->store_backups_,
-                   features::StoreBackups::Open(OptionsOf(config, false)));
-  return backups;
+  auto opened = features::StoreBackups::Open(OptionsOf(config, false));
+  if (!opened.ok()) return Annotate(opened.status(), "backup.dir");
+  return std::unique_ptr<Backups>(
+      new Backups(config, store, generations, *std::move(opened)));
 }
 
 void Backups::Cancel() {

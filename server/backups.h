@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -30,7 +31,8 @@ class Backups {
   using OnDone =
       std::function<void(const absl::StatusOr<features::BackupInfo>&)>;
 
-  // Null when config.backup.dir is empty. All outlive this.
+  // Null when config.backup.dir is empty. All outlive this. Errors: what is
+  // wrong with the folder.
   static absl::StatusOr<std::unique_ptr<Backups>> Open(
       const Config& config, features::Store* store,
       model::GenerationStore* generations);
@@ -55,8 +57,12 @@ class Backups {
 
  private:
   Backups(const Config& config, features::Store* store,
-          model::GenerationStore* generations)
-      : config_(config), store_(*store), generations_(*generations) {}
+          model::GenerationStore* generations,
+          std::unique_ptr<features::StoreBackups> store_backups)
+      : config_(config),
+        store_(*store),
+        generations_(*generations),
+        store_backups_(std::move(store_backups)) {}
   absl::StatusOr<features::BackupInfo> Make(bool verify,
                                             const OnProgress& on_progress);
   absl::StatusOr<std::string> CopyGeneration();
@@ -73,7 +79,7 @@ class Backups {
   const Config& config_;
   features::Store& store_;
   model::GenerationStore& generations_;
-  std::unique_ptr<features::StoreBackups> store_backups_;
+  const std::unique_ptr<features::StoreBackups> store_backups_;
   std::atomic<int64_t> failures_{0};
   Mutex mu_;
   bool running_ ABSL_GUARDED_BY(mu_) = false;

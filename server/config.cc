@@ -232,6 +232,11 @@ absl::Status CheckAcross(const Config& config) {
   if (config.data_dir.empty()) {
     return absl::InvalidArgumentError("data_dir is empty; expected a folder");
   }
+  if (config.backup.dir == config.data_dir) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "backup.dir ", Quoted(config.backup.dir),
+        ": expected another folder than data_dir, best on another disk"));
+  }
   return absl::OkStatus();
 }
 

@@ -98,6 +98,7 @@ absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in,
                      kMaxFilterNodes, " nodes"));
   }
   features::Filter out;
+  const char* leaf = nullptr;
   const auto children =
       [&](const google::protobuf::RepeatedPtrField<api::Filter>& filters,
           const char* name) -> absl::Status {
@@ -129,11 +130,13 @@ absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in,
       return out;
     }
     case api::Filter::kEquals:
+      leaf = "equals";
       out.kind = Kind::kText;
       out.attribute = in.equals().attribute();
       out.values = {in.equals().value()};
       break;
     case api::Filter::kAnyOf:
+      leaf = "any_of";
       out.kind = Kind::kText;
       out.attribute = in.any_of().attribute();
       RETURN_IF_ERROR(CheckSize(absl::StrCat(path, ".any_of.values"),
@@ -142,6 +145,7 @@ absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in,
                         in.any_of().values().end());
       break;
     case api::Filter::kRange:
+      leaf = "range";
       out.kind = Kind::kRange;
       out.attribute = in.range().attribute();
       out.low = in.range().has_min() ? in.range().min() : -HUGE_VAL;
@@ -154,8 +158,8 @@ absl::StatusOr<features::Filter> ConvertFilter(const api::Filter& in,
       return InvalidField(path, "nothing",
                           "all, any, not, equals, any_of or range");
   }
-  RETURN_IF_ERROR(
-      CheckAttributeName(absl::StrCat(path, ".attribute"), out.attribute));
+  RETURN_IF_ERROR(CheckAttributeName(
+      absl::StrCat(path, ".", leaf, ".attribute"), out.attribute));
   return out;
 }
 

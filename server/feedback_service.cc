@@ -85,14 +85,20 @@ class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
  public:
   Stream(const Parts& parts, const CallbackServerContext* context)
       : parts_(parts), visit_(parts.rpc, methods::kStreamFeedback, context) {
-    if (visit_.admitted().ok()) {
-      StartRead(&in_);
-    } else {
+    if (!visit_.admitted().ok()) {
       End(visit_.admitted());
+      return;
     }
+    ReadNext();
+    parts_.rpc.shutdown->Tell(this, [this] { Leave(); });
   }
 
   void OnReadDone(bool ok) override {
+    {
+      MutexLock lock(&mu_);
+      if (ended_) return;
+      busy_ = true;
+    }
     if (!ok) return End(absl::OkStatus());  // the client has said all
     if (!std::exchange(first_, false)) {
       const absl::Status counted = visit_.AdmitAgain();
@@ -113,12 +119,33 @@ class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
   }
   void OnWriteDone(bool ok) override {
     if (!ok) return End(absl::CancelledError("the caller has gone"));
-    StartRead(&in_);
+    ReadNext();
   }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    parts_.rpc.shutdown->Forget(this);
+    delete this;
+  }
 
  private:
+  void ReadNext() {
+    MutexLock lock(&mu_);
+    busy_ = false;
+    if (leaving_) return EndLocked(absl::UnavailableError(kLeaving));
+    StartRead(&in_);
+  }
+  // Ends the stream when what is under way is answered.
+  void Leave() {
+    MutexLock lock(&mu_);
+    leaving_ = true;
+    if (!busy_) EndLocked(absl::UnavailableError(kLeaving));
+  }
   void End(const absl::Status& status) {
+    MutexLock lock(&mu_);
+    EndLocked(status);
+  }
+  void EndLocked(const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (std::exchange(ended_, true)) return;
     const grpc::Status wire = visit_.ToWire(status);
     visit_.Ended(wire.error_code());
     Finish(wire);
@@ -128,6 +155,10 @@ class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
   Visit visit_;
   bool first_ = true;  // message
   ByteBuffer in_, out_;
+  Mutex mu_;
+  bool busy_ ABSL_GUARDED_BY(mu_) = false;  // with a message
+  bool leaving_ ABSL_GUARDED_BY(mu_) = false;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 class Service final : public Base {

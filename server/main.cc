@@ -1,4 +1,6 @@
 // nearline-server: serves; trains in a child process.
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
 #include <signal.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -6,11 +8,13 @@
 #include <sys/resource.h>
 #include <CLI/CLI.hpp>
 
+#include <atomic>
 #include <cstdlib>
 #include <iostream>
 
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "base/text.h"
 #include "base/version.h"
 #include "server/backups.h"
@@ -48,6 +52,29 @@ void SetUpLog(const Config::Log& log) {
   logger->set_level(spdlog::level::from_str(log.level));
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
+}
+
+// What libraries say goes where our own lines go. gRPC's errors are mostly
+// strangers' doing: one a second is enough. The parser's are answered to the
+// caller.
+void SetUpLibraries() {
+  google::protobuf::SetLogHandler([](google::protobuf::LogLevel level,
+                                     const char*, int,
+                                     const std::string& message) {
+    if (level == google::protobuf::LOGLEVEL_FATAL) {
+      spdlog::critical("protobuf: {}", message);
+    } else {
+      spdlog::debug("protobuf: {}", message);
+    }
+  });
+  gpr_set_log_function([](gpr_log_func_args* line) {
+    static std::atomic<int64_t> last_second{0};
+    const int64_t second = absl::ToUnixSeconds(absl::Now());
+    const bool warn = line->severity == GPR_LOG_SEVERITY_ERROR &&
+                      last_second.exchange(second) != second;
+    spdlog::log(warn ? spdlog::level::warn : spdlog::level::debug, "gRPC: {}",
+                line->message);
+  });
 }
 
 // Each connection and each file of the store takes one.
@@ -100,8 +127,14 @@ template <typename T>
 int Serve(Config config, const sigset_t& signals) {
   auto served = T::Start(std::move(config));
   if (!served.ok()) return Fail(served.status());
-  int signal = 0;
-  sigwait(&signals, &signal);
+  int signal = SIGHUP;
+  while (signal == SIGHUP) {
+    sigwait(&signals, &signal);
+    if (signal != SIGHUP) continue;
+    spdlog::info(
+        "SIGHUP: certificates and callers are taken anew by themselves; what "
+        "else is configured needs a restart");
+  }
   spdlog::info("{}: draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
   served->reset();
   spdlog::info("stopped");
@@ -170,6 +203,7 @@ int Main(int argc, char** argv) {
     return 0;
   }
   SetUpLog(config->log);
+  SetUpLibraries();
   RaiseOpenFiles();
   if (doctor->parsed()) return RunDoctor(*config);
   if (restore->parsed()) return RunRestore(*config, backup_id, without_model);
@@ -185,6 +219,7 @@ int Main(int argc, char** argv) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   return trainer->parsed() ? Serve<TrainerHost>(*std::move(config), signals)

@@ -5,6 +5,8 @@
 #include <prometheus/histogram.h>
 #include <prometheus/text_serializer.h>
 
+#include <cerrno>
+#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -191,14 +193,20 @@ class Metrics::HttpServer {
 absl::Status Metrics::Expose(const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = 0;
+  errno = 0;
   if (colon != std::string::npos &&
       absl::SimpleAtoi(address.substr(colon + 1), &port)) {
-    http_ = std::make_unique<HttpServer>(this, address.substr(0, colon), port);
+    std::string host = address.substr(0, colon);
+    if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+      host = host.substr(1, host.size() - 2);
+    }
+    http_ = std::make_unique<HttpServer>(this, host, port);
     if (http_->bound()) return absl::OkStatus();
   }
-  return absl::UnavailableError(
-      absl::StrCat("cannot serve metrics on ", Quoted(address),
-                   ". Set metrics_listen to a free host:port, or to \"\""));
+  return absl::UnavailableError(absl::StrCat(
+      "cannot serve metrics on ", Quoted(address),
+      errno == 0 ? "" : absl::StrCat(" (", std::strerror(errno), ")"),
+      ". Set metrics_listen to a free host:port, or to \"\""));
 }
 
 void Metrics::StopExposing() { http_.reset(); }

@@ -311,7 +311,7 @@ absl::Status ModelSlot::LoadCurrent() {
       return absl::OkStatus();
     }
     spdlog::error("generation {} does not load: {}", Quoted(current),
-                  Quoted(generation.status().ToString()));
+                  generation.status().ToString());
   }
   for (const model::Manifest& manifest : manifests) {
     if (manifest.id == current || !manifest.accepted) continue;

@@ -68,6 +68,7 @@ struct Server::Impl {
   std::unique_ptr<Door> door;
   std::unique_ptr<Listener> listener;
   Metrics metrics;
+  ShutdownNotice shutdown;
   std::unique_ptr<features::Store> store;
   std::unique_ptr<model::LocalGenerationStore> generations;
   std::unique_ptr<ModelSlot> slot;
@@ -186,6 +187,8 @@ absl::Status Server::Impl::OpenParts() {
            .rpc = {.metrics = &metrics,
                    .access = door->access(),
                    .audit = door->audit(),
+                   .shutdown = &shutdown,
+                   .max_metadata_bytes = config.limits.max_metadata_kb << 10,
                    .slow_call = config.log.slow_calls,
                    .idle = [this] { batcher->Help(); }},
            .started = absl::Now(),
@@ -227,8 +230,11 @@ absl::Status Server::Impl::Listen() {
   builder.SetResourceQuota(quota);
   builder.SetMaxReceiveMessageSize(
       static_cast<int>(limits.max_message_mb << 20));
-  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE,
-                             static_cast<int>(limits.max_metadata_kb << 10));
+  // Beyond it gRPC ends the whole connection; Visit refuses the call alone.
+  builder.AddChannelArgument(
+      GRPC_ARG_MAX_METADATA_SIZE,
+      static_cast<int>(std::max<int64_t>(8 * limits.max_metadata_kb, 64)
+                       << 10));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
                              limits.max_calls_per_connection);
   // Whose machine is gone, without a word, holds nothing for longer.
@@ -305,9 +311,14 @@ Server::~Server() {
   if (impl_->grpc != nullptr) {
     // Streams that watch end first; then no call is left hanging.
     impl_->health.Drain();
+    impl_->shutdown.Give();
     impl_->listener->Stop();
     impl_->retrainer->Stop();
     if (impl_->backups != nullptr) impl_->backups->Cancel();
+    // What comes while gRPC shuts down it ends with a bare CANCELLED. By then
+    // those who heard that the server is leaving pause before they try again.
+    absl::SleepFor(
+        std::min(impl_->config.serving.drain / 50, absl::Milliseconds(250)));
     impl_->grpc->Shutdown(
         absl::ToChronoTime(absl::Now() + impl_->config.serving.drain));
     if (impl_->health_grpc != nullptr) {

@@ -56,11 +56,33 @@ Visit::Visit(const RpcEnvironment& environment, const Method& method,
     : environment_(environment),
       method_(method),
       context_(context),
-      admitted_(Admit()) {
+      admitted_(CheckMetadata()) {
+  if (admitted_.ok()) admitted_ = Admit();
   environment_.metrics->OnBegin();
 }
 
+// gRPC itself ends a connection, with all that is under way on it, for a call
+// that is beyond what it lets in.
+absl::Status Visit::CheckMetadata() const {
+  constexpr size_t kOverhead = 32;  // of an entry, as HTTP/2 counts
+  size_t bytes = 0;
+  for (const auto& [key, value] : context_->client_metadata()) {
+    bytes += key.size() + value.size() + kOverhead;
+  }
+  const auto most = static_cast<size_t>(environment_.max_metadata_bytes);
+  if (bytes <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("metadata of ", bytes, " bytes: expected ", most,
+                   " or less (limits.max_metadata_kb)"));
+}
+
 absl::Status Visit::Admit() {
+  if (environment_.shutdown->given() && method_.roles != kAnyone) {
+    absl::Status leaving = absl::UnavailableError(kLeaving);
+    // Longer than gRPC takes from now to the end of connections.
+    leaving.SetPayload(kRetryPayload, absl::Cord("1s"));
+    return leaving;
+  }
   if (environment_.access == nullptr || method_.roles == kAnyone) {
     return absl::OkStatus();
   }
@@ -98,8 +120,10 @@ grpc::Status Visit::ToWire(const absl::Status& status) const {
 void Visit::Ended(grpc::StatusCode code) const {
   const absl::Duration took = absl::Now() - started_;
   environment_.metrics->OnEnd();
-  // Who was not let in is counted by why; see Metrics::OnRefusal.
-  if (admitted_.ok()) environment_.metrics->OnRpc(method_.name, code, took);
+  // Whom access did not let in is counted by why; see Metrics::OnRefusal.
+  const bool refused = !admitted_.ok() && !absl::IsUnavailable(admitted_) &&
+                       !absl::IsInvalidArgument(admitted_);
+  if (!refused) environment_.metrics->OnRpc(method_.name, code, took);
   // What strangers do must not fill a disk.
   const bool known = caller_ != nullptr && !caller_->caller().anonymous;
   const bool audited =

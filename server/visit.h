@@ -12,14 +12,19 @@
 #include "server/access.h"
 #include "server/audit.h"
 #include "server/metrics.h"
+#include "server/shutdown_notice.h"
 
 namespace nearline::server {
+
+inline constexpr char kLeaving[] = "the server is shutting down";
 
 // Where calls are let in and report to.
 struct RpcEnvironment {
   Metrics* metrics = nullptr;
   Access* access = nullptr;  // null: everyone may do everything
   AuditLog* audit = nullptr;
+  ShutdownNotice* shutdown = nullptr;
+  int64_t max_metadata_bytes = 0;  // of a call
   // A call that took longer is logged; zero: none.
   absl::Duration slow_call = absl::ZeroDuration();
   // Called on a gRPC thread that has just seen an answer off: it has time, and
@@ -52,6 +57,7 @@ class Visit {
 
  private:
   absl::Status Admit();
+  absl::Status CheckMetadata() const;
   std::string trace() const;
 
   const RpcEnvironment& environment_;

@@ -167,6 +167,26 @@ TEST(Delimited, TellsWhatIsNoTextAndGoesOnBehindABadLine) {
   EXPECT_THAT(reader->status(), IsOk());
 }
 
+TEST(Delimited, GuessesWhatDividesTheFirstLinesAlike) {
+  const TempDir dir;
+  const auto guess = [&](const char* name, const char* text) {
+    std::ofstream(dir / name) << text;
+    return DelimitedReader::Open(dir / name)->separator();
+  };
+  EXPECT_EQ(guess("a", "1,2\n3,4\n"), ",");
+  EXPECT_EQ(guess("a", "1;2,5\n3;4,5\n"), ";");
+  EXPECT_EQ(guess("a", "1::2\n3::4\n"), "::");
+  EXPECT_EQ(guess("a", "1\t2|x\n3\t4\n"), "\t");
+  // A comma in a name on each line, but not in as many fields.
+  EXPECT_EQ(guess("a", "1|Heat, The\n2|Ronin, or, not\n"), "|");
+  EXPECT_EQ(guess("a", "\"1\",\"Heat; 2\",\"3\"\n\"2\",\"x\",\"4\"\n"), ",");
+  EXPECT_EQ(guess("a.csv", "u,a|i0,2\nv,b|i1,3\n"), ",");
+  EXPECT_EQ(guess("a.csv", "u::x,i0\nv::y,i1\n"), ",");
+  EXPECT_EQ(guess("a.csv", "u;i0\nv;i1\n"), ";");
+  EXPECT_EQ(guess("a.csv", "u\ti0\nv\ti1\n"), "\t");
+  EXPECT_EQ(guess("a", "nothing\n"), "\t");
+}
+
 TEST(Delimited, NamesFileAndLine) {
   const TempDir dir;
   std::ofstream(dir / "f.tsv") << "1\t2\r\n\n3\t4\n";

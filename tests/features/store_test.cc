@@ -180,6 +180,22 @@ TEST_F(StoreTest, OtherWeightsAreCountedAnew) {
   EXPECT_NEAR((*store)->PopularityByItem()[1], 3, 0.01);
 }
 
+TEST(Popularity, TiesOfWhatIsAnsweredGoByIdentity) {
+  Catalogue catalogue(0);
+  for (const char* id : {"b", "a", "c"}) {
+    catalogue.Put(catalogue.size(), {.id = id, .listed = true});
+  }
+  // Sums of the same numbers in other orders.
+  PopularityCounts counts(absl::Hours(1), 0);
+  counts.Set(0, 0.3);
+  counts.Set(1, 0.1 + 0.2);
+  counts.Set(2, 0.25);
+  ASSERT_NE(counts[0], counts[1]);
+  const auto ranking = RankByPopularity(counts, catalogue);
+  EXPECT_THAT(ranking->items, testing::ElementsAre(1u, 0u, 2u));
+  EXPECT_EQ(ranking->scores[0], ranking->scores[1]);
+}
+
 TEST_F(StoreTest, RetractionLeavesNoWeightAndTheIdStaysKnown) {
   const NewEvent event = Like("ann", "heat", "id-1");
   ASSERT_THAT(AppendAll(store_.get(), {event}), IsOk());

@@ -113,11 +113,123 @@ TEST_F(ExperimentTest, ListedNegativesCountAsOftenAsTheyAreListed) {
     }
     return 5;
   };
-  EXPECT_EQ(rank("(a,3)\t9\n"), 1);
   EXPECT_EQ(rank("(a,3)\t2\n"), 2);
   EXPECT_EQ(rank("(a,3)\t2\t2\n"), 3);
   EXPECT_EQ(rank("(a,3)\t2\t4\n"), 3);
   EXPECT_EQ(rank("(a,3)\t2\t2\t3\n"), 4);
+  EXPECT_EQ(rank("(a,3)\t2\t9\n"), 2);  // of which 9 is not known
+}
+
+TEST_F(ExperimentTest, NegativesMustBeThoseOfTheTest) {
+  e_.files.protocol = "sampled";
+  e_.metrics = *MetricSpec::ParseList("hr@1");
+  e_.files.train = Write("train", "a\t1\na\t2\nb\t1\nb\t2\nc\t1\nc\t3\n");
+  e_.files.test = Write("test", "a\t3\nb\t3\n");
+  const auto run = [&](const char* negatives) {
+    e_.files.negatives = Write("negatives", negatives);
+    return Run();
+  };
+  const auto good = run("(a,3)\t2\n(b,3)\t2\t8\t9\n");
+  ASSERT_THAT(good, IsOk());
+  EXPECT_THAT(good->remarks, testing::ElementsAre(testing::HasSubstr(
+                                 "2 listed negatives are of items without")));
+  EXPECT_THAT(run("(a,3)\t2\n"), Refusal("no line of user \"b\""));
+  EXPECT_THAT(run("(a,3)\t2\n(b,2)\t1\n"), Refusal("negatives:2: item \"2\""));
+  EXPECT_THAT(run("(a,3)\t2\n(b,3)\t8\t9\n"),
+              Refusal("negatives:2: none of the items"));
+  e_.files.test = Write("test", "a\t3\na\t1\n");
+  EXPECT_THAT(run("(a,3)\t2\n"), Refusal("user \"a\" has 2 items"));
+}
+
+TEST_F(ExperimentTest, WhatCannotBeFoundIsCounted) {
+  e_.files.protocol = "full";
+  e_.metrics = *MetricSpec::ParseList("hr@1");
+  e_.files.train = Write("train", "a\t1\na\t2\nb\t1\nb\t3\n");
+  e_.files.test = Write("test", "a\t1\na\t3\na\t9\nb\t2\n");
+  const auto result = Run();
+  ASSERT_THAT(result, IsOk());
+  EXPECT_THAT(
+      result->remarks,
+      testing::ElementsAre(
+          testing::HasSubstr("1 of 4 wanted lines are of items without"),
+          testing::HasSubstr("1 of 4 wanted lines are in the user's history")));
+}
+
+// "recent" needs an order.
+TEST_F(ExperimentTest, LinesDividedByChanceHaveNoOrder) {
+  e_.files.protocol = "full";
+  e_.metrics = *MetricSpec::ParseList("hr@1");
+  e_.files.train = Write("train",
+                         "a\t1\t1\t10\na\t2\t1\t30\nb\t1\t1\t10\n"
+                         "b\t3\t1\t30\nc\t2\t1\t5\nc\t3\t1\t9\n");
+  e_.files.test = Write("test", "a\t3\t1\t20\nb\t2\t1\t40\n");
+  const auto by_chance = ProtocolData::Read(e_.files);
+  ASSERT_THAT(by_chance, IsOk());
+  EXPECT_FALSE(by_chance->set.in_order);
+  EXPECT_THAT(by_chance->remarks,
+              testing::ElementsAre(testing::HasSubstr("of 1 of 2 users")));
+  e_.files.in_order = true;
+  EXPECT_TRUE(ProtocolData::Read(e_.files)->set.in_order);
+  e_.files.in_order = false;
+  e_.files.test = Write("test", "a\t3\t1\t30\nb\t2\t1\t40\n");
+  const auto by_time = ProtocolData::Read(e_.files);
+  EXPECT_TRUE(by_time->set.in_order);
+  EXPECT_THAT(by_time->remarks, testing::IsEmpty());
+}
+
+TEST_F(ExperimentTest, UsersWithoutHistoryGetWhatIsPopular) {
+  e_.files.protocol = "full";
+  e_.metrics = *MetricSpec::ParseList("hr@1,auc");
+  e_.files.train =
+      Write("train", "a\t1\na\t2\nb\t3\nb\t2\nc\t3\nc\t2\nd\t3\nd\t1\ne\t3\n");
+  e_.files.test = Write("test", "new\t3\nother\t2\n");
+  for (const char* model : {"popularity", "item-knn", "ials"}) {
+    e_.model = model;
+    const auto result = Run();
+    ASSERT_THAT(result, IsOk()) << model;
+    EXPECT_EQ(result->seeds[0].means.at("hr@1"), 0.5) << model;
+    EXPECT_EQ(result->seeds[0].served.at("hr@1"), 0.5) << model;
+  }
+}
+
+TEST_F(ExperimentTest, HeadersAndIdsAreToldApart) {
+  const auto users = [&](const char* text) {
+    const auto read = ReadUserItems(Write("lines.tsv", text), "", -1);
+    EXPECT_THAT(read, IsOk());
+    return read->users;
+  };
+  using Ids = std::vector<std::string>;
+  EXPECT_EQ(users("user:17\t1\nuser:18\t2\n"), Ids({"user:17", "user:18"}));
+  for (const char* header :
+       {"user_id:token\titem_id:token", "uid\tiid", "customer_id\tproduct_id",
+        "visitorid\titemid", "User ID\tItem", "\nuserId\tmovieId"}) {
+    EXPECT_EQ(users(absl::StrCat(header, "\na\t1\n").c_str()), Ids({"a"}))
+        << header;
+  }
+  EXPECT_EQ(users("\nuser\titem\trating\na\t1\t3\n"), Ids({"a"}));
+}
+
+TEST_F(ExperimentTest, SpacesDivideColumnsHoweverManyTheyAre) {
+  const auto read =
+      ReadUserItems(Write("lines", "a  1 5  10 \nb 2 4 20\n"), "", -1);
+  ASSERT_THAT(read, IsOk());
+  EXPECT_TRUE(read->timed);
+  EXPECT_EQ(read->lines[0].items, std::vector<std::string>({"1"}));
+  EXPECT_EQ(read->lines[0].values, std::vector<float>({5}));
+  EXPECT_THAT(
+      ReadUserItems(Write("lines", "# my data\na\t1\t5\nb\t2\t4\n"), "", -1),
+      Refusal("lines:1: expected user, item"));
+}
+
+TEST_F(ExperimentTest, TimesMayBeDates) {
+  const auto read = ReadUserItems(
+      Write("lines.csv",
+            "a,1,5,2020-11-22T10:00:00Z\na,2,5,2020-11-21 10:00:00\n"
+            "a,3,5,2020-11-20\n"),
+      "", -1);
+  ASSERT_THAT(read, IsOk());
+  EXPECT_TRUE(read->timed);
+  EXPECT_EQ(read->lines[0].items, std::vector<std::string>({"3", "2", "1"}));
 }
 
 // Two tastes in files: training users, and test users with one item to find.
@@ -238,8 +350,34 @@ TEST_F(TasteTest, ReportsCompareAndRepeat) {
   e_.files.test_target = Write("few", "user,item\n1,2\n");
   EXPECT_THAT(ReadReports({ease, report("other.json")}),
               IsError(absl::StatusCode::kInvalidArgument, "other users"));
+  // The same users are to find other items.
+  e_.files.test_target = Write("one", "user,item\n1,2\n");
+  const std::string one = report("one.json");
+  e_.files.test_target = Write("another", "user,item\n1,3\n");
+  EXPECT_THAT(ReadReports({one, report("another.json")}),
+              IsError(absl::StatusCode::kInvalidArgument, "other items"));
   EXPECT_THAT(ReadReports({Write("no", "{}")}),
               IsError(absl::StatusCode::kInvalidArgument, "model"));
+}
+
+// Means, and differences between them, are of all seeds.
+TEST_F(TasteTest, ComparesMeansOverSeeds) {
+  e_.model = "elsa";
+  e_.metrics = *MetricSpec::ParseList("ndcg@10");
+  e_.seeds = {1, 2, 3};
+  const auto report = [&](const char* file) {
+    const auto result = Run();
+    EXPECT_THAT(result, IsOk());
+    return Write(file, ReportOf(e_, *result).dump().c_str());
+  };
+  const std::string first = report("first.json");
+  e_.seeds = {4, 5, 6};
+  const auto reports = ReadReports({first, report("second.json")});
+  ASSERT_THAT(reports, IsOk());
+  const Json rows = CompareReports(*reports)["metrics"]["ndcg@10"];
+  EXPECT_NEAR(rows[1]["difference"].get<double>(),
+              rows[1]["mean"].get<double>() - rows[0]["mean"].get<double>(),
+              1e-6);
 }
 
 // Item 999 is in no training line; odd users find it by its kind.

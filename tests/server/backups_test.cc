@@ -1,6 +1,7 @@
 // Backups through the server, and what a restore gives.
 #include "server/backups.h"
 
+#include <grpcpp/generic/generic_stub.h>
 #include <httplib.h>
 
 #include <atomic>
@@ -186,20 +187,32 @@ TEST_F(BackupsTest, ABackupThatIsDamagedIsNotKept) {
               testing::HasSubstr("nearline_backup_failures_total 1"));
 }
 
-// Scrapes and calls go on while the server drains.
-TEST_F(BackupsTest, DrainingServesWhoIsStillThere) {
+TEST_F(BackupsTest, AFolderThatCannotBeUsedIsNamedAtStart) {
+  for (const char* folder : {"/proc/nope", "/etc/passwd"}) {
+    config_.backup.dir = folder;
+    Config config = config_;
+    config.data_dir = dir_ / "other";
+    EXPECT_THAT(Server::Start(config).status(), testing::Not(IsOk())) << folder;
+  }
+}
+
+// Scrapes go on while the server drains.
+TEST_F(BackupsTest, DrainingShowsItsMetrics) {
   const int port = (*Listener::Bind("127.0.0.1:0", 1))->port();
   config_.metrics_listen = absl::StrCat("127.0.0.1:", port);
   config_.serving.drain = absl::Seconds(1);
   Start();
   ASSERT_THAT(Backup(), IsOk());
-  const auto stub = api::FeedbackService::NewStub(channel_);
+  // A call whose message does not come keeps it draining.
+  grpc::GenericStub stub(channel_);
+  grpc::CompletionQueue queue;
   grpc::ClientContext context;
-  const auto stream = stub->StreamFeedback(&context);  // keeps it draining
-  api::FeedbackRequest request;
-  *request.add_events() = Like("ann", "i001");
-  api::FeedbackResponse response;
-  ASSERT_TRUE(stream->Write(request) && stream->Read(&response));
+  const auto call = stub.PrepareCall(
+      &context, "/nearline.v1.RecommendationService/Recommend", &queue);
+  call->StartCall(nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
   std::atomic<bool> stopped{false};
   int scraped = 0;
   std::thread scraper([&] {
@@ -215,7 +228,7 @@ TEST_F(BackupsTest, DrainingServesWhoIsStillThere) {
   stopped = true;
   scraper.join();
   EXPECT_GT(scraped, 0);
-  stream->Finish();
+  queue.Shutdown();
 }
 
 TEST_F(BackupsTest, GenerationsOfRemovedBackupsGo) {

@@ -444,13 +444,26 @@ TEST_F(DoorTest, MoreConnectionsThanAllowedAreClosed) {
 }
 
 TEST_F(DoorTest, MetadataBeyondTheLimitIsRefused) {
+  // Others on the same connection do not notice.
+  const auto feedback = api::FeedbackService::NewStub(channel_);
+  grpc::ClientContext beside;
+  const auto stream = feedback->StreamFeedback(&beside);
+  api::FeedbackRequest event;
+  *event.add_events() = Like("ann", "i001");
+  api::FeedbackResponse acknowledged;
+  ASSERT_TRUE(stream->Write(event) && stream->Read(&acknowledged));
   grpc::ClientContext context;
   context.AddMetadata("x", std::string(20 << 10, 'x'));
   api::StatusResponse response;
   const grpc::Status status =
       api::AdminService::NewStub(channel_)->Status(&context, {}, &response);
-  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED)
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT)
       << status.error_message();
+  EXPECT_THAT(status.error_message(),
+              testing::HasSubstr("expected 8192 or less"));
+  EXPECT_TRUE(stream->Write(event) && stream->Read(&acknowledged));
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
   EXPECT_THAT(ServerTest::Ask("ann"), IsOk());
 }
 

@@ -330,7 +330,7 @@ TEST_F(ServerTest, AFilterIsNamedByItsPath) {
   all->add_filters()->mutable_not_()->mutable_range();
   EXPECT_THAT(client_->Recommend(request),
               IsError(StatusCode::kInvalidArgument,
-                      "filter.all.filters[1].not.attribute"));
+                      "filter.all.filters[1].not.range.attribute"));
 }
 
 }  // namespace

@@ -1,12 +1,15 @@
 // A server in the test process on a free port: each call.
 #include "server/server.h"
 
+#include <atomic>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "base/file.h"
 #include "client/records.h"
 #include "model/packed_matrix.h"
+#include "proto/google/rpc/status.pb.h"
 #include "proto/grpc/health/v1/health.grpc.pb.h"
 #include "server/wire.h"
 #include "tests/server/server_fixture.h"
@@ -353,6 +356,58 @@ TEST_F(ServerTest, ThoseWhoWatchTheHealthDoNotHoldAShutdownUp) {
   EXPECT_EQ(answer.status(), HealthCheckResponse::NOT_SERVING);
   EXPECT_FALSE(whole->Read(&answer));
   EXPECT_EQ(whole->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+// A hang here is a shutdown that waits for streams.
+TEST_F(ServerTest, OpenFeedbackStreamsDoNotHoldAShutdownUp) {
+  config_.serving.drain = absl::Seconds(100);
+  Start();
+  const auto stub = api::FeedbackService::NewStub(channel_);
+  grpc::ClientContext context;
+  const auto stream = stub->StreamFeedback(&context);
+  api::FeedbackRequest request;
+  *request.add_events() = Like("ann", "i001");
+  api::FeedbackResponse response;
+  ASSERT_TRUE(stream->Write(request) && stream->Read(&response));
+  const absl::Time start = absl::Now();
+  server_.reset();
+  EXPECT_LT(absl::Now() - start, absl::Seconds(50));
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_EQ(status.error_message(), "the server is shutting down");
+}
+
+// Callers that pause as they are told see nothing else.
+TEST_F(ServerTest, WhileItShutsDownCallsAreToldSo) {
+  config_.serving.drain = absl::Seconds(10);  // of which 200 ms for these
+  Start();
+  std::vector<std::thread> callers;
+  std::atomic<int> told{0};
+  for (int i = 0; i < 4; ++i) {
+    callers.emplace_back([&] {
+      const auto stub = api::AdminService::NewStub(channel_);
+      for (int calls = 0;; ++calls) {
+        grpc::ClientContext context;
+        api::PingResponse response;
+        const grpc::Status status = stub->Ping(&context, {}, &response);
+        if (status.ok()) continue;
+        EXPECT_GT(calls, 0);
+        EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+        if (status.error_message() == "the server is shutting down") {
+          google::rpc::Status details;
+          EXPECT_TRUE(details.ParseFromString(status.error_details()));
+          EXPECT_EQ(details.details_size(), 1);
+          ++told;
+        }
+        return;
+      }
+    });
+  }
+  absl::SleepFor(absl::Milliseconds(50));
+  server_.reset();
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_GT(told, 0);
 }
 
 TEST_F(ServerTest, TwoServersCannotShareAFolderOrAPort) {
