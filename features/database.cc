@@ -87,9 +87,25 @@ std::shared_ptr<rocksdb::Logger> MakeLogger(
   return std::make_shared<CallbackLogger>(std::move(callback));
 }
 
+namespace {
+
+// RocksDB says it of its log alone, and of an incomplete last record in other
+// words.
+bool TellsOfDamage(absl::string_view message) {
+  return absl::StrContains(message, ": dropping ") &&
+         absl::StrContains(message, "Corruption") &&
+         !absl::StrContains(message, "trailing data") &&
+         !absl::StrContains(message, "truncated");
+}
+
+}  // namespace
+
 Database::Database(DatabaseOptions options)
     : options_(std::move(options)),
-      logger_(MakeLogger(options_.log)),
+      logger_(MakeLogger([this](int level, absl::string_view message) {
+        if (TellsOfDamage(message)) log_was_damaged_ = true;
+        if (options_.log) options_.log(level, message);
+      })),
       cache_(rocksdb::NewLRUCache(
           static_cast<size_t>(options_.block_cache_bytes))),
       expiry_(std::make_unique<ExpiredEventIds>(options_.event_id_window,

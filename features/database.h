@@ -5,6 +5,7 @@
 #include <rocksdb/env.h>
 #include <rocksdb/write_batch.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -101,6 +102,10 @@ class Database {
   bool needs_reload() const { return needs_reload_; }
   absl::Status Reopen();
 
+  // Whether the log of writes was found damaged, and what came behind was left
+  // out: not only a last write that a crash had cut short.
+  bool log_was_damaged() const { return log_was_damaged_; }
+
   // Hard links of everything committed, in a new folder.
   absl::Status Checkpoint(const std::string& path);
   absl::Status Flush();
@@ -116,6 +121,7 @@ class Database {
   void CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const DatabaseOptions options_;
+  std::atomic<bool> log_was_damaged_{false};
   std::shared_ptr<rocksdb::Logger> logger_;
   std::shared_ptr<rocksdb::Cache> cache_;
   std::unique_ptr<rocksdb::CompactionFilter> expiry_;

@@ -102,7 +102,11 @@ absl::Status Store::LoadMeta() {
     put("next_user", "0");
     put("next_sequence", "1");
   }
-  if (!fresh && options_.renew_log_id) {
+  // Numbers of events that are lost will be those of others: who waits for one
+  // must not take it for his.
+  const bool lost =
+      database_->log_was_damaged() && !options_.database.read_only;
+  if (!fresh && (options_.renew_log_id || lost)) {
     put("log_id", absl::BytesToHexString(RandomBytes(8)));
   }
   // Erased, and perhaps not gone from every file when the last process ended.

@@ -54,7 +54,7 @@ struct StoreOptions {
   absl::Duration popularity_half_life = absl::Hours(24 * 30);
   // Of a store that was restored: what the log said after the backup is gone,
   // so consistency tokens of then must not be taken for those of now.
-  bool renew_log_id = false;
+  bool renew_log_id = false;  // done in any case where the log was damaged
 };
 
 // The fate of one event of a batch.

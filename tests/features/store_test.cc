@@ -387,6 +387,50 @@ TEST_F(StoreTest, AFullQueueRefusesAtOnce) {
   EXPECT_GT(refused, 0);
 }
 
+TEST_F(StoreTest, ALogThatIsCutShortKeepsItsId) {
+  const std::string log = store_->log_id();
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_THAT(AppendAll(store_.get(), {Like("ann", absl::StrCat("i", i))}),
+                IsOk());
+  }
+  store_.reset();
+  std::filesystem::path newest;
+  for (const auto& file : std::filesystem::recursive_directory_iterator(
+           std::filesystem::path(dir_.path()))) {
+    if (file.path().extension() == ".log") newest = file.path();
+  }
+  ASSERT_FALSE(newest.empty());
+  const auto size = std::filesystem::file_size(newest);
+  ASSERT_GT(size, 1000u);
+  std::filesystem::resize_file(newest, size - 3);
+  Reopen();
+  EXPECT_EQ(store_->log_id(), log);
+  EXPECT_EQ(store_->sequence(), 49u);
+}
+
+TEST_F(StoreTest, ALogThatIsDamagedWithinGetsAnotherId) {
+  const std::string log = store_->log_id();
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_THAT(AppendAll(store_.get(), {Like("ann", absl::StrCat("i", i))}),
+                IsOk());
+  }
+  store_.reset();
+  for (const auto& file : std::filesystem::recursive_directory_iterator(
+           std::filesystem::path(dir_.path()))) {
+    if (file.path().extension() != ".log") continue;
+    std::fstream bytes(file.path(), std::ios::in | std::ios::out);
+    bytes.seekp(static_cast<std::streamoff>(file.file_size() / 2));
+    bytes << "damage";
+  }
+  Reopen();
+  EXPECT_NE(store_->log_id(), log);
+  EXPECT_LT(store_->sequence(), 50u);
+  EXPECT_GT(store_->sequence(), 0u);
+  const std::string renewed = store_->log_id();
+  Reopen();
+  EXPECT_EQ(store_->log_id(), renewed);
+}
+
 TEST_F(StoreTest, AFullDiskIsRefusedInWords) {
   StoreOptions options = TestOptions(dir_ / "other");
   auto store = Store::Open(options);
