@@ -72,22 +72,25 @@ const char* NoText(absl::string_view begin) {
   return nullptr;
 }
 
-// Whether it divides every line into the same number of fields, two or more.
-bool Divides(const std::vector<absl::string_view>& lines,
-             absl::string_view separator) {
+// Into how many fields it divides every line alike; 0 if it does not.
+size_t FieldsBy(absl::string_view separator,
+                const std::vector<absl::string_view>& lines) {
   size_t fields = 0;
   for (const absl::string_view line : lines) {
     const auto split = SplitFields(line, separator);
-    if (!split.ok() || split->size() < 2) return false;
-    if (fields != 0 && split->size() != fields) return false;
+    if (!split.ok() || split->size() < 2) return 0;
+    if (fields != 0 && split->size() != fields) return 0;
+    for (const std::string& field : *split) {
+      // It stands within a quoted field of another separator.
+      if (separator.size() == 1 && absl::StrContains(field, '"')) return 0;
+    }
     fields = split->size();
   }
-  return fields > 0;
+  return fields;
 }
 
-// The separator of a file that begins so: one that divides the first lines
-// alike, a comma first where the file's name says so; else what is in the
-// first line.
+// The separator of a file that begins so: what divides the first lines alike
+// into most fields, else what is in the first line.
 std::string Guess(const std::string& path, const std::string& first_line,
                   absl::string_view begin) {
   constexpr size_t kLines = 50;
@@ -99,15 +102,19 @@ std::string Guess(const std::string& path, const std::string& first_line,
     const auto line = absl::StripSuffix(begin.substr(at, end - at), "\r");
     if (!line.empty()) lines.push_back(line);
   }
-  std::vector<const char*> separators = {"::", "|", ";", ","};
-  if (absl::EndsWithIgnoreCase(path, ".csv")) {
-    separators = {",", ";", "\t", "::", "|"};
-  } else if (absl::StrContains(first_line, '\t')) {
-    return "\t";
-  }
+  const bool csv = absl::EndsWithIgnoreCase(path, ".csv");
+  if (!csv && absl::StrContains(first_line, '\t')) return "\t";
+  std::vector<const char*> separators = {"\t", "::", "|", ";", ","};
+  if (csv) separators = {"\t", ";", ",", "::", "|"};
+  std::string best;
+  size_t most = 0;
   for (const char* separator : separators) {
-    if (Divides(lines, separator)) return separator;
+    const size_t fields = FieldsBy(separator, lines);
+    if (fields <= most) continue;
+    most = fields;
+    best = separator;
   }
+  if (most > 0) return best;
   for (const char* separator : separators) {
     if (absl::StrContains(first_line, separator)) return separator;
   }

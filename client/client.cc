@@ -22,7 +22,8 @@ namespace {
 // After how long a call that failed is worth another try; infinite: it is not.
 // gRPC says RESOURCE_EXHAUSTED of a message that is too large, too, but only a
 // server whose queue is full, or whose caller is too fast, says that later may
-// be better. No call is cancelled here: a server that shuts down did that.
+// be better. What is tried again is not cancelled here: a server that shuts
+// down did that.
 absl::Duration RetryAfter(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::RetryInfo retry;

@@ -52,7 +52,7 @@ std::string TextOf(const Json& json) {
 // Errors: that of creating a file there, which is removed again.
 absl::Status CheckWritable(const char* option, const std::string& path) {
   if (path.empty()) return absl::OkStatus();
-  const std::string probe = absl::StrCat(path, ".probe");
+  const std::string probe = absl::StrCat(path, ".probe-", getpid());
   RETURN_IF_ERROR(Annotate(WriteFileAtomic(probe, ""), option));
   unlink(probe.c_str());
   return absl::OkStatus();

@@ -36,7 +36,7 @@ double SecondsSince(absl::Time start) {
 }
 
 // Raised when trainers come to something else than before.
-constexpr int kTrainers = 3;
+constexpr int kTrainers = 4;
 
 // What the experiment's files hold and how they are read, in one word.
 absl::StatusOr<std::string> DataOf(const ProtocolFiles& files) {
@@ -261,11 +261,11 @@ class Laboratory {
     ASSIGN_OR_RETURN(std::vector<RankedCase> ranked,
                      RankCases(*generation, data_.cases, Depth(e_.metrics),
                                Pure(*generation), {}, &workers_));
-    ListPopular(*generation, &ranked);
+    const std::vector<bool> popular = ListPopular(*generation, &ranked);
     Measure(ranked, &out.by_user, &out.means);
     RETURN_IF_ERROR(MeasureScores(*generation, ranked, &out));
     out.served = out.means;
-    RETURN_IF_ERROR(MeasureServed(*generation, &ranked, &out.served));
+    RETURN_IF_ERROR(MeasureServed(*generation, popular, &ranked, &out.served));
     out.evaluate_seconds = SecondsSince(start);
     if (first) CountByTenth(ranked);
     if (first && !e_.run_file.empty()) result_.written.Update(WriteRun(ranked));
@@ -274,10 +274,11 @@ class Laboratory {
   }
 
   // As a server does, for users of whom nothing is known: to a model all items
-  // are the same to them.
-  void ListPopular(const Generation& generation,
-                   std::vector<RankedCase>* ranked) const {
-    if (e_.model == "popularity") return;
+  // are the same to them. Returns whose they are.
+  std::vector<bool> ListPopular(const Generation& generation,
+                                std::vector<RankedCase>* ranked) const {
+    std::vector<bool> popular(ranked->size(), false);
+    if (e_.model == "popularity") return popular;
     std::vector<float> counts;
     for (size_t i = 0; i < data_.cases.size(); ++i) {
       const Case& c = data_.cases[i];
@@ -289,7 +290,9 @@ class Laboratory {
         for (const uint32_t item : data_.set.train.items) ++counts[item];
       }
       (*ranked)[i] = RankByScores(counts, c, Depth(e_.metrics));
+      popular[i] = true;
     }
+    return popular;
   }
 
   // Errors: INVALID_ARGUMENT for a metric that the data cannot tell.
@@ -367,6 +370,7 @@ class Laboratory {
   // Ranks once more the cases that a server would answer otherwise than the
   // model by itself, whose answers are `ranked`, and are so again in the end.
   absl::Status MeasureServed(const Generation& generation,
+                             const std::vector<bool>& popular,
                              std::vector<RankedCase>* ranked,
                              std::map<std::string, double>* means) {
     const bool ranks_all =
@@ -377,7 +381,7 @@ class Laboratory {
       const auto length =
           static_cast<std::ptrdiff_t>(data_.cases[i].history.rows.size());
       const auto rest = std::max<std::ptrdiff_t>(0, length - kServedHistory);
-      if (length == 0 || (!ranks_all && rest == 0)) continue;
+      if (popular[i] || (!ranks_all && rest == 0)) continue;
       Case c = data_.cases[i];
       c.history.rows.erase(c.history.rows.begin(),
                            c.history.rows.begin() + rest);

@@ -151,7 +151,8 @@ void IndexScanner::PlaceRow(Row row, size_t place) {
   biases_[place] = *bias_[row];
   const float norm = std::sqrt(Dot(rows_[row], rows_[row], d));
   max_norm_ = std::max(max_norm_, norm);
-  mean_norm_ += norm / static_cast<float>(rows_.base_rows());
+  mean_norm_ +=
+      norm / static_cast<float>(rows_.base_rows() - exact_->apart().size());
   max_lost_ = std::max(max_lost_, lost);
   max_bias_ = std::max(max_bias_, std::abs(*bias_[row]));
 }

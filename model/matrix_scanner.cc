@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -60,19 +59,27 @@ std::optional<float> MostLost(const ItemTable& rows) {
   constexpr size_t kShare = 128;       // costs about a tenth of the scan
   constexpr float kUsualLoss = 0.02f;  // apart, less would be saved than lost
   const size_t n = rows.base_rows(), d = rows.dim();
+  struct Loss {
+    float lost, norm;
+  };
   std::vector<int8_t> rounded(d);
-  std::vector<float> lost(n);
-  float mean = 0;
+  std::vector<Loss> losses;
   for (Row row = 0; row < n; ++row) {
     float scale = 0;
-    const float loss = QuantizeInt8(rows[row], d, rounded.data(), &scale);
-    lost[row] = std::isnan(loss) ? kInfinity : loss;
-    mean += std::sqrt(Dot(rows[row], rows[row], d)) / static_cast<float>(n);
+    const float lost = QuantizeInt8(rows[row], d, rounded.data(), &scale);
+    losses.push_back({std::isnan(lost) ? kInfinity : lost,
+                      std::sqrt(Dot(rows[row], rows[row], d))});
   }
-  const auto of_rest = lost.begin() + static_cast<std::ptrdiff_t>(n / kShare);
-  std::nth_element(lost.begin(), of_rest, lost.end(), std::greater<>());
-  if (*of_rest > MatrixScanner::kMostLoss * mean) return std::nullopt;
-  return std::max(*of_rest, kUsualLoss * mean);
+  const auto rest = losses.begin() + static_cast<std::ptrdiff_t>(n / kShare);
+  std::nth_element(
+      losses.begin(), rest, losses.end(),
+      [](const Loss& a, const Loss& b) { return a.lost > b.lost; });
+  float mean = 0;  // of the rest
+  for (auto it = rest; it != losses.end(); ++it) {
+    mean += it->norm / static_cast<float>(losses.end() - rest);
+  }
+  if (rest->lost > MatrixScanner::kMostLoss * mean) return std::nullopt;
+  return std::max(rest->lost, kUsualLoss * mean);
 }
 
 float LargestOf(const std::vector<float>& values) {

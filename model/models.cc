@@ -373,7 +373,7 @@ const std::vector<Model>& Models() {
             10,
             false,
             "ridge, per event and unobserved_weight x rows; 0: 0.45 over a "
-            "user's mean events, within [0.007, 0.025]",
+            "user's mean weight, within [0.007, 0.025]",
             {1e-3, 0.05, true}},
            {"spread", 0.1, 1e-6, 10, false, "of the first vectors' length"},
            {"steps", 3, 0, 1000, true,

@@ -26,8 +26,8 @@ class PackedMatrix {
   // More queries are done in rounds of this many.
   static constexpr int kMaxBatch = 32;
 
-  // Copies `rows`, row-major float32 [n, d]; n, d > 0. Of rows from which
-  // rounding takes more than a length of `most_lost`, or which it cannot
+  // Copies `rows`, row-major float32 [n, d]; n, d > 0. In int8, of rows from
+  // which rounding takes more than a length of `most_lost`, or which it cannot
   // round, all products are 0.
   static absl::StatusOr<PackedMatrix> Create(
       const float* rows, int n, int d,

@@ -259,6 +259,8 @@ class Reader {
           const auto it = negatives.find(user);
           RETURN_IF_ERROR(CheckNegatives(
               user, target, it == negatives.end() ? nullptr : &it->second));
+          data_.test_digest = StableHash(absl::StrJoin(it->second.items, "\t"),
+                                         data_.test_digest);
           Case c{.mask = RowMask(data_.items.size())};
           UserLines candidates = target;
           candidates.items.insert(candidates.items.end(),

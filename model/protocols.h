@@ -59,7 +59,8 @@ struct ProtocolData {
   std::vector<CaseRatings> ratings;
   // What whoever reads the figures should know of the files.
   std::vector<std::string> remarks;
-  uint64_t test_digest = 0;  // of the users, and of the items to be found
+  // Of the users, the items to be found, and listed negatives.
+  uint64_t test_digest = 0;
 
   // Errors: INVALID_ARGUMENT with file and line, naming the option that is
   // missing or wrong, or the user whose negatives are; NOT_FOUND.

@@ -153,29 +153,33 @@ class MatrixFactorization {
     auto validation = Validation(set_, options_, [&](const Bags& bags) {
       return FoldedLogits(bags, items_, *Fold());
     });
-    // Without it an epoch is kept in case that the next ones diverge: an older
-    // rule does for that.
+    // Without it an epoch is kept in case that the next ones diverge: a rule of
+    // some epochs before does for that.
+    constexpr int kEvery = 10;
     const bool each_counts = validation != nullptr;
-    return RunEpochs({.phase = name_,
-                      .epochs = epochs,
-                      .patience = p_.Int("patience"),
-                      .train =
-                          [&](int epoch) {
-                            rate_ = RateFor(options_, p_["learning_rate"]) *
-                                    std::max(0.02, 1 - (epoch - 1.0) / epochs);
-                            if (each_counts || epoch == epochs) rule_.reset();
-                            return RunEpoch();
-                          },
-                      .validate = std::move(validation),
-                      .save = [&] { return Export(); },
-                      .state =
-                          [&](TrainingState* state) {
-                            state->Value("random", &random_);
-                            state->Values("users", &users_.values);
-                            state->Values("items", &items_.values);
-                            state->Values("order", &order_);
-                          }},
-                     options_);
+    return RunEpochs(
+        {.phase = name_,
+         .epochs = epochs,
+         .patience = p_.Int("patience"),
+         .train =
+             [&](int epoch) {
+               rate_ = RateFor(options_, p_["learning_rate"]) *
+                       std::max(0.02, 1 - (epoch - 1.0) / epochs);
+               if (each_counts || epoch == epochs || epoch % kEvery == 0) {
+                 rule_.reset();
+               }
+               return RunEpoch();
+             },
+         .validate = std::move(validation),
+         .save = [&] { return Export(); },
+         .state =
+             [&](TrainingState* state) {
+               state->Value("random", &random_);
+               state->Values("users", &users_.values);
+               state->Values("items", &items_.values);
+               state->Values("order", &order_);
+             }},
+        options_);
   }
 
  private:

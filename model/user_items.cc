@@ -35,20 +35,20 @@ absl::StatusOr<Layout> GuessLayout(const std::string& path) {
                    DelimitedReader::Open(path, std::string(1, '\x01')));
   std::set<int64_t> lengths;
   std::vector<std::string> line;
-  int lines = 0, of_spaces = 0;
+  int lines = 0, of_others = 0;
   for (; lines < kLines && reader.Next(&line); ++lines) {
-    const bool spaces = absl::StrContains(line[0], ' ') &&
-                        line[0].find_first_of("\t,;|") == std::string::npos &&
-                        !absl::StrContains(line[0], "::");
+    const bool others = line[0].find_first_of("\t,;|") != std::string::npos ||
+                        absl::StrContains(line[0], "::");
+    const bool spaces = !others && absl::StrContains(line[0], ' ');
     if (!spaces && lines == 0) return Layout();
-    of_spaces += spaces;
+    of_others += others;
     lengths.insert(static_cast<int64_t>(
         std::vector<absl::string_view>(
             absl::StrSplit(line[0], ' ', absl::SkipEmpty()))
             .size()));
   }
   // A remark, or a title, before lines of another kind.
-  if (2 * of_spaces < lines) return Layout();
+  if (2 * of_others > lines) return Layout();
   const bool columns =
       lengths == std::set<int64_t>{3} || lengths == std::set<int64_t>{4};
   return Layout{.separator = " ", .adjacency = !columns};
@@ -67,17 +67,36 @@ absl::StatusOr<Layout> LayoutOf(const std::string& format,
                    ": expected tsv, csv, dat, spaces or adjacency"));
 }
 
-bool IsHeader(absl::string_view first_field) {
-  // RecBole's "user_id:token" is one, too, but "user:17" is a user.
-  for (const char* type : {":token", ":float", ":token_seq", ":float_seq"}) {
-    if (absl::ConsumeSuffix(&first_field, type)) break;
+// A column's name without what divides its words, and without a type, as in
+// RecBole's "user_id:token". ("user:17" is a user.)
+std::string ColumnName(absl::string_view field) {
+  for (const char* type :
+       {":token", ":float", ":token_seq", ":float_seq", ":int", ":string"}) {
+    if (absl::ConsumeSuffix(&field, type)) break;
   }
-  static const auto* const names = new absl::flat_hash_set<std::string>(
-      {"user", "userid", "uid", "customer", "customerid", "session",
-       "sessionid", "visitor", "visitorid", "reviewer", "reviewerid", "member",
-       "memberid", "account", "accountid", "profile", "profileid"});
-  return names->contains(absl::StrReplaceAll(
-      absl::AsciiStrToLower(first_field), {{"_", ""}, {" ", ""}, {"-", ""}}));
+  return absl::StrReplaceAll(absl::AsciiStrToLower(field),
+                             {{"_", ""}, {" ", ""}, {"-", ""}});
+}
+
+bool IsHeader(const std::vector<std::string>& fields) {
+  using Names = absl::flat_hash_set<std::string>;
+  static const auto* const users =
+      new Names({"user", "userid", "uid", "customer", "customerid", "session",
+                 "sessionid", "visitor", "visitorid", "reviewer", "reviewerid",
+                 "member", "memberid", "account", "accountid", "profileid"});
+  static const auto* const items = new Names(
+      {"item",     "itemid",     "iid",        "product",   "productid",
+       "movie",    "movieid",    "article",    "articleid", "track",
+       "trackid",  "song",       "songid",     "book",      "bookid",
+       "isbn",     "asin",       "parentasin", "artist",    "artistid",
+       "business", "businessid", "video",      "videoid",   "news",
+       "newsid",   "game",       "gameid",     "sku",       "recipe",
+       "recipeid", "post",       "postid",     "location",  "locationid"});
+  const std::string name = ColumnName(fields[0]);
+  if (fields.size() > 1 && items->contains(ColumnName(fields[1]))) {
+    return users->contains(name);
+  }
+  return name == "user" || name == "userid";
 }
 
 // Fields that spaces divide, one or more, divided by tabs, too; the user's is
@@ -93,12 +112,17 @@ std::vector<std::string> Words(const std::vector<std::string>& fields) {
   return words;
 }
 
-// Nothing where a file has another thing in its fourth column. A number needs
-// no unit: it is compared with others of the file.
+// In seconds, as far as a number's size tells its unit; nothing where a file
+// has another thing in its fourth column.
 std::optional<double> TimeOf(const std::string& field) {
   double number = 0;
   if (absl::SimpleAtod(field, &number)) {
-    return std::isfinite(number) ? std::optional(number) : std::nullopt;
+    if (!std::isfinite(number)) return {};
+    const double size = std::abs(number);
+    return size < 1e11   ? number
+           : size < 1e14 ? number / 1e3
+           : size < 1e17 ? number / 1e6
+                         : number / 1e9;
   }
   const auto time = ParseTime(field);
   if (!time.ok()) return {};
@@ -191,7 +215,7 @@ absl::StatusOr<UserItems> ReadUserItems(const std::string& path,
   while (reader.Next(&fields)) {
     if (layout.separator == " ") fields = Words(fields);
     const bool may_be_header = std::exchange(first, false);
-    if (may_be_header && IsHeader(fields[0])) continue;
+    if (may_be_header && IsHeader(fields)) continue;
     RETURN_IF_ERROR(CheckId(reader, fields[0], "user"));
     if (layout.adjacency) {
       for (size_t i = 1; i < fields.size(); ++i) {

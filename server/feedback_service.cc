@@ -123,6 +123,7 @@ class Stream final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffer> {
   }
   void OnDone() override {
     parts_.rpc.shutdown->Forget(this);
+    { MutexLock lock(&mu_); }  // whoever called Finish has let go of it
     delete this;
   }
 

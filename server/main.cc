@@ -132,8 +132,8 @@ int Serve(Config config, const sigset_t& signals) {
     sigwait(&signals, &signal);
     if (signal != SIGHUP) continue;
     spdlog::info(
-        "SIGHUP: certificates and callers are taken anew by themselves; what "
-        "else is configured needs a restart");
+        "SIGHUP: files that change are taken anew by themselves; another "
+        "configuration needs a restart");
   }
   spdlog::info("{}: draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
   served->reset();

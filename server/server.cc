@@ -311,12 +311,12 @@ Server::~Server() {
   if (impl_->grpc != nullptr) {
     // Streams that watch end first; then no call is left hanging.
     impl_->health.Drain();
-    impl_->shutdown.Give();
     impl_->listener->Stop();
     impl_->retrainer->Stop();
     if (impl_->backups != nullptr) impl_->backups->Cancel();
     // What comes while gRPC shuts down it ends with a bare CANCELLED. By then
     // those who heard that the server is leaving pause before they try again.
+    impl_->shutdown.Give();
     absl::SleepFor(
         std::min(impl_->config.serving.drain / 50, absl::Milliseconds(250)));
     impl_->grpc->Shutdown(

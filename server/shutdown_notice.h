@@ -16,7 +16,8 @@ class ShutdownNotice {
   bool given() const { return given_.load(std::memory_order_acquire); }
 
   // Calls `leave` when it is given, or at once if it was; not any more when
-  // Forget(owner) has returned. `leave` calls nothing of this.
+  // Forget(owner) has returned, so that the owner lives as long: it is called
+  // under this one's lock, may take the owner's, and calls nothing of this.
   void Tell(const void* owner, std::function<void()> leave) {
     MutexLock lock(&mu_);
     if (given()) return leave();

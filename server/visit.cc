@@ -79,7 +79,7 @@ absl::Status Visit::CheckMetadata() const {
 absl::Status Visit::Admit() {
   if (environment_.shutdown->given() && method_.roles != kAnyone) {
     absl::Status leaving = absl::UnavailableError(kLeaving);
-    // Longer than gRPC takes from now to the end of connections.
+    // Longer than from now until gRPC closes the connections.
     leaving.SetPayload(kRetryPayload, absl::Cord("1s"));
     return leaving;
   }

@@ -183,6 +183,10 @@ TEST(Delimited, GuessesWhatDividesTheFirstLinesAlike) {
   EXPECT_EQ(guess("a.csv", "u,a|i0,2\nv,b|i1,3\n"), ",");
   EXPECT_EQ(guess("a.csv", "u::x,i0\nv::y,i1\n"), ",");
   EXPECT_EQ(guess("a.csv", "u;i0\nv;i1\n"), ";");
+  EXPECT_EQ(guess("a.csv", "u;Heat, The\nv;Ronin, The\n"), ";");
+  EXPECT_EQ(guess("a.csv", "u;i1;4,5;1\nv;i2;3,5;2\n"), ";");
+  EXPECT_EQ(guess("a.csv", "u,\"a;b\"\nv,\"c;d\"\n"), ",");
+  EXPECT_EQ(guess("a.csv", "u\tHeat, The\nv\tRonin, The\n"), "\t");
   EXPECT_EQ(guess("a.csv", "u\ti0\nv\ti1\n"), "\t");
   EXPECT_EQ(guess("a", "nothing\n"), "\t");
 }

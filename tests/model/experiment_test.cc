@@ -199,7 +199,9 @@ TEST_F(ExperimentTest, HeadersAndIdsAreToldApart) {
     return read->users;
   };
   using Ids = std::vector<std::string>;
-  EXPECT_EQ(users("user:17\t1\nuser:18\t2\n"), Ids({"user:17", "user:18"}));
+  EXPECT_EQ(users("user:17\titem:1\nuser:18\titem:2\n"),
+            Ids({"user:17", "user:18"}));
+  EXPECT_EQ(users("session\t1\nmember\t2\n"), Ids({"session", "member"}));
   for (const char* header :
        {"user_id:token\titem_id:token", "uid\tiid", "customer_id\tproduct_id",
         "visitorid\titemid", "User ID\tItem", "\nuserId\tmovieId"}) {

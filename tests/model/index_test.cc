@@ -193,9 +193,7 @@ TEST_F(IndexTest, WhereListsTellLittleItLooksAtEveryRow) {
   EXPECT_EQ(Ask(*index, mask, 20), Ask(*exact, mask, 20));
 }
 
-// A few long rows make the rounding of all uncertain: all that is near would be
-// scored again.
-// Rows in whose place rounding would say too little.
+// Every so many rows so long that rounding would make all of it uncertain.
 std::vector<float> Enlarge(std::vector<float> values, Row step) {
   for (size_t row = 7; row * kDim < values.size(); row += step) {
     for (size_t c = 0; c < kDim; ++c) values[row * kDim + c] *= 1000;

@@ -358,6 +358,23 @@ TEST_F(ServerTest, ThoseWhoWatchTheHealthDoNotHoldAShutdownUp) {
   EXPECT_EQ(whole->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
+// Under a sanitizer: the answer comes from a thread of the store.
+TEST_F(ServerTest, StreamsEndWithWhatTheStoreRefuses) {
+  config_.store.database.free_space_reserve = int64_t{1} << 60;
+  Start();
+  const auto stub = api::FeedbackService::NewStub(channel_);
+  api::FeedbackRequest request;
+  *request.add_events() = Like("ann", "i001");
+  api::FeedbackResponse response;
+  for (int i = 0; i < 50; ++i) {
+    grpc::ClientContext context;
+    const auto stream = stub->StreamFeedback(&context);
+    stream->Write(request);
+    EXPECT_FALSE(stream->Read(&response));
+    EXPECT_EQ(stream->Finish().error_code(), grpc::RESOURCE_EXHAUSTED);
+  }
+}
+
 // A hang here is a shutdown that waits for streams.
 TEST_F(ServerTest, OpenFeedbackStreamsDoNotHoldAShutdownUp) {
   config_.serving.drain = absl::Seconds(100);
@@ -383,7 +400,7 @@ TEST_F(ServerTest, WhileItShutsDownCallsAreToldSo) {
   config_.serving.drain = absl::Seconds(10);  // of which 200 ms for these
   Start();
   std::vector<std::thread> callers;
-  std::atomic<int> told{0};
+  std::atomic<int> began{0}, told{0};
   for (int i = 0; i < 4; ++i) {
     callers.emplace_back([&] {
       const auto stub = api::AdminService::NewStub(channel_);
@@ -391,9 +408,11 @@ TEST_F(ServerTest, WhileItShutsDownCallsAreToldSo) {
         grpc::ClientContext context;
         api::PingResponse response;
         const grpc::Status status = stub->Ping(&context, {}, &response);
+        if (calls == 0) ++began;
         if (status.ok()) continue;
-        EXPECT_GT(calls, 0);
-        EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+        // A bare one for whom the machine gave no time to be told.
+        EXPECT_TRUE(status.error_code() == grpc::UNAVAILABLE ||
+                    status.error_code() == grpc::CANCELLED);
         if (status.error_message() == "the server is shutting down") {
           google::rpc::Status details;
           EXPECT_TRUE(details.ParseFromString(status.error_details()));
@@ -404,7 +423,7 @@ TEST_F(ServerTest, WhileItShutsDownCallsAreToldSo) {
       }
     });
   }
-  absl::SleepFor(absl::Milliseconds(50));
+  while (began < 4) std::this_thread::yield();
   server_.reset();
   for (std::thread& caller : callers) caller.join();
   EXPECT_GT(told, 0);
