@@ -187,9 +187,8 @@ TEST(Popularity, TiesOfWhatIsAnsweredGoByIdentity) {
   }
   // Sums of the same numbers in other orders.
   PopularityCounts counts(absl::Hours(1), 0);
-  counts.Set(0, 0.3);
-  counts.Set(1, 0.1 + 0.2);
-  counts.Set(2, 0.25);
+  const std::vector<double> sums = {0.3, 0.1 + 0.2, 0.25};
+  for (Ordinal item = 3; item-- > 0;) counts.Set(item, sums[item]);
   ASSERT_NE(counts[0], counts[1]);
   const auto ranking = RankByPopularity(counts, catalogue);
   EXPECT_THAT(ranking->items, testing::ElementsAre(1u, 0u, 2u));
