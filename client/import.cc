@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iostream>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -424,15 +427,12 @@ absl::StatusOr<ImportResult> Import(Client* client,
   return Importer(client, options).Run();
 }
 
-absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
-                                      bool quiet) {
-  // "-" is standard output.
-  std::ofstream out(path == "-" ? "/dev/stdout" : path,
-                    std::ios::binary | std::ios::trunc);
-  if (!out) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
-  }
+namespace {
+
+// `path` is for errors.
+absl::StatusOr<ImportResult> ExportInto(Client* client, const std::string& path,
+                                        bool quiet, std::ostream* into) {
+  std::ostream& out = *into;
   ImportResult result;
   ASSIGN_OR_RETURN(const api::StatusResponse status, client->Status());
   const double all = static_cast<double>(status.items()) +
@@ -464,13 +464,45 @@ absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
                : absl::ResourceExhaustedError(absl::StrCat(
                      "cannot write ", path, "; is the disk full?"));
   }));
-  out.close();
-  if (!out) {
+  if (!out.flush()) {
     return absl::ResourceExhaustedError(
         absl::StrCat("cannot write ", path, "; is the disk full?"));
   }
   bar.Finish(WithThousands(result.items + result.users + result.events) +
              " records");
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<ImportResult> ExportTo(Client* client, const std::string& path,
+                                      bool quiet) {
+  if (path == "-") {
+    return ExportInto(client, "standard output", quiet, &std::cout);
+  }
+  // A file that is there stays until the new one is whole. What is no file,
+  // such as a pipe, is written to as it is.
+  std::error_code error;
+  const bool replaces = !std::filesystem::exists(path, error) ||
+                        std::filesystem::is_regular_file(path, error);
+  const std::string aside = replaces ? absl::StrCat(path, ".partial") : path;
+  std::ofstream out(aside, std::ios::binary | std::ios::trunc);
+  if (!out) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot write ", aside, ": ", std::strerror(errno)));
+  }
+  auto result = ExportInto(client, aside, quiet, &out);
+  out.close();
+  if (result.ok() && !out) {
+    result = absl::ResourceExhaustedError(
+        absl::StrCat("cannot write ", aside, "; is the disk full?"));
+  }
+  if (!replaces) return result;
+  if (result.ok()) {
+    RETURN_IF_ERROR(RenameDurably(aside, path));
+  } else {
+    std::filesystem::remove(aside, error);
+  }
   return result;
 }
 

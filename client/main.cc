@@ -261,18 +261,20 @@ void CommandLine::AddRecords() {
   CLI::App* c = Add("items", "list, show or delete items", [this] {
     return Items(session_, get_, remove_, list_count_);
   });
-  c->add_option("--get", get_, "show this item");
+  CLI::Option* const get = c->add_option("--get", get_, "show this item");
   c->add_option("--delete", remove_, "never recommend these again")
-      ->default_str("");
+      ->default_str("")
+      ->excludes(get);
   c->add_option("-n,--count", list_count_, "of the list, 1 to 1000");
 
   c = Add("users", "list, show or erase users", [this] {
     return Users(session_, get_, history_, erase_, list_count_);
   });
-  c->add_option("--get", get_, "show this user");
-  c->add_option("--history", history_,
-                "the user's events, the last to arrive first");
-  c->add_option("--delete", erase_, "erase the user, on disk too");
+  CLI::Option* const user = c->add_option("--get", get_, "show this user");
+  CLI::Option* const history = c->add_option(
+      "--history", history_, "the user's events, the last to arrive first");
+  c->add_option("--delete", erase_, "erase the user, on disk too")
+      ->excludes(user, history);
   c->add_option("-n,--count", list_count_, "of the list, 1 to 1000");
 }
 

@@ -240,6 +240,18 @@ class ProcessTest(unittest.TestCase):
             back = self.folder / "back.jsonl"
             copy.run("export", back)
             self.assertEqual(sorted(out.read_text().splitlines()), sorted(back.read_text().splitlines()))
+            whole = back.read_text()
+            # To standard output, behind what is there.
+            listed = self.folder / "listed"
+            listed.write_text("before\n")
+            with open(listed, "a") as to:
+                subprocess.run([BIN / "nearline", "--server", copy.address, "export", "-"], stdout=to, check=True)
+            self.assertEqual(listed.read_text(), "before\n" + whole)
+            # Without an answer the file of before stays.
+            copy.kill()
+            self.assertNotEqual(copy.run("export", back, "--timeout", 1, check=False).returncode, 0)
+            self.assertEqual(back.read_text(), whole)
+            self.assertFalse((self.folder / "back.jsonl.partial").exists())
         finally:
             copy.kill()
             other.cleanup()
