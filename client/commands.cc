@@ -348,7 +348,7 @@ void PrintCompletion() {
   std::cout << R"(_nearline() {
   local current=${COMP_WORDS[COMP_CWORD]} words
   if [ "$COMP_CWORD" = 1 ]; then
-    words="recommend similar feedback retrain import export items users models rollback bench status completion --server --json --help"
+    words="$(nearline --help 2>/dev/null | sed -n 's/^  \([a-z][a-z]*\)  .*/\1/p') --server --json --help"
   else
     words=$(nearline "${COMP_WORDS[1]}" --help 2>/dev/null | grep -oE -- '--[a-z-]+' | sort -u)
   fi

@@ -1,6 +1,7 @@
 #include "client/records.h"
 
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "absl/strings/numbers.h"
@@ -157,7 +158,13 @@ absl::Status FromJson(const Json& json, const std::string& type,
   if (in.Has("request_id")) event->set_request_id(in.String("request_id"));
   if (in.Has("context")) event->set_context(in.String("context"));
   if (in.Has("position")) {
-    event->set_position(static_cast<int32_t>(in.Int("position")));
+    const int64_t position = in.Int("position");
+    if (position < 0 || position > std::numeric_limits<int32_t>::max()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("position ", position, ": expected 0 to ",
+                       std::numeric_limits<int32_t>::max()));
+    }
+    event->set_position(static_cast<int32_t>(position));
   }
   RETURN_IF_ERROR(in.status());
   if (!in.Has("time")) return absl::OkStatus();

@@ -1,6 +1,7 @@
 #include "client/table.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -14,7 +15,31 @@ size_t Width(const std::string& text) {
       text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
+std::string Harmless(const std::string& text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = [&](size_t at) {
+      return static_cast<unsigned char>(at < text.size() ? text[at] : 0);
+    };
+    // In UTF-8 the controls above ASCII take two bytes.
+    const bool high =
+        byte(i) == 0xc2 && byte(i + 1) >= 0x80 && byte(i + 1) < 0xa0;
+    if (high || byte(i) < 0x20 || byte(i) == 0x7f) {
+      out += "\xef\xbf\xbd";
+      i += high ? 1 : 0;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
 }  // namespace
+
+void Table::Add(std::vector<std::string> row) {
+  for (std::string& cell : row) cell = Harmless(cell);
+  rows_.push_back(std::move(row));
+}
 
 std::string Table::Render() const {
   const size_t columns = rows_[0].size();

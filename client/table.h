@@ -11,7 +11,8 @@ namespace nearline::client {
 class Table {
  public:
   explicit Table(std::vector<std::string> header) { Add(std::move(header)); }
-  void Add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  // What would steer a terminal, or end the line, is shown as U+FFFD.
+  void Add(std::vector<std::string> row);
   std::string Render() const;
 
  private:

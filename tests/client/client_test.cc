@@ -1,11 +1,14 @@
 #include "client/client.h"
 
+#include <algorithm>
 #include <atomic>
 #include <set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
+#include "client/records.h"
+#include "client/table.h"
 #include "proto/google/rpc/error_details.pb.h"
 #include "proto/google/rpc/status.pb.h"
 #include "tests/testing.h"
@@ -138,6 +141,31 @@ TEST_F(ClientTest, DoesNotRepeatWhatCannotGetBetter) {
   EXPECT_TRUE(
       absl::IsResourceExhausted(client_->Feedback(TwoEvents()).status()));
   EXPECT_EQ(service_.requests().size(), 1u);
+}
+
+TEST(Table, LeavesNothingThatSteersATerminal) {
+  Table table({"item", "title"});
+  table.Add({"esc",
+             "evil\x1b[31mred\nnext\xc2\x9b"
+             "31m, \xc3\xa9t\xc3\xa9"});
+  const std::string text = table.Render();
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
+  EXPECT_EQ(text.find('\x1b'), std::string::npos);
+  EXPECT_EQ(text.find("\xc2\x9b"), std::string::npos);
+  EXPECT_THAT(text, testing::HasSubstr("\xc3\xa9t\xc3\xa9"));
+}
+
+TEST(Records, APositionIsNotCut) {
+  const auto read = [](int64_t position) {
+    api::Event event;
+    return FromJson(Json{{"user", "a"}, {"item", "b"}, {"position", position}},
+                    "view", &event);
+  };
+  EXPECT_THAT(read(7), IsOk());
+  for (const int64_t position : {int64_t{-1}, (int64_t{1} << 32) + 1}) {
+    EXPECT_THAT(read(position),
+                IsError(absl::StatusCode::kInvalidArgument, "position"));
+  }
 }
 
 }  // namespace
