@@ -66,7 +66,9 @@ const char* NameOf(Call call) {
 
 BenchReport::Ratio Spread(std::vector<double> ratios) {
   std::sort(ratios.begin(), ratios.end());
-  return {ratios[ratios.size() / 2], ratios.front(), ratios.back()};
+  const size_t n = ratios.size();
+  return {(ratios[(n - 1) / 2] + ratios[n / 2]) / 2, ratios.front(),
+          ratios.back()};
 }
 
 absl::Duration OwnTime() {
@@ -107,6 +109,10 @@ class Bench {
   }
 
   absl::StatusOr<BenchReport> Run() {
+    {
+      grpc::ClientContext probe;  // Begin would have nobody to tell
+      RETURN_IF_ERROR(AddMetadata(options_.server, &probe));
+    }
     RETURN_IF_ERROR(ReadIds());
     LoadOptions closed{
         .slots = options_.in_flight > 0 ? options_.in_flight : kInFlight,
@@ -148,7 +154,10 @@ class Bench {
       if (options_.baseline == "none") continue;
       ratios["throughput"].push_back(totals.calls_a_second /
                                      base.calls_a_second);
-      ratios["processor"].push_back(base.processor_us / totals.processor_us);
+      if (base.processor_us.has_value() && totals.processor_us.has_value()) {
+        ratios["processor"].push_back(*base.processor_us /
+                                      *totals.processor_us);
+      }
       ratios["p99"].push_back(totals.p99_ms / base.p99_ms);
     }
     for (auto& [name, values] : ratios) {
@@ -162,39 +171,49 @@ class Bench {
 
   // Of all kinds of call in a round; the slower kind's percentile.
   struct Totals {
-    double calls_a_second = 0, processor_us = 0, p99_ms = 0;
+    double calls_a_second = 0, p99_ms = 0;
+    std::optional<double> processor_us;
   };
 
-  // Appends the round's figures, one a kind. Errors: UNAVAILABLE when no call
-  // was answered.
+  // Appends the round's figures, one a kind.
   absl::StatusOr<Totals> Round(const LoadOptions& options,
                                const Load::Send& send,
                                std::vector<BenchFigures>* rounds) {
     for (std::atomic<int64_t>& answers : served_by_) answers = 0;
-    ASSIGN_OR_RETURN(const absl::Duration server_before, ServerTime());
+    const std::optional<absl::Duration> server_before = ServerTime();
     const absl::Duration own_before = OwnTime();
     const std::unique_ptr<Load> load = Load::Run(options, send);
     const absl::Duration own = OwnTime() - own_before;
-    ASSIGN_OR_RETURN(absl::Duration server, ServerTime());
-    server -= server_before;
+    const std::optional<absl::Duration> server_after = ServerTime();
     const size_t before = rounds->size();
     int64_t all = 0, answered = 0;
     for (const Call call : kEveryCall) {
       for (const auto& code : (*load)[call].codes) all += code;
       answered += (*load)[call].codes[0];
     }
-    if (answered == 0) {
+    if (all == 0) {
       return absl::UnavailableError(
           "no call was answered; take more --seconds");
+    }
+    if (answered == 0) {
+      const grpc::Status failure = load->failure();
+      return Annotate(
+          FromGrpc(failure),
+          absl::StrCat("all ", all, " calls failed, the first with"));
     }
     const auto a_call = [&](absl::Duration time) {
       return absl::ToDoubleMicroseconds(time) / static_cast<double>(all);
     };
-    Totals totals{.processor_us = a_call(own + server)};
+    Totals totals;
+    std::optional<double> server;
+    if (server_before.has_value() && server_after.has_value()) {
+      server = a_call(*server_after - *server_before);
+      totals.processor_us = a_call(own) + *server;
+    }
     for (const Call call : kEveryCall) {
       BenchFigures figures = FiguresOf(*load, call);
       figures.processor_us = totals.processor_us;
-      figures.server_us = a_call(server);
+      figures.server_us = server;
       if (figures.calls + figures.errors == 0) continue;
       if (rounds->size() == before) figures.not_begun = load->not_begun();
       totals.calls_a_second += figures.calls_a_second;
@@ -238,11 +257,15 @@ class Bench {
     return figures;
   }
 
-  absl::StatusOr<absl::Duration> ServerTime() {
+  // The server's processor time so far; none where it does not tell, as it may
+  // be that only operators are told.
+  std::optional<absl::Duration> ServerTime() {
     grpc::ClientContext context;
-    RETURN_IF_ERROR(AddMetadata(options_.server, &context));
+    AddMetadata(options_.server, &context).IgnoreError();
     api::StatusResponse status;
-    RETURN_IF_ERROR(FromGrpc(stubs_[0].admin->Status(&context, {}, &status)));
+    if (!stubs_[0].admin->Status(&context, {}, &status).ok()) {
+      return std::nullopt;
+    }
     const auto& server = status.processor_time();
     return absl::Seconds(server.seconds()) + absl::Nanoseconds(server.nanos());
   }
@@ -324,7 +347,7 @@ class Bench {
   void Begin(Flight* flight, int slot, const Load& load, const Send& send,
              Done done) {
     flight->context.emplace();
-    // Any error has been met when ServerTime was asked for first.
+    // Run has met any error.
     AddMetadata(options_.server, &*flight->context).IgnoreError();
     if (options_.deadline > 0) {
       flight->context->set_deadline(absl::ToChronoTime(
@@ -401,21 +424,15 @@ class Bench {
 }  // namespace
 
 Json BenchFigures::ToJson() const {
-  Json json = {{"call", call},
-               {"calls", calls},
-               {"errors", errors},
-               {"codes", codes},
-               {"not_begun", not_begun},
-               {"calls_per_second", calls_a_second},
-               {"processor_us", processor_us},
-               {"server_us", server_us},
-               {"mean_ms", mean_ms},
-               {"p50_ms", p50_ms},
-               {"p90_ms", p90_ms},
-               {"p99_ms", p99_ms},
-               {"p999_ms", p999_ms},
-               {"max_ms", max_ms},
+  Json json = {{"call", call},           {"calls", calls},
+               {"errors", errors},       {"codes", codes},
+               {"not_begun", not_begun}, {"calls_per_second", calls_a_second},
+               {"mean_ms", mean_ms},     {"p50_ms", p50_ms},
+               {"p90_ms", p90_ms},       {"p99_ms", p99_ms},
+               {"p999_ms", p999_ms},     {"max_ms", max_ms},
                {"by_second", by_second}};
+  if (processor_us.has_value()) json["processor_us"] = *processor_us;
+  if (server_us.has_value()) json["server_us"] = *server_us;
   if (!served_by.empty()) json["served_by"] = served_by;
   return json;
 }

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,9 +48,10 @@ struct BenchFigures {
   std::map<std::string, int64_t> codes;
   double calls_a_second = 0;
   // Processor time a call, of this process and of the server: what tells the
-  // truth on a machine that is shared with others. Of all kinds in the round.
-  double processor_us = 0;
-  double server_us = 0;  // of it, the server's
+  // truth on a machine that is shared with others. Of all kinds in the round;
+  // none where the caller may not ask for the server's.
+  std::optional<double> processor_us;
+  std::optional<double> server_us;  // of it, the server's
   double mean_ms = 0, p50_ms = 0, p90_ms = 0, p99_ms = 0, p999_ms = 0,
          max_ms = 0;
   std::vector<int64_t> by_second;
@@ -65,7 +67,8 @@ struct BenchReport {
   std::vector<BenchFigures> rounds;
   // Repetition by repetition: the measured calls' throughput over the
   // baseline's, the baseline's processor time over theirs, and their 99th
-  // percentile over the baseline's. Empty without a baseline.
+  // percentile over the baseline's. Empty without a baseline; no processor
+  // where a round has none.
   struct Ratio {
     double median = 0, low = 0, high = 0;
   };
@@ -76,7 +79,8 @@ struct BenchReport {
 
 // Loads a server with calls over a few connections, in turn with calls that do
 // nothing over the same ones. Errors: FAILED_PRECONDITION when the server knows
-// no user, UNAVAILABLE when no call was answered.
+// no user, UNAVAILABLE when no call was answered, or the first one's error when
+// all calls of a round failed.
 // `on_round`, told what share of the rounds is over, may be empty.
 absl::StatusOr<BenchReport> RunBench(
     const BenchOptions& options,

@@ -21,6 +21,16 @@ bool IsNumber(absl::string_view text) {
   return absl::SimpleAtod(text, &number);
 }
 
+// As one writes numbers: "02134" and "0x10" are names of something.
+bool IsPlainNumber(absl::string_view text) {
+  const bool zero_first =
+      text.size() > 1 && text[0] == '0' &&
+      absl::ascii_isdigit(static_cast<unsigned char>(text[1]));
+  return !zero_first &&
+         text.find_first_not_of("0123456789.-eE+") == absl::string_view::npos &&
+         IsNumber(text);
+}
+
 // The column that `where` names: a name in the header, or a number from 1.
 absl::StatusOr<int> ColumnOf(const std::string& where, const Fields& first) {
   int number = 0;
@@ -95,6 +105,12 @@ std::string FieldOf(absl::string_view name) {
   return it == fields->end() ? "" : it->second;
 }
 
+const std::set<std::string>& EventFields() {
+  static const auto* const fields =
+      new std::set<std::string>{"user", "item", "type", "value", "time"};
+  return *fields;
+}
+
 absl::StatusOr<EventColumns> EventColumns::Choose(const Fields& first,
                                                   const Fields& second,
                                                   const NamedColumns& named) {
@@ -124,13 +140,7 @@ absl::StatusOr<EventColumns> EventColumns::Choose(const Fields& first,
     }
   }
   for (const auto& [field, where] : named) {
-    const auto it = places.find(field);
-    if (it == places.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--columns: no field ", Quoted(field),
-                       "; there are user, item, type, value, time"));
-    }
-    ASSIGN_OR_RETURN(*it->second, ColumnOf(where, first));
+    ASSIGN_OR_RETURN(*places.at(field), ColumnOf(where, first));
   }
   if (!c.header) {
     if (c.user < 0) c.user = 0;
@@ -142,6 +152,14 @@ absl::StatusOr<EventColumns> EventColumns::Choose(const Fields& first,
     return absl::InvalidArgumentError(
         "which columns are user and item? Say --columns user=1,item=2, or name "
         "them as the header does");
+  }
+  if (!c.header) return c;
+  for (size_t i = 0; i < first.size(); ++i) {
+    const bool read =
+        std::any_of(places.begin(), places.end(), [&](const auto& entry) {
+          return *entry.second == static_cast<int>(i);
+        });
+    if (!read && !first[i].empty()) c.unread.push_back(first[i]);
   }
   return c;
 }
@@ -179,16 +197,42 @@ absl::Status EventColumns::Read(const Fields& fields, const std::string& type,
 absl::StatusOr<RecordColumns> RecordColumns::Choose(const Fields& header,
                                                     const std::string& kind,
                                                     const NamedColumns& named) {
-  RecordColumns c{.names = header};
+  static const auto* const declared =
+      new std::map<std::string, Kind>{{"token", Kind::kText},
+                                      {"token_seq", Kind::kTexts},
+                                      {"float", Kind::kNumber},
+                                      {"float_seq", Kind::kVector}};
+  RecordColumns c;
   const std::string field = kind == "users" ? "user" : "item";
+  for (const auto& [name, where] : named) {
+    if (name == field) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--columns ", name, "=", where, ": of ", kind, " only ",
+                     field, "=... can be said; other columns are attributes"));
+  }
+  for (const std::string& title : header) {
+    Column column{.name = title};
+    const size_t colon = title.find(':');
+    if (colon != std::string::npos) {
+      const auto it = declared->find(title.substr(colon + 1));
+      if (it != declared->end()) {
+        column = {title.substr(0, colon), it->second, true, ' '};
+      }
+    }
+    if (column.name == "title") {
+      column.kind = Kind::kText;
+      column.declared = true;
+    }
+    c.columns_.push_back(column);
+  }
   for (size_t i = header.size(); i-- > 0;) {
     const std::string name = absl::AsciiStrToLower(header[i]);
-    if (FieldOf(name) == field || name == "id") c.id = static_cast<int>(i);
+    if (FieldOf(name) == field || name == "id") c.id_ = static_cast<int>(i);
   }
   if (const auto it = named.find(field); it != named.end()) {
-    ASSIGN_OR_RETURN(c.id, ColumnOf(it->second, header));
+    ASSIGN_OR_RETURN(c.id_, ColumnOf(it->second, header));
   }
-  if (c.id >= 0) return c;
+  if (c.id_ >= 0) return c;
   return absl::InvalidArgumentError(
       absl::StrCat("which column is the ", field,
                    "'s id? The first line must "
@@ -196,30 +240,63 @@ absl::StatusOr<RecordColumns> RecordColumns::Choose(const Fields& header,
                    field, "\"; or say --columns ", field, "=..."));
 }
 
+void RecordColumns::Observe(const Fields& fields) {
+  for (size_t i = 0; i < std::min(fields.size(), columns_.size()); ++i) {
+    Column& column = columns_[i];
+    if (column.declared || fields[i].empty()) continue;
+    if (absl::StrContains(fields[i], '|')) {
+      column.kind = Kind::kTexts;
+    } else if (column.kind == Kind::kNumber && !IsPlainNumber(fields[i])) {
+      column.kind = Kind::kText;
+    }
+  }
+}
+
 absl::Status RecordColumns::Read(
     const Fields& fields, std::string* record_id,
     google::protobuf::Map<std::string, api::Attribute>* attributes) const {
-  RETURN_IF_ERROR(CheckId("id", id, fields));
-  if (fields.size() > names.size()) {
+  RETURN_IF_ERROR(CheckId("id", id_, fields));
+  if (fields.size() > columns_.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        fields.size(), " fields; the header names ", names.size()));
+        fields.size(), " fields; the header names ", columns_.size()));
   }
-  *record_id = fields[static_cast<size_t>(id)];
+  *record_id = fields[static_cast<size_t>(id_)];
   for (size_t i = 0; i < fields.size(); ++i) {
-    if (static_cast<int>(i) == id || fields[i].empty()) continue;
+    if (static_cast<int>(i) == id_) continue;
+    const Column& column = columns_[i];
     const std::string text =
         IsUtf8(fields[i]) ? fields[i] : Latin1ToUtf8(fields[i]);
-    if (text.find_first_not_of('|') == std::string::npos) continue;
-    api::Attribute& to = (*attributes)[names[i]];
-    double number = 0;
-    if (absl::SimpleAtod(text, &number) && std::isfinite(number)) {
-      to.set_number(number);
-    } else if (absl::StrContains(text, '|')) {
-      for (const auto part : absl::StrSplit(text, '|', absl::SkipEmpty())) {
-        to.mutable_texts()->add_values(std::string(part));
-      }
-    } else {
-      to.set_text(text);
+    if (text.find_first_not_of(column.separator) == std::string::npos) continue;
+    const auto number = [&](absl::string_view part, double* value) {
+      return absl::SimpleAtod(part, value) && std::isfinite(*value)
+                 ? absl::OkStatus()
+                 : absl::InvalidArgumentError(
+                       absl::StrCat("column ", i + 1, ", ", column.name, ", ",
+                                    Quoted(part), " is no number"));
+    };
+    api::Attribute& to = (*attributes)[column.name];
+    double value = 0;
+    switch (column.kind) {
+      case Kind::kText:
+        to.set_text(text);
+        break;
+      case Kind::kNumber:
+        RETURN_IF_ERROR(number(text, &value));
+        to.set_number(value);
+        break;
+      case Kind::kTexts:
+        for (const auto part :
+             absl::StrSplit(text, column.separator, absl::SkipEmpty())) {
+          to.mutable_texts()->add_values(std::string(part));
+        }
+        break;
+      case Kind::kVector:
+        for (const auto part :
+             absl::StrSplit(text, column.separator, absl::SkipEmpty())) {
+          RETURN_IF_ERROR(number(part, &value));
+          to.mutable_vector()->add_values(static_cast<float>(value));
+        }
+        break;
     }
   }
   return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <iostream>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -21,9 +22,10 @@ constexpr int kRejected = 4;  // an exit code; see commands.h
 template <typename Items>
 void PrintItems(Session& session, const Items& items) {
   Table table({"#", "item", "score", "title", "genres"});
+  Describer describer(session.client.get());
   int rank = 0;
   for (const api::ScoredItem& item : items) {
-    const auto [title, genres] = Describe(*session.client, item.item());
+    const auto [title, genres] = describer.Describe(item.item());
     table.Add({absl::StrCat(++rank), item.item(),
                absl::StrFormat("%.3f", item.score()), title, genres});
   }
@@ -67,10 +69,17 @@ absl::StatusOr<api::Filter> ParseFilter(const std::string& text) {
     if (!from.empty()) range->set_min(low);
     if (!to.empty()) range->set_max(high);
   } else {
-    auto* const any = filter.mutable_any_of();
-    any->set_attribute(name);
+    auto* const texts = filter.mutable_any()->add_filters()->mutable_any_of();
+    texts->set_attribute(name);
     for (const auto part : absl::StrSplit(value, '|')) {
-      any->add_values(std::string(part));
+      texts->add_values(std::string(part));
+      double number = 0;
+      if (!absl::SimpleAtod(part, &number)) continue;
+      // Whether the attribute is a number or a text that looks like one.
+      auto* const equal = filter.mutable_any()->add_filters()->mutable_range();
+      equal->set_attribute(name);
+      equal->set_min(number);
+      equal->set_max(number);
     }
   }
   if (!negated) return filter;
@@ -225,6 +234,10 @@ int Retrain(Session& session, bool cold, bool detach) {
   }
   ProgressBar bar("Training", session.json ? ProgressBar::Mode::kSilent
                                            : ProgressBar::Mode::kAuto);
+  if (started->joined()) {
+    bar.Say(absl::StrCat("joined ", started->run_id(),
+                         ", which was under way, as it was asked for"));
+  }
   bool first = true;
   const auto end = session.client->WatchRun(
       started->run_id(), [&](const api::RunProgress& run) {
@@ -249,6 +262,7 @@ int Retrain(Session& session, bool cold, bool detach) {
   const bool good = end->state() == api::RUN_STATE_PUBLISHED;
   if (session.json) {
     Json out = {{"run_id", end->run_id()},
+                {"joined", started->joined()},
                 {"state", api::RunState_Name(end->state())},
                 {"generation", end->generation()},
                 {"first_generation", end->first_generation()},
@@ -317,9 +331,11 @@ int BenchCommand(Session& session, BenchOptions options) {
                "p99 ms", "p99.9 ms", "max ms", "errors"});
   for (const BenchFigures& f : report->rounds) {
     const auto ms = [](double x) { return absl::StrFormat("%.2f", x); };
+    const auto us = [](const std::optional<double>& x) {
+      return x.has_value() ? absl::StrFormat("%.0f", *x) : "-";
+    };
     table.Add({f.call, absl::StrFormat("%.0f", f.calls_a_second),
-               absl::StrFormat("%.0f", f.processor_us),
-               absl::StrFormat("%.0f", f.server_us), ms(f.p50_ms), ms(f.p90_ms),
+               us(f.processor_us), us(f.server_us), ms(f.p50_ms), ms(f.p90_ms),
                ms(f.p99_ms), ms(f.p999_ms), ms(f.max_ms),
                absl::StrCat(f.errors)});
   }

@@ -75,13 +75,14 @@ int Users(Session& session, const std::string& get, const std::string& history,
     const auto response = session.client->GetHistory(request);
     if (!response.ok()) return Fail(session, response.status());
     Json out = Json::array();
+    Describer describer(session.client.get());
     Table table({"time", "type", "item", "value", "title"});
     for (const api::Event& event : response->events()) {
       const Json json = ToJson(event);
       out.push_back(json);
       table.Add({json["time"].get<std::string>().substr(0, 19), event.type(),
                  event.item(), absl::StrFormat("%g", event.value()),
-                 Describe(*session.client, event.item()).first});
+                 session.json ? "" : describer.Describe(event.item()).first});
     }
     if (session.json) {
       PrintJson(out);
@@ -127,8 +128,12 @@ int ImportCommand(Session& session, ImportOptions options,
                {"expired", result->expired},
                {"deleted_items", result->deleted},
                {"skipped_lines", result->skipped},
-               {"wrong", result->wrong}});
+               {"wrong", result->wrong},
+               {"remarks", result->remarks}});
     return 0;
+  }
+  for (const std::string& remark : result->remarks) {
+    std::cerr << "note: " << remark << "\n";
   }
   for (const std::string& what : result->wrong) {
     std::cerr << "left out: " << what << "\n";

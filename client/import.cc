@@ -15,6 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/delimited.h"
 #include "base/file.h"
@@ -36,27 +37,18 @@ absl::Time ModificationTime(const std::string& path) {
 // Ids for the events of one file; see Import.
 class EventIds {
  public:
-  static absl::StatusOr<EventIds> Of(const std::string& path) {
-    EventIds ids;
-    ASSIGN_OR_RETURN(ids.file_, Sha256OfFile(path));
-    ids.file_.resize(16);
-    return ids;
-  }
   // Once for every line.
   void Read(const DelimitedReader& reader) {
     line_ = reader.line();
     until_ = HashOf(absl::StrCat(absl::Hex(until_.high), absl::Hex(until_.low),
                                  "\n", reader.text()));
   }
-  std::string Get(bool has_time) const {
-    return has_time ? absl::StrCat(absl::Hex(until_.high, absl::kZeroPad16),
-                                   ":", line_)
-                    : absl::StrCat(file_, ":", line_);
+  std::string Get() const {
+    return absl::StrCat(absl::Hex(until_.high, absl::kZeroPad16), ":", line_);
   }
 
  private:
-  std::string file_;  // hash of the whole
-  Hash128 until_;     // hash of the lines read so far
+  Hash128 until_;  // hash of the lines read so far
   int64_t line_ = 0;
 };
 
@@ -72,10 +64,16 @@ absl::Status Peek(const std::string& path, std::vector<std::string>* first,
 class Importer {
  public:
   Importer(Client* client, const ImportOptions& options)
-      : options_(options), sender_(client) {}
+      : options_(options), sender_(client, options.skip_bad_lines) {}
 
   absl::StatusOr<ImportResult> Run() {
     const std::string& path = options_.path;
+    for (const auto& [field, where] : options_.columns) {
+      if (EventFields().contains(field)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("--columns: no field ", Quoted(field), "; there are ",
+                       absl::StrJoin(EventFields(), ", ")));
+    }
     const auto has = [&](const char* name) {
       return FileExists(JoinPath(path, name));
     };
@@ -103,7 +101,9 @@ class Importer {
     } else {
       RETURN_IF_ERROR(OneFile());
     }
-    return sender_.result();
+    ImportResult result = sender_.result();
+    result.remarks = std::move(remarks_);
+    return result;
   }
 
  private:
@@ -117,13 +117,19 @@ class Importer {
     }
     char first = 0;
     in >> first;
+    const bool events = options_.kind.empty() || options_.kind == "events";
+    if (first == '{' && !events && !options_.columns.empty()) {
+      return absl::InvalidArgumentError(
+          "--columns: JSON lines of items and users are {\"id\": ..., "
+          "\"attributes\": {...}}; only those of events can be renamed");
+    }
     if (first == '{') return JsonLines(options_.path, options_.kind);
     if (first == '[') {
       return absl::InvalidArgumentError(absl::StrCat(
           options_.path,
           ": a JSON array; write one object a line (jq -c '.[]' does)"));
     }
-    if (!options_.kind.empty() && options_.kind != "events") {
+    if (!events) {
       return Records(options_.path, options_.kind);
     }
     return Events(options_.path);
@@ -202,18 +208,22 @@ class Importer {
     }
     auto columns = EventColumns::Choose(first, second, options_.columns);
     if (!columns.ok()) return Annotate(columns.status(), path);
+    if (!columns->unread.empty()) {
+      remarks_.push_back(absl::StrCat(
+          path, ": not read: ", absl::StrJoin(columns->unread, ", "),
+          columns->time < 0 ? "; no column holds times (--columns time=...)"
+                            : ""));
+    }
     EventIds ids;
     return ForEachLine(
         path, "", "Events", [&](auto& fields, DelimitedReader& reader) {
-          if (first_) {
-            ASSIGN_OR_RETURN(ids, EventIds::Of(path));
-          }
+          if (first_) ids = {};
           ids.Read(reader);
           if (first_ && columns->header) return absl::OkStatus();
           api::Event event;
           RETURN_IF_ERROR(
               columns->Read(fields, options_.type, fallback, &event));
-          event.set_event_id(ids.Get(columns->time >= 0));
+          event.set_event_id(ids.Get());
           return sender_.Add(std::move(event));
         });
   }
@@ -224,6 +234,7 @@ class Importer {
     RETURN_IF_ERROR(Peek(path, &first, &second));
     auto columns = RecordColumns::Choose(first, kind, options_.columns);
     if (!columns.ok()) return Annotate(columns.status(), path);
+    RETURN_IF_ERROR(Observe(path, &*columns));
     return ForEachLine(
         path, "", kind == "users" ? "Users" : "Items",
         [&](auto& fields, DelimitedReader&) {
@@ -248,22 +259,39 @@ class Importer {
         });
   }
 
+  // Lets `columns` see all lines that can be read.
+  static absl::Status Observe(const std::string& path, RecordColumns* columns) {
+    ASSIGN_OR_RETURN(DelimitedReader reader, DelimitedReader::Open(path));
+    std::vector<std::string> fields;
+    for (bool header = true;; header = false) {
+      if (reader.Next(&fields)) {
+        if (!header) columns->Observe(fields);
+      } else if (reader.status().ok()) {
+        return absl::OkStatus();
+      }
+    }
+  }
+
   absl::Status JsonLines(const std::string& path, const std::string& kind) {
     EventIds ids;
     const std::string label = kind == "items"   ? "Items"
                               : kind == "users" ? "Users"
                                                 : "Records";
     // A separator that no line of JSON holds: the whole line is one field.
-    return ForEachLine(
-        path, std::string(1, '\x01'), label,
-        [&](auto& fields, DelimitedReader& reader) -> absl::Status {
-          if (first_) {
-            ASSIGN_OR_RETURN(ids, EventIds::Of(path));
-          }
-          ids.Read(reader);
-          ASSIGN_OR_RETURN(const Json json, ParseJson(fields[0]));
-          return AddJson(json, kind, ids);
-        });
+    unseen_ = options_.columns;
+    RETURN_IF_ERROR(
+        ForEachLine(path, std::string(1, '\x01'), label,
+                    [&](auto& fields, DelimitedReader& reader) -> absl::Status {
+                      if (first_) ids = {};
+                      ids.Read(reader);
+                      ASSIGN_OR_RETURN(const Json json, ParseJson(fields[0]));
+                      return AddJson(json, kind, ids);
+                    }));
+    for (const auto& [field, key] : unseen_) {
+      remarks_.push_back(absl::StrCat(path, ": --columns ", field, "=", key,
+                                      ": no line has that key"));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status AddJson(const Json& json, const std::string& kind,
@@ -284,6 +312,11 @@ class Importer {
     }
     if (kind == "events" || (kind.empty() && !options_.columns.empty())) {
       return AddEvent(json, ids);
+    }
+    if (kind.empty() && !json.contains("id") && !json.contains("item")) {
+      return absl::InvalidArgumentError(
+          "neither an item, which has an \"id\", nor an event, which has a "
+          "\"user\" and an \"item\"");
     }
     if (kind == "items" || (kind.empty() && !json.contains("item"))) {
       api::Item item;
@@ -306,16 +339,18 @@ class Importer {
       RETURN_IF_ERROR(FromJson(json, options_.type, &event));
     } else {
       Json renamed = Json::object();
-      for (const char* field : {"user", "item", "type", "value", "time"}) {
+      for (const std::string& field : EventFields()) {
         const auto named = options_.columns.find(field);
         const std::string key =
             named == options_.columns.end() ? field : named->second;
-        if (json.contains(key)) renamed[field] = json[key];
+        if (!json.contains(key)) continue;
+        renamed[field] = json[key];
+        unseen_.erase(field);
       }
       RETURN_IF_ERROR(FromJson(renamed, options_.type, &event));
     }
     if (event.event_id().empty()) {
-      event.set_event_id(ids.Get(event.has_time()));
+      event.set_event_id(ids.Get());
     }
     if (!event.has_time()) SetTime(ModificationTime(options_.path), &event);
     return sender_.Add(std::move(event));
@@ -417,7 +452,9 @@ class Importer {
 
   const ImportOptions& options_;
   Sender sender_;
-  bool first_ = true;  // of the lines of a pass
+  bool first_ = true;    // of the lines of a pass
+  NamedColumns unseen_;  // keys of JSON lines that no line has had
+  std::vector<std::string> remarks_;
 };
 
 }  // namespace

@@ -22,7 +22,8 @@ struct ImportOptions {
   // id, "item" or "user". Default: by header, else user, item, value, time.
   NamedColumns columns;
   std::string type = "rating";  // of events without a column for it
-  // Lines that cannot be read; else the first one ends the import.
+  // Leaves out lines that cannot be read, or that the server refuses; else the
+  // first one ends the import.
   bool skip_bad_lines = false;
   bool quiet = false;
 };
@@ -35,12 +36,13 @@ struct ImportResult {
   int64_t expired = 0;     // older than what the server keeps: not recorded
   int64_t deleted = 0;     // items
   int64_t skipped = 0;     // lines that were wrong
-  std::vector<std::string> wrong;  // what, of the first of them
+  std::vector<std::string> wrong;    // what, of the first of them
+  std::vector<std::string> remarks;  // what one may want to know
 };
 
-// An import can be repeated or resumed: every event without an id gets one.
-// With a time, it is of the lines up to the event's, so that of a file that has
-// grown only the new lines count; without, of the whole file. Errors:
+// An import can be repeated or resumed: every event without an id gets one, of
+// the lines up to the event's, so that of a file that has grown, or was mended,
+// only the lines count that have not been there before. Errors:
 // INVALID_ARGUMENT "file:line: what is wrong".
 absl::StatusOr<ImportResult> Import(Client* client,
                                     const ImportOptions& options);

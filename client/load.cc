@@ -92,6 +92,9 @@ void Load::Answered(int slot, Call call, const grpc::Status& status) {
         static_cast<size_t>(std::max(0.0, absl::ToDoubleSeconds(now - start_)));
     counts.by_second[std::min(second, counts.by_second.size() - 1)].fetch_add(
         1, std::memory_order_relaxed);
+  } else {
+    MutexLock lock(&mu_);
+    if (failure_.ok()) failure_ = status;
   }
   if (options_.rate <= 0) return Next(slot);
   MutexLock lock(&mu_);

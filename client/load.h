@@ -58,6 +58,11 @@ class Load {
   const LoadCounts& operator[](Call call) const {
     return counts_[static_cast<size_t>(call)];
   }
+  // The first failure; OK without any. Once all calls have been answered.
+  grpc::Status failure() const {
+    MutexLock lock(&mu_);
+    return failure_;
+  }
   // When a slot's call began, or should have.
   absl::Time began(int slot) const { return began_[static_cast<size_t>(slot)]; }
   // That calls came for; of a closed loop, from the first to the last answer.
@@ -79,7 +84,8 @@ class Load {
   std::array<LoadCounts, kCalls> counts_;
   absl::Duration took_;
   int64_t not_begun_ = 0;
-  Mutex mu_;
+  mutable Mutex mu_;
+  grpc::Status failure_ ABSL_GUARDED_BY(mu_);
   CondVar cv_;
   std::vector<int> free_ ABSL_GUARDED_BY(mu_);  // open loop
   int active_ ABSL_GUARDED_BY(mu_) = 0;

@@ -1,6 +1,8 @@
 // nearline: the command line. It speaks gRPC only.
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -85,7 +87,9 @@ CommandLine::CommandLine()
   AddBench();
   Add("status", "how the server is", [this] { return ShowStatus(session_); });
   CLI::App* const top =
-      Add("top", "watch it live: calls, times, queues, model, training",
+      Add("top",
+          "watch it live: calls, times, queues, model, training; with --json "
+          "its status, a line a frame",
           [this] { return TopCommand(session_, every_, frames_); });
   top->add_option("--every", every_, "seconds between frames")
       ->check(CLI::Range(0.1, 3600.0));
@@ -181,8 +185,8 @@ void CommandLine::AddAsking() {
       ->default_str("");
   c->add_option("-n,--count", flags.count, "1 to 1000");
   c->add_option("--filter", flags.filters,
-                "attribute=value, attribute=a|b, attribute=low..high; ! before "
-                "it: not; several must all hold")
+                "attribute=value, attribute=a|b (texts or numbers), "
+                "attribute=low..high; ! before it: not; several must all hold")
       ->default_str("");
   c->add_option("--candidates", flags.candidates, "rank only these")
       ->default_str("");
@@ -239,7 +243,8 @@ void CommandLine::AddFiles() {
                 "user=1,item=movieId,value=3,time=4: numbers from 1, names of "
                 "the header, or keys of JSON lines; 0: none");
   c->add_flag("--skip-bad-lines", import_.skip_bad_lines,
-              "leave out lines that cannot be read, and say how many");
+              "leave out lines that cannot be read, or that the server "
+              "refuses, and say how many");
   c->add_option("--type", import_.type, "of events without a column for it");
   c->add_flag("--quiet", import_.quiet, "no progress bar");
 
@@ -351,7 +356,12 @@ int CommandLine::Run(int argc, char** argv) {
     }
     return app_.exit(e) == 0 ? 0 : 2;  // --help, or wrong words
   }
-  return commands_.at(app_.get_subcommands()[0])();
+  const int code = commands_.at(app_.get_subcommands()[0])();
+  std::cout.flush();
+  if (std::cout) return code;
+  std::cerr << "nearline: cannot write standard output: "
+            << std::strerror(errno) << "\n";
+  return 1;
 }
 
 }  // namespace

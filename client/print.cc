@@ -21,9 +21,10 @@ int Fail(const Session& session, const absl::Status& status) {
 
 void PrintJson(const Json& json) { std::cout << json.dump(2) << "\n"; }
 
-std::pair<std::string, std::string> Describe(Client& client,
-                                             const std::string& id) {
-  const auto item = client.GetItem(id);
+std::pair<std::string, std::string> Describer::Describe(const std::string& id) {
+  if (denied_) return {};
+  const auto item = client_.GetItem(id);
+  denied_ = absl::IsPermissionDenied(item.status());
   if (!item.ok()) return {};
   std::string title, genres;
   const auto& attributes = item->attributes();

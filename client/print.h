@@ -16,9 +16,18 @@ int Fail(const Session& session, const absl::Status& status);
 
 void PrintJson(const Json& json);
 
-// An item's title and genres, for people; empty where it has none.
-std::pair<std::string, std::string> Describe(Client& client,
-                                             const std::string& id);
+// What people want to know of items.
+class Describer {
+ public:
+  explicit Describer(Client* client) : client_(*client) {}
+  // Title and genres; empty where there are none, or where the caller may not
+  // read items.
+  std::pair<std::string, std::string> Describe(const std::string& id);
+
+ private:
+  Client& client_;
+  bool denied_ = false;
+};
 
 }  // namespace nearline::client
 

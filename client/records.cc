@@ -22,6 +22,10 @@ absl::Status AttributeFromJson(const std::string& name, const Json& json,
     out->set_number(json.get<double>());
     return absl::OkStatus();
   }
+  if (json.is_boolean()) {
+    out->set_text(json.dump());
+    return absl::OkStatus();
+  }
   if (json.is_array()) {
     bool strings = true, numbers = !json.empty();
     for (const Json& v : json) {
@@ -44,7 +48,8 @@ absl::Status AttributeFromJson(const std::string& name, const Json& json,
   }
   return absl::InvalidArgumentError(
       absl::StrCat("attribute ", Quoted(name),
-                   ": expected a string, a number, or an array of either"));
+                   ": expected a string, a number, an array of either, true, "
+                   "false or null"));
 }
 
 // An id is a string, or a whole number as text.
@@ -114,6 +119,7 @@ Json AttributesToJson(const ApiAttributes& attributes) {
 
 absl::Status AttributesFromJson(const Json& json, ApiAttributes* out) {
   for (const auto& [name, value] : json.items()) {
+    if (value.is_null()) continue;
     RETURN_IF_ERROR(AttributeFromJson(name, value, &(*out)[name]));
   }
   return absl::OkStatus();

@@ -14,7 +14,7 @@ namespace nearline::client {
 namespace api = ::nearline::v1;
 
 // A string is text, an array of strings texts, a number a number, an array of
-// numbers a vector.
+// numbers a vector, true and false are texts, null is no attribute.
 using ApiAttributes = google::protobuf::Map<std::string, api::Attribute>;
 Json AttributesToJson(const ApiAttributes& attributes);
 absl::Status AttributesFromJson(const Json& json, ApiAttributes* out);

@@ -1,6 +1,7 @@
 #include "client/sender.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -14,26 +15,36 @@ constexpr size_t kBatch = 10'000;
 // A call's size stays well below what a server takes by default.
 constexpr size_t kBatchBytes = 4 << 20;
 
+// 3 of an error that begins with "events[3]..." or the like.
+std::optional<size_t> PlaceIn(const absl::Status& status, size_t records) {
+  const absl::string_view text = status.message();
+  const size_t open = text.find('['), close = text.find(']');
+  size_t place = 0;
+  if (open == absl::string_view::npos || close == absl::string_view::npos ||
+      close < open ||
+      !absl::SimpleAtoi(text.substr(open + 1, close - open - 1), &place) ||
+      place >= records) {
+    return std::nullopt;
+  }
+  return place;
+}
+
 // "path:line: what" for an error that begins with "events[3]..." or the like,
 // and for any error of a call that was sent for one line, such as that the
 // message is too large.
 absl::Status NameLine(const absl::Status& status, const std::string& path,
                       const std::vector<int64_t>& lines) {
   if (status.ok()) return status;
-  const absl::string_view text = status.message();
-  const size_t open = text.find('['), close = text.find(']');
-  size_t index = 0;
-  if (open == absl::string_view::npos || close == absl::string_view::npos ||
-      close < open ||
-      !absl::SimpleAtoi(text.substr(open + 1, close - open - 1), &index) ||
-      index >= lines.size()) {
+  const std::optional<size_t> place = PlaceIn(status, lines.size());
+  if (!place.has_value()) {
     return Annotate(
         status, lines.size() == 1 ? absl::StrCat(path, ":", lines[0]) : path);
   }
-  absl::string_view what = text.substr(close + 1);
+  absl::string_view what = status.message();
+  what.remove_prefix(what.find(']') + 1);
   if (absl::StartsWith(what, ".")) what.remove_prefix(1);
   return absl::Status(status.code(),
-                      absl::StrCat(path, ":", lines[index], ": ", what));
+                      absl::StrCat(path, ":", lines[*place], ": ", what));
 }
 
 }  // namespace
@@ -105,19 +116,42 @@ absl::Status Sender::Flush() {
   return FlushEvents();
 }
 
+template <typename Request, typename Records, typename Send>
+absl::Status Sender::Upsert(Batch<Request>* batch, Records* records,
+                            Send send) {
+  while (!batch->empty()) {
+    const absl::Status status = send();
+    if (status.ok()) break;
+    const absl::Status named = NameLine(status, path_, batch->lines);
+    std::optional<size_t> wrong;
+    if (absl::IsInvalidArgument(status)) {
+      wrong = PlaceIn(status, batch->lines.size());
+    } else if (absl::IsResourceExhausted(status) &&
+               batch->bytes > kBatchBytes) {
+      wrong = 0;  // one record, too large for a message
+    }
+    if (!skip_bad_lines_ || !wrong.has_value()) return named;
+    Skip(named);
+    records->DeleteSubrange(static_cast<int>(*wrong), 1);
+    batch->lines.erase(batch->lines.begin() +
+                       static_cast<std::ptrdiff_t>(*wrong));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Sender::FlushItems() {
-  if (items_.empty()) return absl::OkStatus();
-  RETURN_IF_ERROR(NameLine(client_.UpsertItems(items_.request).status(), path_,
-                           items_.lines));
+  RETURN_IF_ERROR(Upsert(&items_, items_.request.mutable_items(), [&] {
+    return client_.UpsertItems(items_.request).status();
+  }));
   result_.items += static_cast<int64_t>(items_.lines.size());
   items_ = {};
   return absl::OkStatus();
 }
 
 absl::Status Sender::FlushUsers() {
-  if (users_.empty()) return absl::OkStatus();
-  RETURN_IF_ERROR(NameLine(client_.UpsertUsers(users_.request).status(), path_,
-                           users_.lines));
+  RETURN_IF_ERROR(Upsert(&users_, users_.request.mutable_users(), [&] {
+    return client_.UpsertUsers(users_.request).status();
+  }));
   result_.users += static_cast<int64_t>(users_.lines.size());
   users_ = {};
   return absl::OkStatus();
@@ -127,6 +161,7 @@ absl::Status Sender::FlushEvents() {
   RETURN_IF_ERROR(Await());
   if (events_.empty()) return absl::OkStatus();
   events_.request.set_historical(true);
+  events_.request.set_partial(skip_bad_lines_);
   auto request = std::make_shared<api::FeedbackRequest>();
   request->Swap(&events_.request);
   sent_lines_ = std::move(events_.lines);
@@ -153,6 +188,12 @@ absl::Status Sender::Await() {
   if (!pending_.valid()) return absl::OkStatus();
   const absl::StatusOr<api::FeedbackResponse> response = pending_.get();
   RETURN_IF_ERROR(NameLine(response.status(), path_, sent_lines_));
+  for (const auto& result : response->results()) {
+    if (result.code() == 0) continue;
+    Skip(NameLine(absl::Status(static_cast<absl::StatusCode>(result.code()),
+                               result.message()),
+                  path_, sent_lines_));
+  }
   result_.events += response->accepted();
   result_.duplicates += response->duplicates();
   result_.expired += response->expired();

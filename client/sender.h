@@ -17,7 +17,10 @@ namespace nearline::client {
 // Errors name file and line.
 class Sender {
  public:
-  explicit Sender(Client* client) : client_(*client) {}
+  // `skip_bad_lines`: what the server refuses of one record leaves that one
+  // out.
+  Sender(Client* client, bool skip_bad_lines)
+      : client_(*client), skip_bad_lines_(skip_bad_lines) {}
 
   // While true, what is added goes nowhere.
   void Rehearse(bool on) { rehearsal_ = on; }
@@ -50,6 +53,9 @@ class Sender {
     bool empty() const { return lines.empty(); }
   };
 
+  // Sends a batch of items or users, `records` of its request, by `send`.
+  template <typename Request, typename Records, typename Send>
+  absl::Status Upsert(Batch<Request>* batch, Records* records, Send send);
   absl::Status Flush();
   absl::Status FlushItems();
   absl::Status FlushUsers();
@@ -58,6 +64,7 @@ class Sender {
   absl::Status Await();
 
   Client& client_;
+  const bool skip_bad_lines_;
   bool rehearsal_ = false;
   std::string path_;
   int64_t line_ = 0;

@@ -1,5 +1,6 @@
 #include "client/top.h"
 
+#include <google/protobuf/util/json_util.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -201,6 +202,19 @@ int TopCommand(Session& session, double seconds, int frames) {
     if (frame > 0) absl::SleepFor(absl::Seconds(seconds));
     const auto status = session.client->Status();
     if (!status.ok()) return Fail(session, status.status());
+    if (session.json) {
+      std::string line;
+      google::protobuf::util::JsonPrintOptions how;
+      how.preserve_proto_field_names = true;
+      how.always_print_primitive_fields = true;
+      const auto made =
+          google::protobuf::util::MessageToJsonString(*status, &line, how);
+      if (!made.ok()) {
+        return Fail(session, absl::InternalError(made.ToString()));
+      }
+      std::cout << line << std::endl;
+      continue;
+    }
     top.Add(*status, absl::Now());
     int width = 1000;
     winsize size;

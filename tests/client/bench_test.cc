@@ -92,6 +92,15 @@ TEST_F(BenchTest, WhatTheQueueRefusesIsCounted) {
   EXPECT_GT(figures.errors, 0);
 }
 
+TEST_F(BenchTest, WhatNobodyAnswersFailsWithTheFirstError) {
+  BenchOptions options = Options("recommend");
+  options.count = 5000;
+  options.baseline = "none";
+  EXPECT_THAT(RunBench(options).status(),
+              IsError(absl::StatusCode::kInvalidArgument,
+                      "calls failed, the first with: count = 5000"));
+}
+
 TEST_F(BenchTest, WithoutUsersItSaysWhatToDo) {
   ASSERT_THAT(client_->DeleteUser("u0"), IsOk());
   for (int user = 1; user < 5; ++user) {

@@ -288,6 +288,48 @@ class ProcessTest(unittest.TestCase):
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("large.jsonl:3: ", done.stderr)
 
+    def test_import_leaves_out_what_the_server_refuses(self):
+        events = self.folder / "events.csv"
+        lines = ["user,item,type"] + [f"ann,i{n},view" for n in range(12_000)]
+        for bad in (2, 5_000, 11_000):
+            lines[bad - 1] = "ann,heat,hum"
+        events.write_text("\n".join(lines) + "\n")
+        done = self.server.ask("import", events, "--skip-bad-lines")
+        self.assertEqual((done["events"], done["skipped_lines"]), (11_997, 3))
+        self.assertIn('events.csv:5000: type = "hum"', done["wrong"][1])
+        items = self.folder / "items.jsonl"
+        items.write_text("".join(json.dumps({"id": f"i{n}", "attributes": {"year" if n != 7 else "y" * 300: n}})
+                                 + "\n" for n in range(20)))
+        done = self.server.ask("import", items, "--skip-bad-lines")
+        self.assertEqual((done["items"], done["skipped_lines"]), (19, 1))
+        self.assertIn("items.jsonl:8: ", done["wrong"][0])
+        # Mended, only what was not there before counts.
+        (self.folder / "none.csv").write_text("user,item\nbob,heat\nbob,ronin\n")
+        self.assertEqual(self.server.ask("import", self.folder / "none.csv")["events"], 2)
+        (self.folder / "none.csv").write_text("user,item\nbob,heat\nbob,up\n")
+        again = self.server.ask("import", self.folder / "none.csv")
+        self.assertEqual((again["events"], again["duplicates"]), (1, 1))
+        # A number and a text that looks like one are both found by a filter.
+        self.server.ask("import", self.put_items({"a": 1999, "b": "1999", "c": 2000}), "--kind", "items")
+        found = self.server.ask("recommend", "--history", "i1", "--filter", "made=1999", "--include-seen")
+        self.assertEqual({i["item"] for i in found["items"]} - {"a", "b"}, set())
+        self.assertIn("joined", self.server.ask("retrain", "--detach"))
+
+    def put_items(self, made):
+        path = self.folder / "made.jsonl"
+        path.write_text("".join(json.dumps({"id": id, "attributes": {"made": value}}) + "\n"
+                                for id, value in made.items()))
+        return path
+
+    def test_the_client_says_what_it_could_not_write(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([BIN / "nearline", "--server", self.server.address, "status"], stdout=full,
+                                  stderr=subprocess.PIPE, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot write standard output", done.stderr)
+        frames = self.server.run("top", "--frames", 2, "--every", 0.1).stdout.splitlines()
+        self.assertEqual([json.loads(frame)["device"] for frame in frames], ["cpu", "cpu"])
+
     def test_import_reads_every_layout(self):
         def put(name, *lines, encoding="utf-8"):
             path = self.folder / name
@@ -343,8 +385,10 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(self.server.ask("users", "--history", "u9")[0]["time"][:10], "2009-09-13")
         shop = put("shop.csv", "", "userId,sku,price", "ub,x1,9.5")  # after an empty line
         self.assertEqual(counts(shop, "--columns", "item=sku", "--type", "purchase"), (0, 0, 1))
-        put("shop.csv", "", "userId,sku,price", "ub,x1,9.5", "ub,x2,3")  # it has no times
-        self.assertEqual(counts(shop, "--columns", "item=sku", "--type", "purchase"), (0, 0, 2))
+        put("shop.csv", "", "userId,sku,price", "ub,x1,9.5", "ub,x2,3")  # it has grown
+        again = self.server.ask("import", shop, "--columns", "item=sku", "--type", "purchase")
+        self.assertEqual((again["events"], again["duplicates"]), (1, 1))
+        self.assertIn("shop.csv: not read: price; no column holds times", again["remarks"][0])
         marked = put("marked.jsonl", '\ufeff{"user": 7, "item": "x1", "type": "view"}')
         self.assertEqual(counts(marked), (0, 0, 1))
         mixed = put("mixed.csv", "user,item,value,time", "ua,1,5,2010-10-19 23:55:27", 'ua,"2,5,1',
