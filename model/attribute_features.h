@@ -18,15 +18,23 @@ namespace nearline::model {
 // (feature, value) pairs.
 using FeatureValues = std::vector<std::pair<uint32_t, float>>;
 
-// Attributes of items or users as numbers: one feature for each frequent
-// (attribute, value) pair of texts, 1 where it holds; one for each number and
-// each element of an embedding, standardized and kept within [-5, 5]; last a
-// constant, 1. Immutable.
+// Attributes of items or users as features, all of about the same size, so that
+// no kind of attribute drowns another:
+// - texts: one for each frequent (attribute, value) pair, 1 where it holds;
+// - numbers: hat functions between 2, 4, 8 and 16 knots at quantiles, of which
+//   two share the 1, so that what is linear in them bends where it must;
+// - vectors: up to 64 elements, those that say most of the others, standardized
+//   and then shortened to a length of about 4 in all;
+// - last a constant, 1.
+// Immutable.
 class AttributeFeatures {
  public:
   struct Options {
-    int max_features = 256;  // numbers first, then the most frequent pairs
-    int min_count = 3;       // of which a feature must be an attribute
+    // Of texts and numbers, of which numbers get a quarter, in equal parts, or
+    // where they are many two each, up to a half; vectors have as many again as
+    // that quarter.
+    int max_features = 256;
+    int min_count = 3;  // of which a feature must be an attribute
   };
 
   AttributeFeatures() = default;  // the constant alone
@@ -48,13 +56,31 @@ class AttributeFeatures {
       const std::vector<const features::Attributes*>& subjects) const;
 
  private:
+  // `index` of a feature that is no element of a vector. kNumber, standardized
+  // as elements are, is not chosen any more, but in older bundles.
+  static constexpr int kText = -1, kNumber = -2, kHat = -3;
   struct Feature {
     std::string attribute;
-    std::string value;  // of a text feature
-    int index = -1;     // of a vector's element; -2 for a number; -1 for text
-    float mean = 0;     // of numbers and elements
-    float scale = 1;
+    std::string value;  // of a text
+    int index = kText;
+    // Of a hat, where it is 1; of elements and numbers, the mean.
+    double mean = 0;
+    double low = 0, high = 0;  // of a hat, where it ends; mean: it does not
+    double scale = 1;          // of elements and numbers
+    double most = 5;           // after scaling, up or down
+
+    double Of(double x) const;
   };
+  // Of the attribute's subjects. They choose features.
+  // Values in ascending order, and how much lies below.
+  using Distribution = std::vector<std::pair<double, double>>;
+  void AddHats(const std::string& attribute, const Distribution& distinct,
+               size_t knots);
+  void AddNumber(const std::string& attribute, std::vector<double> values,
+                 size_t room);
+  void AddVector(const std::string& attribute,
+                 const std::vector<const std::vector<float>*>& vectors,
+                 size_t room);
   void Add(Feature feature);
 
   std::vector<Feature> features_;

@@ -18,6 +18,7 @@ bool All(const Json& array, bool (Json::*is)() const noexcept) {
 absl::StatusOr<features::Attribute> AttributeFrom(const std::string& name,
                                                   const Json& value) {
   if (value.is_string()) return features::Attribute(value.get<std::string>());
+  if (value.is_boolean()) return features::Attribute(value.dump());
   if (value.is_number() && std::isfinite(value.get<double>())) {
     return features::Attribute(value.get<double>());
   }
@@ -33,8 +34,8 @@ absl::StatusOr<features::Attribute> AttributeFrom(const std::string& name,
   }
   return absl::InvalidArgumentError(
       absl::StrCat("attribute ", Quoted(name),
-                   ": expected a string, a finite number, or an array of "
-                   "either"));
+                   ": expected a string, a finite number, an array of either, "
+                   "true, false or null"));
 }
 
 absl::StatusOr<std::string> IdFrom(const Json& line) {
@@ -49,7 +50,7 @@ absl::StatusOr<std::string> IdFrom(const Json& line) {
 
 // What a line says of a thing of the kind; null when it is about another.
 absl::StatusOr<Json> Unwrap(const std::string& text, const std::string& kind) {
-  Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  ASSIGN_OR_RETURN(Json line, ParseJson(text));
   if (!line.is_object()) {
     return absl::InvalidArgumentError(
         R"(expected {"id": ..., "attributes": {...}})");
@@ -68,14 +69,26 @@ absl::Status ReadLine(const std::string& text, const std::string& kind,
   ASSIGN_OR_RETURN(const Json line, Unwrap(text, kind));
   if (line.is_null()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const std::string id, IdFrom(line));
-  features::Attributes& attributes = (*out)[id];
-  attributes.clear();
+  const auto [place, is_new] = out->try_emplace(id);
+  if (!is_new) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("id ", Quoted(id), " is there twice"));
+  }
+  for (const auto& [key, value] : line.items()) {
+    if (key == "id" || key == "attributes") continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("key ", Quoted(key),
+                     ": expected \"id\" and \"attributes\", an object "
+                     "in which all else stands"));
+  }
+  features::Attributes& attributes = place->second;
   const auto given = line.find("attributes");
   if (given == line.end()) return absl::OkStatus();
   if (!given->is_object()) {
     return absl::InvalidArgumentError("\"attributes\": expected an object");
   }
   for (const auto& [name, value] : given->items()) {
+    if (value.is_null()) continue;
     ASSIGN_OR_RETURN(attributes[name], AttributeFrom(name, value));
   }
   return absl::OkStatus();

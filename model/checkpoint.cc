@@ -191,21 +191,30 @@ absl::Status Checkpoints::Write(const std::string& phase,
   return absl::OkStatus();
 }
 
-absl::Status Checkpoints::WriteValue(double value, double seconds) {
+absl::Status Checkpoints::WriteValues(const std::vector<double>& by_case,
+                                      double seconds) {
   RETURN_IF_ERROR(MakeDirs(folder_));
-  return WriteFileAtomic(PathOf(kValue),
-                         Json({{"value", value}, {"seconds", seconds}}).dump());
+  return WriteFileAtomic(
+      PathOf(kValue),
+      Json({{"by_case", by_case}, {"seconds", seconds}}).dump());
 }
 
-bool Checkpoints::ReadValue(double* value, double* seconds) const {
+bool Checkpoints::ReadValues(std::vector<double>* by_case,
+                             double* seconds) const {
   const auto text = ReadFile(PathOf(kValue));
   if (!text.ok()) return false;
   const auto json = ParseJson(*text);
   if (!json.ok() || !json->is_object()) return false;
   JsonReader in(*json, "");
-  *value = in.Double("value");
+  const Json& values = in.Array("by_case");
   *seconds = in.Double("seconds");
-  return in.status().ok();
+  if (!in.status().ok() ||
+      !std::all_of(values.begin(), values.end(),
+                   [](const Json& x) { return x.is_number(); })) {
+    return false;
+  }
+  *by_case = values.get<std::vector<double>>();
+  return true;
 }
 
 absl::Status Checkpoints::Remove(bool all) const {

@@ -93,11 +93,12 @@ class Checkpoints {
   // do.
   absl::Status Unusable(const std::string& phase,
                         const absl::Status& why) const;
-  // What the training came to, when nothing else of it will be asked for.
-  absl::Status WriteValue(double value, double seconds);
-  // As WriteValue had them; false when there are none.
-  bool ReadValue(double* value, double* seconds) const;
-  // Removes the phases; with `all`, the value too.
+  // What the training came to, when nothing else of it will be asked for: the
+  // metric of each case that it was asked.
+  absl::Status WriteValues(const std::vector<double>& by_case, double seconds);
+  // As WriteValues had them; false when there are none.
+  bool ReadValues(std::vector<double>* by_case, double* seconds) const;
+  // Removes the phases; with `all`, the values too.
   absl::Status Remove(bool all) const;
   std::string PathOf(absl::string_view phase) const;
 

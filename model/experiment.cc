@@ -36,7 +36,7 @@ double SecondsSince(absl::Time start) {
 }
 
 // Raised when trainers come to something else than before.
-constexpr int kTrainers = 4;
+constexpr int kTrainers = 5;
 
 // What the experiment's files hold and how they are read, in one word.
 absl::StatusOr<std::string> DataOf(const ProtocolFiles& files) {
@@ -180,10 +180,11 @@ class Laboratory {
     return data_.protocol == "sampled" ? 0 : DepthOf(metrics);
   }
 
-  // The tuning metric of what was trained with `parameters`.
-  absl::StatusOr<double> ValueOf(const ProtocolData& carved,
-                                 const Parameters& parameters,
-                                 Checkpoints* checkpoints, OnEpoch on_epoch) {
+  // The tuning metric of what was trained with `parameters`, by case.
+  absl::StatusOr<std::vector<double>> ValuesOf(const ProtocolData& carved,
+                                               const Parameters& parameters,
+                                               Checkpoints* checkpoints,
+                                               OnEpoch on_epoch) {
     ASSIGN_OR_RETURN(Bundle bundle, TrainOn(carved, parameters, e_.seeds[0],
                                             checkpoints, std::move(on_epoch)));
     ASSIGN_OR_RETURN(const auto generation, Load(carved, std::move(bundle)));
@@ -191,12 +192,12 @@ class Laboratory {
         const std::vector<RankedCase> ranked,
         RankCases(*generation, carved.cases, Depth({e_.tune_metric}),
                   Pure(*generation), {}, &workers_));
-    double value = 0;
+    std::vector<double> values;
     for (size_t c = 0; c < ranked.size(); ++c) {
-      value += e_.tune_metric.Of(ranked[c].hits, carved.cases[c].positives) /
-               static_cast<double>(ranked.size());
+      values.push_back(
+          e_.tune_metric.Of(ranked[c].hits, carved.cases[c].positives));
     }
-    return value;
+    return values;
   }
 
   // The i-th trial, unless it is known what it came to.
@@ -205,21 +206,25 @@ class Laboratory {
         trial->parameters, e_.seeds[0],
         absl::StrCat(e_.tune_metric.Name(), " ", e_.validation_fraction));
     if (checkpoints != nullptr &&
-        checkpoints->ReadValue(&trial->value, &trial->seconds)) {
+        checkpoints->ReadValues(&trial->by_case, &trial->seconds)) {
+      trial->value = MeanOf(trial->by_case).mean;
       return absl::OkStatus();
     }
     const absl::Time start = absl::Now();
-    const absl::StatusOr<double> value =
-        ValueOf(carved, trial->parameters, checkpoints,
-                Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr));
+    absl::StatusOr<std::vector<double>> values =
+        ValuesOf(carved, trial->parameters, checkpoints,
+                 Listen(i + 1, e_.seeds[0], static_cast<size_t>(i), nullptr));
     // A trial that diverged is worth nothing, but others may not.
-    if (!value.ok() && !absl::IsOutOfRange(value.status())) {
-      return value.status();
+    if (!values.ok() && !absl::IsOutOfRange(values.status())) {
+      return values.status();
     }
-    trial->value = value.value_or(0);
+    trial->by_case = values.ok()
+                         ? *std::move(values)
+                         : std::vector<double>(carved.cases.size(), 0.0);
+    trial->value = MeanOf(trial->by_case).mean;
     trial->seconds = SecondsSince(start);
     if (checkpoints == nullptr) return absl::OkStatus();
-    RETURN_IF_ERROR(checkpoints->WriteValue(trial->value, trial->seconds));
+    RETURN_IF_ERROR(checkpoints->WriteValues(trial->by_case, trial->seconds));
     return checkpoints->Remove(/*all=*/false);
   }
 
@@ -235,7 +240,22 @@ class Laboratory {
       tuner.Tell(trial.value);
       result_.trials.push_back(std::move(trial));
     }
-    result_.parameters = tuner.best();
+    const Trial& given = result_.trials[0];
+    const Trial& best = *std::max_element(
+        result_.trials.begin(), result_.trials.end(),
+        [](const Trial& a, const Trial& b) { return a.value < b.value; });
+    std::vector<double> gains;
+    for (size_t c = 0; c < best.by_case.size(); ++c) {
+      gains.push_back(best.by_case[c] - given.by_case[c]);
+    }
+    const auto gain = MeanOf(gains);
+    if (gain.mean > gain.stderr_) {
+      result_.parameters = best.parameters;
+    } else if (&best != &given) {
+      result_.remarks.push_back(
+          "no trial was better than what it was given by more than the "
+          "difference's standard error: that is what counts");
+    }
     result_.tune_seconds = SecondsSince(start);
     return absl::OkStatus();
   }

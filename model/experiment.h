@@ -40,6 +40,7 @@ struct Trial {
   Parameters parameters;
   double value = 0;  // of the tuning metric
   double seconds = 0;
+  std::vector<double> by_case;  // of which `value` is the mean
 };
 
 // What one seed came to.
@@ -57,6 +58,8 @@ struct SeedResult {
 
 struct ExperimentResult {
   Parameters parameters;  // that the seeds were run with
+  // The first one is of the parameters that were given. Another one is taken
+  // only if it is better by more than the difference's standard error.
   std::vector<Trial> trials;
   std::vector<SeedResult> seeds;
   int64_t train_users = 0;

@@ -27,6 +27,7 @@ struct Vocabulary {
   std::vector<std::string> ids;                         // by row
   std::vector<const features::Attributes*> attributes;  // by row
   std::vector<uint32_t> row_of;                         // by ordinal; kNoRow
+  int64_t untouched = 0;  // other items with attributes
 };
 
 Vocabulary MakeVocabulary(const Interactions& train,
@@ -35,7 +36,12 @@ Vocabulary MakeVocabulary(const Interactions& train,
   std::vector<bool> used(catalogue.size(), false);
   for (const uint32_t item : train.items) used[item] = true;
   for (Ordinal item = 0; item < catalogue.size(); ++item) {
-    if (used[item] && !catalogue[item].deleted) v.items.push_back(item);
+    if (catalogue[item].deleted) continue;
+    if (used[item]) {
+      v.items.push_back(item);
+    } else {
+      v.untouched += !catalogue[item].attributes.empty();
+    }
   }
   std::sort(v.items.begin(), v.items.end(), [&](Ordinal a, Ordinal b) {
     return catalogue[a].id < catalogue[b].id;
@@ -180,6 +186,7 @@ class Run {
     vocabulary_ = MakeVocabulary(split_.train, *catalogue_);
     set_ = MakeTrainingSet(split_, vocabulary_, job_.seed);
     set_.attributes = vocabulary_.attributes;
+    set_.untouched = vocabulary_.untouched;
     return absl::OkStatus();
   }
 

@@ -39,8 +39,9 @@ std::vector<ParameterSpec> Denoising() {
       {"learning_rate", 4e-3, 1e-6, 1, false,
        "of Adam at the start; falls linearly to a fiftieth", kRate},
       {"temperature", -1, -1, 10, false,
-       "above 0: logits are cosines over it; below 0: 0.1 where an item has "
-       "fewer than 40 events, else 0 (docs/decisions/0015)"},
+       "above 0: logits are cosines over it; below 0: where an item has fewer "
+       "than 40 events 0.1, or of up to 500,000 events the better of 0.1 and "
+       "0 on validation data, else 0 (docs/decisions/0015)"},
       {"weight_decay", 0, 0, 1, false, "of Adam (L2)"},
       {"batch", 256, 1, 100000, true, "users a step"},
       {"epochs", 40, 1, 10000, true, "at most", kEpochs},
@@ -193,7 +194,11 @@ std::vector<ParameterSpec> Join(std::vector<ParameterSpec> a,
 
 const std::vector<Model>& Models() {
   static const auto* const models = new std::vector<Model>{
-      {"popularity", "most events first; the baseline", {}},
+      {"popularity",
+       "most events first; the baseline",
+       {{"half_life_days", 0, 0, 1e6, false,
+         "after which an event counts half, where all training lines have "
+         "times; 0: all count alike"}}},
       {"mult-vae",
        "variational autoencoder with a multinomial likelihood (Liang et al., "
        "WWW 2018)",

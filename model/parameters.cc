@@ -73,7 +73,11 @@ absl::Status Parameters::SetFile(const std::string& path,
       RETURN_IF_ERROR(
           Annotate(SetText(assignment),
                    absl::StrCat(path, ":", entry.first.Mark().line + 1)));
-      keys->insert(entry.first.Scalar());
+      if (!keys->insert(entry.first.Scalar()).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(path, ":", entry.first.Mark().line + 1, ": ",
+                         Quoted(entry.first.Scalar()), " is there twice"));
+      }
     }
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(

@@ -49,7 +49,7 @@ class Reader {
     rated_ = train.rated;
     data_.set.in_order = files_.in_order || train.timed;
     for (const UserLines& lines : train.lines) {
-      Append(lines, &data_.set.train, &data_.train_ratings);
+      Append(lines, &data_.set.train, &data_.train_ratings, &data_.set.times);
     }
     RETURN_IF_ERROR(ReadUsers(train.users));
     if (data_.set.items == 0) {
@@ -112,11 +112,22 @@ class Reader {
     if (!files_.item_attributes.empty()) {
       ASSIGN_OR_RETURN(auto attributes,
                        ReadAttributes(files_.item_attributes, "item"));
-      for (const auto& [id, unused] : attributes) {
-        if (!ids.contains(id)) data_.items.push_back(id);
+      size_t trained = 0, known = 0;
+      for (const auto& [id, of_item] : attributes) {
+        if (!ids.contains(id)) {
+          data_.items.push_back(id);
+        } else {
+          ++trained;
+          known += !of_item.empty();
+        }
       }
+      RETURN_IF_ERROR(CheckKnown(files_.item_attributes, "items", trained,
+                                 known, ids.size()));
       for (const std::string& id : data_.items) {
         data_.attributes.push_back(std::move(attributes[id]));
+      }
+      for (size_t row = ids.size(); row < data_.items.size(); ++row) {
+        data_.set.untouched += !data_.attributes[row].empty();
       }
       for (size_t row = 0; row < ids.size(); ++row) {
         data_.set.attributes.push_back(&data_.attributes[row]);
@@ -135,8 +146,30 @@ class Reader {
     data_.user_attributes =
         std::make_shared<const std::map<std::string, features::Attributes>>(
             std::move(attributes));
+    size_t listed = 0, known = 0;
     for (const std::string& user : trained) {
-      data_.set.user_attributes.push_back(AttributesOf(user));
+      const features::Attributes* const of_user = AttributesOf(user);
+      data_.set.user_attributes.push_back(of_user);
+      listed += of_user != nullptr;
+      known += of_user != nullptr && !of_user->empty();
+    }
+    return CheckKnown(files_.user_attributes, "users", listed, known,
+                      trained.size());
+  }
+  // Of `all` items or users with training lines, `listed` are in the file, and
+  // of `known` it says something.
+  absl::Status CheckKnown(const std::string& path, absl::string_view what,
+                          size_t listed, size_t known, size_t all) {
+    if (listed == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": none of the ", what,
+                       " has a training line; the same ids are needed in all "
+                       "files"));
+    }
+    if (known < all) {
+      data_.remarks.push_back(absl::StrCat(path, " has attributes of ", known,
+                                           " of ", all, " ", what,
+                                           " with training lines"));
     }
     return absl::OkStatus();
   }
@@ -151,6 +184,7 @@ class Reader {
   struct Rows {
     std::vector<Row> rows;
     std::vector<float> values;
+    std::vector<double> times;  // empty where lines have none
   };
   Rows RowsOf(const UserLines& lines) const {
     Rows out;
@@ -159,12 +193,14 @@ class Reader {
       if (it == row_of_.end()) continue;
       out.rows.push_back(it->second);
       out.values.push_back(lines.values[i]);
+      if (!lines.times.empty()) out.times.push_back(lines.times[i]);
     }
     return out;
   }
 
   void Append(const UserLines& lines, Interactions* to,
-              std::vector<float>* ratings = nullptr) const {
+              std::vector<float>* ratings = nullptr,
+              std::vector<double>* times = nullptr) const {
     const Rows known = RowsOf(lines);
     for (size_t i = 0; i < known.rows.size(); ++i) {
       const Row row = known.rows[i];
@@ -172,6 +208,9 @@ class Reader {
       to->items.push_back(row);
       to->weights.push_back(1.0f);
       if (ratings != nullptr) ratings->push_back(known.values[i]);
+      if (times != nullptr && !known.times.empty()) {
+        times->push_back(known.times[i]);
+      }
     }
     to->EndUser();
   }
@@ -183,7 +222,8 @@ class Reader {
         all, static_cast<size_t>(files_.history_limit.value_or(INT_MAX)));
     const auto rest = static_cast<std::ptrdiff_t>(all - limit);
     return {{known.rows.begin() + rest, known.rows.end()},
-            {known.values.begin() + rest, known.values.end()}};
+            {known.values.begin() + rest, known.values.end()},
+            {}};
   }
 
   // Pairs the users of two files; those without a target are left out.
@@ -206,7 +246,7 @@ class Reader {
           it == inputs.end() ? nothing : input.lines[it->second];
       if (input.timed && target.timed && !lines.items.empty()) {
         ++pairs;
-        older += target.lines[i].first_time < lines.last_time;
+        older += target.lines[i].times.front() < lines.times.back();
       }
       RETURN_IF_ERROR(visit(target.users[i], lines, target.lines[i]));
     }
@@ -436,6 +476,7 @@ class Carver {
     Case c{.attributes = attributes};
     CaseRatings ratings;
     std::vector<std::pair<Row, float>> truth;
+    std::vector<double> times;
     for (size_t i = 0; i < items.size(); ++i) {
       const float rating = rated ? from_.train_ratings[begin + i] : 0;
       if (hidden[i]) {
@@ -445,6 +486,9 @@ class Carver {
       c.history.rows.push_back(items[i]);
       c.history.weights.push_back(weights[i]);
       ratings.history.push_back(rating);
+      if (!from_.set.times.empty()) {
+        times.push_back(from_.set.times[begin + i]);
+      }
     }
     SetTruth(std::move(truth), &c, &ratings);
     // Users of "strong" are either trained on or asked.
@@ -454,6 +498,7 @@ class Carver {
                          c.history.rows.end());
       train.weights.insert(train.weights.end(), c.history.weights.begin(),
                            c.history.weights.end());
+      out_.set.times.insert(out_.set.times.end(), times.begin(), times.end());
       train.EndUser();
       if (!from_.set.user_attributes.empty()) {
         out_.set.user_attributes.push_back(attributes);

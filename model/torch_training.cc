@@ -127,6 +127,36 @@ bool IsSparse(const TrainingSet& set) {
   return set.train.items.size() < kFew * static_cast<size_t>(set.items);
 }
 
+TrainingSet SetApart(const TrainingSet& set) {
+  constexpr int64_t kMostUsers = 500;
+  constexpr size_t kFifth = 5;
+  TrainingSet out;
+  out.items = set.items;
+  out.in_order = set.in_order;
+  const int64_t users = set.train.users();
+  const int64_t stride = std::max<int64_t>(2, users / kMostUsers);
+  for (int64_t u = 0; u < users; ++u) {
+    const auto items = set.train.ItemsOf(u);
+    const auto weights = set.train.WeightsOf(u);
+    const bool asked = u % stride == 0 && items.size() >= kFifth;
+    for (size_t i = 0; i < items.size(); ++i) {
+      const bool target = asked && IsToBeFound(set, i, items.size(),
+                                               static_cast<size_t>(u / stride));
+      features::Interactions& to = target ? out.validation_target : out.train;
+      to.items.push_back(items[i]);
+      to.weights.push_back(weights[i]);
+      if (!asked || target) continue;
+      out.validation_input.items.push_back(items[i]);
+      out.validation_input.weights.push_back(weights[i]);
+    }
+    out.train.EndUser();
+    if (!asked) continue;
+    out.validation_input.EndUser();
+    out.validation_target.EndUser();
+  }
+  return out;
+}
+
 std::vector<std::vector<int64_t>> ShuffledBatches(int64_t n, int64_t size,
                                                   torch::Generator* generator) {
   const torch::Tensor order = torch::randperm(n, *generator, torch::kInt64);

@@ -70,6 +70,11 @@ torch::Tensor RecentOf(const Bags& bags, const torch::Tensor& rows,
 // Fewer than 40 events an item.
 bool IsSparse(const TrainingSet& set);
 
+// The set with a fifth of the items of some users, at most some 500, as
+// validation data: to be found by the rest of theirs, which is both in training
+// and the input.
+TrainingSet SetApart(const TrainingSet& set);
+
 // A permutation of 0 .. n - 1 in pieces of `size`, the last one shorter.
 std::vector<std::vector<int64_t>> ShuffledBatches(int64_t n, int64_t size,
                                                   torch::Generator* generator);

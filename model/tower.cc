@@ -58,12 +58,25 @@ class TowerTraining {
     return absl::OkStatus();
   }
 
-  void Export(Tensors* out) const {
+  void Export(Tensors* out) {
+    LowerBiases();
     rows_.Export(out);
     biases_.Export(out);
   }
 
  private:
+  // Steps make untouched items as wanted as others, one by one, which new ones
+  // are. Others are untouched because hardly anybody wants them; content does
+  // not know of its other items either how wanted they are.
+  void LowerBiases() {
+    const torch::NoGradGuard no_grad;
+    const double demand = DemandForUntouched(set_);
+    if (demand >= 1 || step_ == 0) return;
+    if (generation_.manifest().retriever == "content") return;
+    biases_.map[-1] +=
+        std::log(demand) / (scale_.exp().item<double>() * biases_.spread);
+  }
+
   // A table that the scan reads, and the map that makes rows of it, in the
   // table's spread: so much of it can be learned at the same rate.
   struct Table {
@@ -216,6 +229,24 @@ class TowerTraining {
 };
 
 }  // namespace
+
+double DemandForUntouched(const TrainingSet& set) {
+  std::vector<int64_t> counts(static_cast<size_t>(set.items), 0);
+  for (const uint32_t item : set.train.items) ++counts[item];
+  const auto once =
+      static_cast<double>(std::count(counts.begin(), counts.end(), int64_t{1}));
+  const auto twice =
+      static_cast<double>(std::count(counts.begin(), counts.end(), int64_t{2}));
+  const auto untouched = static_cast<double>(set.untouched);
+  if (once == 0 || untouched == 0) return 1;
+  const double overlooked = std::max(1.0, once * once / (2 * (twice + 1)));
+  const double share = std::min(1.0, overlooked / untouched);
+  const double events_an_item =
+      static_cast<double>(set.train.size()) / static_cast<double>(set.items);
+  const double of_overlooked =
+      std::min(1.0, once / overlooked / events_an_item);
+  return share * of_overlooked + (1 - share);
+}
 
 absl::Status FitTower(const TrainingSet& set, const TrainOptions& options,
                       Bundle* bundle) {

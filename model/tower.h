@@ -8,6 +8,14 @@
 
 namespace nearline::model {
 
+// How wanted an untouched item is expected to be, beside 1 for the average item
+// with events. Of items that have been there long enough to be touched, as many
+// are overlooked as Chao's estimator says, f1^2 / (2 (f2 + 1)), f1 and f2 being
+// how many items have one event and two; together they are wanted in f1 of all
+// events (Good and Turing). Untouched items beyond these must be new, and are
+// as wanted as the average.
+double DemandForUntouched(const TrainingSet& set);
+
 // Learns the map from attributes to the rows and biases that the bundle's
 // retriever scans, on from the ridge regression of ItemFeatureMap::Fit, whose
 // features and tensors it keeps. Ridge regression copies what rows of trained
@@ -16,7 +24,8 @@ namespace nearline::model {
 // the items has its map alone and is missing from the histories, and the map
 // follows the gradient of - sum_i y_i log softmax(e^s scores)_i over what some
 // users did not show; s, a scale, is learned too, for scores that are no
-// logits. Does nothing where items share no attribute.
+// logits. At last the biases are lowered to the demand for untouched items.
+// Does nothing where items share no attribute.
 //
 // `set` is what the retriever was trained on. Errors: as Generation::Create and
 // the encoder have them.

@@ -1,5 +1,7 @@
 #include "model/train.h"
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "absl/strings/numbers.h"
@@ -43,12 +45,24 @@ const std::map<absl::string_view, Entry>& Trainers() {
 
 absl::StatusOr<Tensors> TrainPopularity(const std::string& model,
                                         const TrainingSet& set,
-                                        const Parameters&,
+                                        const Parameters& parameters,
                                         const TrainOptions&) {
+  constexpr char kHalfLife[] = "half_life_days";
+  constexpr double kDay = 24 * 60 * 60;
+  const double half_life =
+      parameters.Has(kHalfLife) ? parameters[kHalfLife] * kDay : 0;
+  if (half_life > 0 && set.times.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "popularity with ", kHalfLife, " needs a time in every training line"));
+  }
+  const double last =
+      half_life > 0 ? *std::max_element(set.times.begin(), set.times.end()) : 0;
   std::vector<float> counts(static_cast<size_t>(set.items), 0.0f);
-  for (int64_t i = 0; i < set.train.size(); ++i) {
-    const auto at = static_cast<size_t>(i);
-    counts[set.train.items[at]] += set.train.weights[at];
+  for (size_t at = 0; at < set.train.items.size(); ++at) {
+    const double share =
+        half_life > 0 ? std::exp2((set.times[at] - last) / half_life) : 1;
+    counts[set.train.items[at]] +=
+        set.train.weights[at] * static_cast<float>(share);
   }
   Tensors out;
   out.Add(model + ".item.zero", {set.items, 1},

@@ -31,8 +31,13 @@ class Checkpoints;
 struct TrainingSet {
   int64_t items = 0;  // rows; the ids in what follows are below it
   features::Interactions train;
+  // By event of `train`, in Unix seconds; empty unless all have one.
+  std::vector<double> times;
   // By row, null for none; empty when no item has any.
   std::vector<const features::Attributes*> attributes;
+  // Items of the catalogue that have attributes and no row: nobody has touched
+  // them.
+  int64_t untouched = 0;
   // By user of `train`, null for none; may be empty when no user has any.
   std::vector<const features::Attributes*> user_attributes;
   // Whether the items of a user came in this order, so that the latest are best

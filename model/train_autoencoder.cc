@@ -8,6 +8,7 @@
 #include <cmath>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "model/autoencoder_step.h"
 #include "model/torch_training.h"
 #include "model/trainers.h"
@@ -138,13 +139,6 @@ struct Autoencoder : torch::nn::Module {
   torch::Tensor encoder, encoder_bias, mean, mean_bias, log_variance,
       log_variance_bias, hidden, hidden_bias, decoder, decoder_bias;
 };
-
-double TemperatureFor(const Parameters& p, const TrainingSet& set) {
-  constexpr double kUsual = 0.1;
-  if (!p.Has("temperature")) return 0;
-  if (p["temperature"] >= 0) return p["temperature"];
-  return IsSparse(set) ? kUsual : 0;
-}
 
 // Without a warm start that has learned other logits.
 TrainOptions Suited(TrainOptions options, const std::string& model,
@@ -288,15 +282,85 @@ class Autoencoding {
   double rate_ = 0;   // of learning, at the start
 };
 
+// On the set's validation data.
+double NdcgOf(const std::string& name, const TrainingSet& set,
+              const Parameters& p, double temperature, const Tensors& tensors) {
+  constexpr int64_t kBatch = 256;
+  torch::Generator generator = at::detail::createCPUGenerator(0);
+  const torch::NoGradGuard no_grad;
+  Autoencoder model(name, set.items, p.Int("hidden"),
+                    p.Has("latent") ? p.Int("latent") : 0, temperature,
+                    &tensors, &generator);
+  return ValidationNdcg(set, kBatch, torch::kCPU, [&](const Bags& bags) {
+    return model.Forward(bags, &generator, nullptr);
+  });
+}
+
 }  // namespace
+
+std::vector<double> TemperaturesOf(const Parameters& parameters,
+                                   const TrainingSet& set,
+                                   const TrainOptions& options) {
+  constexpr double kUsual = 0.1;
+  constexpr int64_t kManyEvents = 500'000;  // there it was never worse
+  if (!parameters.Has("temperature")) return {0};
+  if (parameters["temperature"] >= 0) return {parameters["temperature"]};
+  if (!IsSparse(set)) return {0};
+  if (options.warm_start != nullptr) {  // which has been judged
+    for (const auto& [name, tensor] : options.warm_start->all()) {
+      if (absl::EndsWith(name, ".encoder.length")) return {kUsual};
+      if (absl::EndsWith(name, ".encoder.bias")) return {0};
+    }
+  }
+  if (set.train.size() > kManyEvents) return {kUsual};
+  return {kUsual, 0};
+}
 
 absl::StatusOr<Tensors> TrainAutoencoder(const std::string& model,
                                          const TrainingSet& set,
                                          const Parameters& parameters,
                                          const TrainOptions& options) {
-  return Autoencoding(model, set, parameters, TemperatureFor(parameters, set),
-                      options)
-      .Run();
+  constexpr int64_t kFewUsers = 100;
+  const std::vector<double> temperatures =
+      TemperaturesOf(parameters, set, options);
+  const bool validates = set.validation_target.users() > 0;
+  if (temperatures.size() == 1 ||
+      (!validates && set.train.users() < kFewUsers)) {
+    return Autoencoding(model, set, parameters, temperatures[0], options).Run();
+  }
+  std::optional<TrainingSet> apart;
+  if (!validates) apart = SetApart(set);
+  const TrainingSet& judged = validates ? set : *apart;
+  const double parts =
+      static_cast<double>(temperatures.size()) + (validates ? 0 : 1);
+  Tensors best;
+  double best_ndcg = -1, best_temperature = 0;
+  for (size_t i = 0; i < temperatures.size(); ++i) {
+    TrainOptions part = options;
+    part.on_epoch = PartOf(options.on_epoch, static_cast<double>(i) / parts,
+                           static_cast<double>(i + 1) / parts);
+    std::optional<Checkpoints> checkpoints;
+    if (options.checkpoints != nullptr) {
+      part.checkpoints = &checkpoints.emplace(options.checkpoints->PartOf(
+          absl::StrCat("temperature ", temperatures[i])));
+    }
+    absl::StatusOr<Tensors> tensors =
+        Autoencoding(model, judged, parameters, temperatures[i], part).Run();
+    // One may diverge where the other does not.
+    const bool last = i + 1 == temperatures.size() && best_ndcg < 0;
+    if (absl::IsOutOfRange(tensors.status()) && !last) continue;
+    RETURN_IF_ERROR(tensors.status());
+    const double ndcg =
+        NdcgOf(model, judged, parameters, temperatures[i], *tensors);
+    if (ndcg <= best_ndcg) continue;
+    best = *std::move(tensors);
+    best_ndcg = ndcg;
+    best_temperature = temperatures[i];
+  }
+  if (validates) return best;
+  TrainOptions part = options;
+  part.on_epoch = PartOf(options.on_epoch, 1 - 1 / parts, 1);
+  return Autoencoding(model, set, parameters, best_temperature, part).Run();
 }
 
 }  // namespace nearline::model

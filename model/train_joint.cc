@@ -303,36 +303,13 @@ Trainer* LinearTrainer(const Parameters& parameters, const TrainingSet& set) {
   return set.items > most ? TrainPaths : TrainLinear;
 }
 
-// The set with a fifth of the items of some users to be found, and the rest of
-// theirs both in training and as input.
-TrainingSet SetApart(const TrainingSet& set) {
-  constexpr int64_t kMostUsers = 500;
-  constexpr size_t kFifth = 5;
-  TrainingSet out;
-  out.items = set.items;
-  out.in_order = set.in_order;
-  const int64_t users = set.train.users();
-  const int64_t stride = std::max<int64_t>(2, users / kMostUsers);
-  for (int64_t u = 0; u < users; ++u) {
-    const auto items = set.train.ItemsOf(u);
-    const auto weights = set.train.WeightsOf(u);
-    const bool asked = u % stride == 0 && items.size() >= kFifth;
-    for (size_t i = 0; i < items.size(); ++i) {
-      const bool target = asked && IsToBeFound(set, i, items.size(),
-                                               static_cast<size_t>(u / stride));
-      Interactions& to = target ? out.validation_target : out.train;
-      to.items.push_back(items[i]);
-      to.weights.push_back(weights[i]);
-      if (!asked || target) continue;
-      out.validation_input.items.push_back(items[i]);
-      out.validation_input.weights.push_back(weights[i]);
-    }
-    out.train.EndUser();
-    if (!asked) continue;
-    out.validation_input.EndUser();
-    out.validation_target.EndUser();
-  }
-  return out;
+// Reports whose phase ends in `name`.
+OnEpoch Named(const std::string& name, OnEpoch whole) {
+  if (!whole) return whole;
+  return [name, whole = std::move(whole)](EpochReport report) {
+    report.phase = absl::StrCat(report.phase, ", ", name);
+    whole(report);
+  };
 }
 
 // All paths of one set.
@@ -346,7 +323,20 @@ struct Paths {
   }
 };
 
-// One after the other, without weights.
+absl::StatusOr<Tensors> TrainNeural(const TrainingSet& set,
+                                    const Parameters& parameters,
+                                    const TrainOptions& options) {
+  TrainOptions part = options;
+  Tensors warm;
+  if (options.warm_start != nullptr) {
+    ASSIGN_OR_RETURN(warm,
+                     NeuralPart(*options.warm_start, parameters.Int("hidden")));
+    part.warm_start = warm.all().empty() ? nullptr : &warm;
+  }
+  return TrainAutoencoder("joint", set, parameters, part);
+}
+
+// One after the other, without weights. "temperature" is given.
 absl::StatusOr<Paths> TrainEach(const TrainingSet& set,
                                 const Parameters& parameters,
                                 double recent_weight, Trainer* train_linear,
@@ -355,15 +345,8 @@ absl::StatusOr<Paths> TrainEach(const TrainingSet& set,
   TrainOptions part = options;
   part.on_epoch = PartOf(options.on_epoch, 0, 0.1);
   ASSIGN_OR_RETURN(paths.linear, train_linear("joint", set, parameters, part));
-  Tensors warm;
-  if (options.warm_start != nullptr) {
-    ASSIGN_OR_RETURN(warm,
-                     NeuralPart(*options.warm_start, parameters.Int("hidden")));
-    part.warm_start = warm.all().empty() ? nullptr : &warm;
-  }
   part.on_epoch = PartOf(options.on_epoch, 0.1, 0.7);
-  ASSIGN_OR_RETURN(paths.neural,
-                   TrainAutoencoder("joint", set, parameters, part));
+  ASSIGN_OR_RETURN(paths.neural, TrainNeural(set, parameters, part));
   ASSIGN_OR_RETURN(paths.recent, TrainNewest(set, recent_weight, options));
   return paths;
 }
@@ -388,6 +371,46 @@ Joint::Weights ChooseWeights(const Paths& paths, const TrainingSet& set,
                 "linear_weight %.4g, neighbour_share %.2g, recent_weight %.3g",
                 weights.linear, weights.neighbours, weights.recent)});
   return weights;
+}
+
+// All paths with their weights, and of `temperatures` the one with which they
+// are the best on validation data; without any, the first. `parameters` get it.
+absl::StatusOr<Paths> TrainBest(const TrainingSet& set,
+                                const std::vector<double>& temperatures,
+                                Trainer* train_linear,
+                                const TrainOptions& options,
+                                Parameters* parameters) {
+  const bool several =
+      temperatures.size() > 1 && set.validation_target.users() > 0;
+  TrainOptions part = options;
+  if (several) part.on_epoch = PartOf(options.on_epoch, 0, 0.6);
+  RETURN_IF_ERROR(parameters->Set("temperature", temperatures[0]));
+  ASSIGN_OR_RETURN(Paths paths,
+                   TrainEach(set, *parameters, (*parameters)["recent_weight"],
+                             train_linear, part));
+  paths.weights = ChooseWeights(paths, set, *parameters, part.on_epoch);
+  if (!several) return paths;
+  for (size_t i = 1; i < temperatures.size(); ++i) {
+    Parameters others = *parameters;
+    RETURN_IF_ERROR(others.Set("temperature", temperatures[i]));
+    const std::string name = absl::StrCat("temperature ", temperatures[i]);
+    std::optional<Checkpoints> checkpoints;
+    if (options.checkpoints != nullptr) {
+      part.checkpoints =
+          &checkpoints.emplace(options.checkpoints->PartOf(name));
+    }
+    part.on_epoch = Named(name, PartOf(options.on_epoch, 0.6, 1));
+    absl::StatusOr<Tensors> neural = TrainNeural(set, others, part);
+    if (absl::IsOutOfRange(neural.status())) continue;  // diverged
+    RETURN_IF_ERROR(neural.status());
+    Paths other = paths;
+    other.neural = *std::move(neural);
+    other.weights = ChooseWeights(other, set, others, part.on_epoch);
+    if (other.weights.ndcg <= paths.weights.ndcg) continue;
+    paths = std::move(other);
+    *parameters = std::move(others);
+  }
+  return paths;
 }
 
 // The set with half of the users alone, drawn by `seed`, or the other half; the
@@ -443,13 +466,7 @@ absl::StatusOr<Tensors> TrainHeadOver(const Paths& paths,
           &checkpoints.emplace(options.checkpoints->PartOf(name));
     }
     const double begin = 0.8 * half / halves, end = 0.8 * (half + 1) / halves;
-    if (options.on_epoch) {
-      part.on_epoch = [=, whole = PartOf(options.on_epoch, begin, end)](
-                          EpochReport report) {
-        report.phase = absl::StrCat(report.phase, ", ", name);
-        whole(report);
-      };
-    }
+    part.on_epoch = Named(name, PartOf(options.on_epoch, begin, end));
     absl::StatusOr<Paths> of_others =
         TrainEach(others, parameters, paths.weights.recent, train_linear, part);
     if (absl::IsOutOfRange(of_others.status())) return Tensors();  // diverged
@@ -467,7 +484,7 @@ absl::StatusOr<Tensors> TrainHeadOver(const Paths& paths,
 
 absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
                                    const TrainingSet& given,
-                                   const Parameters& parameters,
+                                   const Parameters& as_given,
                                    const TrainOptions& options) {
   constexpr int64_t kFewUsers = 100;
   std::optional<TrainingSet> apart;
@@ -476,14 +493,14 @@ absl::StatusOr<Tensors> TrainJoint(const std::string& /*model*/,
     apart = SetApart(given);
   }
   const TrainingSet& set = apart.has_value() ? *apart : given;
+  Parameters parameters = as_given;
   Trainer* const train_linear = LinearTrainer(parameters, given);
   const double head_begins = parameters["head_share"] == 0 ? 0.95 : 0.35;
   TrainOptions part = options;
   part.on_epoch = PartOf(options.on_epoch, 0, head_begins);
   ASSIGN_OR_RETURN(Paths paths,
-                   TrainEach(set, parameters, parameters["recent_weight"],
-                             train_linear, part));
-  paths.weights = ChooseWeights(paths, set, parameters, part.on_epoch);
+                   TrainBest(set, TemperaturesOf(parameters, given, options),
+                             train_linear, part, &parameters));
   part.on_epoch = PartOf(options.on_epoch, head_begins, 0.95);
   ASSIGN_OR_RETURN(const Tensors head,
                    TrainHeadOver(paths, set, parameters, train_linear, part));

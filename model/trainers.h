@@ -4,6 +4,7 @@
 #define NEARLINE_MODEL_TRAINERS_H_
 
 #include <string>
+#include <vector>
 
 #include "model/train.h"
 
@@ -14,6 +15,13 @@ using Trainer = absl::StatusOr<Tensors>(const std::string& model,
                                         const TrainingSet& set,
                                         const Parameters& parameters,
                                         const TrainOptions& options);
+
+// What "temperature" may mean for such a set, the likelier first; the better on
+// validation data counts. More than one is tried where items have few events
+// and it takes little time. 0: none.
+std::vector<double> TemperaturesOf(const Parameters& parameters,
+                                   const TrainingSet& set,
+                                   const TrainOptions& options);
 
 Trainer TrainPaths;
 Trainer TrainPopularity;

@@ -159,13 +159,10 @@ class UserItemsBuilder {
         }
       }
       UserLines& to = out_.lines.emplace_back();
-      if (timed_ && !of.lines.empty()) {
-        to.first_time = of.lines.front().time;
-        to.last_time = of.lines.back().time;
-      }
       for (Line& line : of.lines) {
         to.items.push_back(std::move(line.item));
         to.values.push_back(line.value);
+        if (timed_) to.times.push_back(line.time);
       }
     }
     constexpr double kNearlyAll = 0.9;

@@ -13,8 +13,9 @@ namespace nearline::model {
 // one, else in order of the file.
 struct UserLines {
   std::vector<std::string> items;
-  std::vector<float> values;             // 0 where a line has none
-  double first_time = 0, last_time = 0;  // where all lines have one
+  std::vector<float> values;  // 0 where a line has none
+  std::vector<double>
+      times;  // in Unix seconds; empty unless all lines have one
 };
 struct UserItems {
   std::vector<std::string> users;

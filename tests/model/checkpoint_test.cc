@@ -123,14 +123,15 @@ TEST_F(CheckpointTest, RemovingTakesWhatAKillLeftAndNothingOfOthers) {
     ASSERT_THAT(WriteFileAtomic(mine->PathOf("a toy") + ".tmp.7", "torn"),
                 IsOk());
   }
-  ASSERT_THAT(kept.WriteValue(0.5, 3), IsOk());
+  ASSERT_THAT(kept.WriteValues({0.5, 0}, 3), IsOk());
   ASSERT_THAT(WriteFileAtomic(dir_ / "one-more.a-toy.checkpoint", ""), IsOk());
   ASSERT_THAT(part.Remove(/*all=*/true), IsOk());
   EXPECT_EQ(ListDir(dir_.path())->size(), 4u);
   ASSERT_THAT(kept.Remove(/*all=*/false), IsOk());
-  double value = 0, seconds = 0;
-  EXPECT_TRUE(kept.ReadValue(&value, &seconds));
-  EXPECT_EQ(value, 0.5);
+  std::vector<double> by_case;
+  double seconds = 0;
+  EXPECT_TRUE(kept.ReadValues(&by_case, &seconds));
+  EXPECT_THAT(by_case, testing::ElementsAre(0.5, 0));
   ASSERT_THAT(kept.Remove(/*all=*/true), IsOk());
   EXPECT_THAT(*ListDir(dir_.path()),
               testing::ElementsAre("one-more.a-toy.checkpoint"));

@@ -1,10 +1,13 @@
 // Experiments on files: protocols, tuning, reports.
 #include "model/experiment.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/random.h"
 #include "model/report.h"
 #include "model/report_page.h"
 #include "tests/model/two_tastes.h"
@@ -290,6 +293,57 @@ TEST_F(TasteTest, TuningNeverLosesToWhatItWasGiven) {
   EXPECT_THAT(Run(), IsError(absl::StatusCode::kInvalidArgument, "--tune"));
 }
 
+// Nothing that can be searched tells items apart that are all alike.
+TEST_F(TasteTest, TuningKeepsWhatNothingSurpassesByMoreThanNoise) {
+  Random random(2);
+  std::string lines = "user,item\n";
+  for (int i = 0; i < 3000; ++i) {
+    absl::StrAppend(&lines, random.Below(300), ",", random.Below(60), "\n");
+  }
+  e_.files.train = Write("noise", lines.c_str());
+  e_.tune = 8;
+  e_.tune_metric = *MetricSpec::Parse("ndcg@10");
+  const auto tuned = Run();
+  ASSERT_THAT(tuned, IsOk());
+  for (const Trial& trial : tuned->trials) {
+    EXPECT_NEAR(MeanOf(trial.by_case).mean, trial.value, 1e-12);
+  }
+  const bool kept =
+      tuned->parameters.ToJson() == tuned->trials[0].parameters.ToJson();
+  double best = 0;
+  for (const Trial& trial : tuned->trials) best = std::max(best, trial.value);
+  EXPECT_TRUE(kept || best > tuned->trials[0].value);
+  const bool said =
+      std::any_of(tuned->remarks.begin(), tuned->remarks.end(),
+                  [](const std::string& remark) {
+                    return absl::StrContains(remark, "standard error");
+                  });
+  EXPECT_EQ(kept && best > tuned->trials[0].value, said);
+}
+
+TEST_F(TasteTest, PopularityDecaysWithTime) {
+  // Item 1 was liked by five long ago, item 2 by three of late.
+  std::string lines;
+  for (int u = 0; u < 8; ++u) {
+    absl::StrAppend(&lines, u, "\t", u < 5 ? 1 : 2, "\t5\t",
+                    86400 * (u < 5 ? 10 : 20), "\n");
+  }
+  e_.files = {.protocol = "full",
+              .train = Write("train.tsv", lines.c_str()),
+              .test = Write("test.tsv", "9\t2\t5\t1800000\n")};
+  e_.model = "popularity";
+  e_.metrics = *MetricSpec::ParseList("ndcg@1");
+  Parameters parameters = *ParametersOf("popularity");
+  EXPECT_EQ(Run()->seeds[0].means.at("ndcg@1"), 0);
+  ASSERT_THAT(parameters.SetText("half_life_days=30"), IsOk());
+  EXPECT_EQ(RunExperiment(e_, parameters, {})->seeds[0].means.at("ndcg@1"), 0);
+  ASSERT_THAT(parameters.SetText("half_life_days=10"), IsOk());
+  EXPECT_EQ(RunExperiment(e_, parameters, {})->seeds[0].means.at("ndcg@1"), 1);
+  e_.files.train = Write("train.tsv", "1\t1\t5\n2\t2\t5\n");
+  EXPECT_THAT(RunExperiment(e_, parameters, {}).status(),
+              IsError(absl::StatusCode::kFailedPrecondition, "half_life_days"));
+}
+
 TEST_F(TasteTest, TuningThatWasInterruptedGoesOn) {
   e_.model = "mult-dae";
   e_.tune = 4;
@@ -467,6 +521,23 @@ TEST_F(TasteTest, BadAttributesAreNamed) {
               Refusal("attribute \"a\""));
   EXPECT_THAT(with_items(R"({"id": "1", "attributes": 3})"),
               Refusal("an object"));
+  EXPECT_THAT(with_items("{\"id\": \"1\", \"attributes\": {\"a\": NaN}}"),
+              Refusal("not JSON"));
+  EXPECT_THAT(with_items(R"({"id": "1", "genre": "a"})"),
+              Refusal("key \"genre\""));
+  EXPECT_THAT(with_items("{\"id\": 1}\n{\"id\": \"1\"}\n"),
+              Refusal("items.jsonl:2: id \"1\" is there twice"));
+  EXPECT_THAT(with_items(R"({"id": "no-such", "attributes": {"a": "b"}})"),
+              Refusal("none of the items"));
+  e_.metrics = *MetricSpec::ParseList("auc");
+  e_.files.item_attributes =
+      Write("items.jsonl",
+            R"({"id": "1", "attributes": {"a": null, "b": true, "c": 1}})");
+  const auto some = Run();
+  ASSERT_THAT(some, IsOk());
+  EXPECT_THAT(
+      some->remarks,
+      testing::Contains(testing::HasSubstr("attributes of 1 of 60 items")));
   e_.metrics = *MetricSpec::ParseList("calibration@10");
   EXPECT_THAT(with_items(R"({"id": "1", "attributes": {"genre": "a"}})"),
               Refusal("\"genres\""));

@@ -73,6 +73,51 @@ TEST_P(TowerTest, PutsNewItemsAmongTheirKind) {
   EXPECT_GT(place[54], 27u);
 }
 
+TEST(DemandForUntouched, IsOfNewItemsAndOfThoseThatWereOverlooked) {
+  TrainingSet set{.items = 10, .untouched = 100};
+  const auto fill = [&](const std::vector<int>& counts) {
+    set.train = {};
+    for (uint32_t item = 0; item < counts.size(); ++item) {
+      set.train.items.insert(set.train.items.end(),
+                             static_cast<size_t>(counts[item]), item);
+    }
+    set.train.EndUser();
+  };
+  // All are touched often: what is not must be new.
+  fill(std::vector<int>(10, 5));
+  EXPECT_EQ(DemandForUntouched(set), 1);
+  // Six singletons and one pair: 6 * 6 / 4 = 9 are overlooked, and wanted in 6
+  // of 20 events; the average item is in 2.
+  fill({1, 1, 1, 1, 1, 1, 2, 4, 4, 4});
+  EXPECT_NEAR(DemandForUntouched(set), 0.09 * (6.0 / 9 / 2) + 0.91, 1e-9);
+  set.untouched = 5;
+  EXPECT_NEAR(DemandForUntouched(set), 6.0 / 9 / 2, 1e-9);
+  set.untouched = 0;
+  EXPECT_EQ(DemandForUntouched(set), 1);
+}
+
+TEST_P(TowerTest, LittleWantedItemsStandLower) {
+  TrainingSet set;
+  auto bundle = TrainedWithoutNew(&set);
+  ASSERT_THAT(bundle, IsOk());
+  // 50 items that were touched once each.
+  for (uint32_t item = 0; item < 50; ++item) {
+    std::erase(set.train.items, item);
+  }
+  for (uint32_t item = 0; item < 50; ++item) set.train.items.push_back(item);
+  set.train.weights.assign(set.train.items.size(), 1);
+  set.train.offsets = {0, set.train.size() / 2, set.train.size()};
+  Bundle lowered = *bundle, as_it_is = *bundle;
+  ASSERT_THAT(FitTower(set, {}, &as_it_is), IsOk());
+  set.untouched = 50;
+  ASSERT_LT(DemandForUntouched(set), 0.5);
+  ASSERT_THAT(FitTower(set, {}, &lowered), IsOk());
+  const std::string map =
+      ItemFeatureMap::MapOf(BiasTable(bundle->manifest.retriever));
+  EXPECT_LT(lowered.tensors.all().at(map).values.back(),
+            as_it_is.tensors.all().at(map).values.back());
+}
+
 TEST_P(TowerTest, TheSameSeedGivesTheSameMap) {
   TrainingSet set;
   const auto bundle = TrainedWithoutNew(&set);

@@ -11,6 +11,7 @@
 #include "model/head.h"
 #include "model/product.h"
 #include "model/recommender.h"
+#include "model/trainers.h"
 #include "tests/model/train_fixture.h"
 #include "tests/model/two_tastes.h"
 #include "tests/testing.h"
@@ -394,6 +395,52 @@ TEST_P(WarmStartTest, NothingThatIsNotFiniteComesOut) {
     EXPECT_THAT(tensors,
                 IsError(absl::StatusCode::kOutOfRange, "learning rate"));
   }
+}
+
+// Half of the users, so that items have few events.
+TrainingSet SparseTastes() {
+  TrainingSet set = TwoTastes();
+  set.train.offsets.resize(131);
+  const auto events = static_cast<size_t>(set.train.offsets.back());
+  set.train.items.resize(events);
+  set.train.weights.resize(events);
+  return set;
+}
+
+TEST(Temperature, IsTriedWhereItMayHelp) {
+  const auto of = [](const char* words, const TrainingSet& set,
+                     const Tensors* warm = nullptr) {
+    return TemperaturesOf(SmallModel(words).parameters, set,
+                          {.warm_start = warm});
+  };
+  using testing::ElementsAre;
+  const TrainingSet sparse = SparseTastes();
+  EXPECT_THAT(of("mult-dae", sparse), ElementsAre(0.1, 0));
+  EXPECT_THAT(of("mult-dae", TwoTastes()), ElementsAre(0));
+  EXPECT_THAT(of("mult-dae temperature=0.3", sparse), ElementsAre(0.3));
+  EXPECT_THAT(of("mult-vae", sparse), ElementsAre(0));
+  Tensors warm;
+  warm.Add("mult-dae.encoder.length", {1}, {10});
+  EXPECT_THAT(of("mult-dae", sparse, &warm), ElementsAre(0.1));
+}
+
+TEST(Temperature, IsTheBetterOneOnValidationData) {
+  const auto trained = [](const std::string& words, TrainingSet set) {
+    const SmallModel model(words);
+    const auto tensors = Train(model.name, set, model.parameters, {});
+    EXPECT_THAT(tensors, IsOk());
+    return tensors->all().at("mult-dae.item.decoder").values;
+  };
+  const TrainingSet set = SparseTastes();
+  const std::vector<float> chosen = trained("mult-dae", set);
+  const bool cosine = chosen == trained("mult-dae temperature=0.1", set);
+  EXPECT_NE(cosine, chosen == trained("mult-dae temperature=0", set));
+  // Without validation data some are set apart, and then all are trained on.
+  TrainingSet without = set;
+  without.validation_input = without.validation_target = {};
+  const std::vector<float> whole = trained("mult-dae", without);
+  EXPECT_NE(whole == trained("mult-dae temperature=0.1", without),
+            whole == trained("mult-dae temperature=0", without));
 }
 
 // A table that only other kinds of models read is passed over on every device.
