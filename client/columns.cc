@@ -26,9 +26,10 @@ bool IsPlainNumber(absl::string_view text) {
   const bool zero_first =
       text.size() > 1 && text[0] == '0' &&
       absl::ascii_isdigit(static_cast<unsigned char>(text[1]));
+  double number = 0;
   return !zero_first &&
          text.find_first_not_of("0123456789.-eE+") == absl::string_view::npos &&
-         IsNumber(text);
+         absl::SimpleAtod(text, &number) && std::isfinite(number);
 }
 
 // The column that `where` names: a name in the header, or a number from 1.
@@ -226,7 +227,7 @@ absl::StatusOr<RecordColumns> RecordColumns::Choose(const Fields& header,
     c.columns_.push_back(column);
   }
   for (size_t i = header.size(); i-- > 0;) {
-    const std::string name = absl::AsciiStrToLower(header[i]);
+    const std::string name = absl::AsciiStrToLower(c.columns_[i].name);
     if (FieldOf(name) == field || name == "id") c.id_ = static_cast<int>(i);
   }
   if (const auto it = named.find(field); it != named.end()) {

@@ -1,5 +1,6 @@
 #include "client/commands.h"
 
+#include <cmath>
 #include <iostream>
 #include <map>
 #include <optional>
@@ -74,7 +75,7 @@ absl::StatusOr<api::Filter> ParseFilter(const std::string& text) {
     for (const auto part : absl::StrSplit(value, '|')) {
       texts->add_values(std::string(part));
       double number = 0;
-      if (!absl::SimpleAtod(part, &number)) continue;
+      if (!absl::SimpleAtod(part, &number) || !std::isfinite(number)) continue;
       // Whether the attribute is a number or a text that looks like one.
       auto* const equal = filter.mutable_any()->add_filters()->mutable_range();
       equal->set_attribute(name);

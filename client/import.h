@@ -41,8 +41,9 @@ struct ImportResult {
 };
 
 // An import can be repeated or resumed: every event without an id gets one, of
-// the lines up to the event's, so that of a file that has grown, or was mended,
-// only the lines count that have not been there before. Errors:
+// the lines up to the event's, so that of a file that has grown only the new
+// lines count, and of one that was changed those from the change on. (Lines
+// that were left out are best imported from a file of their own.) Errors:
 // INVALID_ARGUMENT "file:line: what is wrong".
 absl::StatusOr<ImportResult> Import(Client* client,
                                     const ImportOptions& options);

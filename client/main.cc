@@ -244,7 +244,8 @@ void CommandLine::AddFiles() {
                 "the header, or keys of JSON lines; 0: none");
   c->add_flag("--skip-bad-lines", import_.skip_bad_lines,
               "leave out lines that cannot be read, or that the server "
-              "refuses, and say how many");
+              "refuses, and say which; mended, they go into a file of their "
+              "own, or what follows them counts twice");
   c->add_option("--type", import_.type, "of events without a column for it");
   c->add_flag("--quiet", import_.quiet, "no progress bar");
 

@@ -117,8 +117,8 @@ absl::Status Sender::Flush() {
 }
 
 template <typename Request, typename Records, typename Send>
-absl::Status Sender::Upsert(Batch<Request>* batch, Records* records,
-                            Send send) {
+absl::Status Sender::SendAll(Batch<Request>* batch, Records* records,
+                             Send send) {
   while (!batch->empty()) {
     const absl::Status status = send();
     if (status.ok()) break;
@@ -126,8 +126,8 @@ absl::Status Sender::Upsert(Batch<Request>* batch, Records* records,
     std::optional<size_t> wrong;
     if (absl::IsInvalidArgument(status)) {
       wrong = PlaceIn(status, batch->lines.size());
-    } else if (absl::IsResourceExhausted(status) &&
-               batch->bytes > kBatchBytes) {
+    } else if (batch->lines.size() == 1 &&
+               absl::StrContains(status.message(), "larger than max")) {
       wrong = 0;  // one record, too large for a message
     }
     if (!skip_bad_lines_ || !wrong.has_value()) return named;
@@ -140,7 +140,7 @@ absl::Status Sender::Upsert(Batch<Request>* batch, Records* records,
 }
 
 absl::Status Sender::FlushItems() {
-  RETURN_IF_ERROR(Upsert(&items_, items_.request.mutable_items(), [&] {
+  RETURN_IF_ERROR(SendAll(&items_, items_.request.mutable_items(), [&] {
     return client_.UpsertItems(items_.request).status();
   }));
   result_.items += static_cast<int64_t>(items_.lines.size());
@@ -149,7 +149,7 @@ absl::Status Sender::FlushItems() {
 }
 
 absl::Status Sender::FlushUsers() {
-  RETURN_IF_ERROR(Upsert(&users_, users_.request.mutable_users(), [&] {
+  RETURN_IF_ERROR(SendAll(&users_, users_.request.mutable_users(), [&] {
     return client_.UpsertUsers(users_.request).status();
   }));
   result_.users += static_cast<int64_t>(users_.lines.size());
@@ -177,8 +177,9 @@ absl::Status Sender::FlushDeleted() {
   if (deleted_.empty()) return absl::OkStatus();
   RETURN_IF_ERROR(Flush());
   RETURN_IF_ERROR(Await());
-  RETURN_IF_ERROR(NameLine(client_.DeleteItems(deleted_.request).status(),
-                           path_, deleted_.lines));
+  RETURN_IF_ERROR(SendAll(&deleted_, deleted_.request.mutable_items(), [&] {
+    return client_.DeleteItems(deleted_.request).status();
+  }));
   result_.deleted += static_cast<int64_t>(deleted_.lines.size());
   deleted_ = {};
   return absl::OkStatus();

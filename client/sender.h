@@ -53,9 +53,9 @@ class Sender {
     bool empty() const { return lines.empty(); }
   };
 
-  // Sends a batch of items or users, `records` of its request, by `send`.
+  // Sends a batch, `records` of its request, by `send`.
   template <typename Request, typename Records, typename Send>
-  absl::Status Upsert(Batch<Request>* batch, Records* records, Send send);
+  absl::Status SendAll(Batch<Request>* batch, Records* records, Send send);
   absl::Status Flush();
   absl::Status FlushItems();
   absl::Status FlushUsers();

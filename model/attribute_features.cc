@@ -71,6 +71,10 @@ AttributeFeatures::AttributeFeatures(
     return entry.second.size() < static_cast<size_t>(options.min_count);
   };
   std::erase_if(numbers, few);
+  std::erase_if(numbers, [](const auto& entry) {
+    return std::all_of(entry.second.begin(), entry.second.end(),
+                       [&](double x) { return x == entry.second[0]; });
+  });
   std::erase_if(vectors, few);
   const auto room = static_cast<size_t>(options.max_features);
   for (auto& [name, values] : numbers) {
@@ -79,7 +83,7 @@ AttributeFeatures::AttributeFeatures(
   }
   const size_t after_numbers = features_.size();
   for (const auto& [name, values] : vectors) {
-    AddVector(name, values, room / 4 / vectors.size());
+    AddVector(name, values, std::max<size_t>(1, room / 4 / vectors.size()));
   }
   const size_t texts_end = features_.size() + room - after_numbers;
   std::vector<std::tuple<int, std::string, std::string>> texts;
@@ -107,9 +111,10 @@ void AttributeFeatures::AddNumber(const std::string& attribute,
     distinct.emplace_back(values[i], sum);
     sum += std::sqrt(static_cast<double>(next - i));
   }
+  if (distinct.size() < 2) return;
   for (const size_t level : kKnots) {
     const size_t knots = std::min(level, distinct.size());
-    if (knots < 2 || (level > kKnots[0] && room < knots)) return;
+    if (level > kKnots[0] && room < knots) return;
     room -= std::min(room, knots);
     AddHats(attribute, distinct, knots);
     if (distinct.size() <= level) return;
@@ -123,10 +128,12 @@ void AttributeFeatures::AddHats(const std::string& attribute,
   for (size_t k = 0; k < knots; ++k) {
     const double wanted =
         last * static_cast<double>(k) / static_cast<double>(knots - 1);
-    const auto it = std::lower_bound(
-        distinct.begin(), distinct.end() - 1, wanted,
-        [](const auto& entry, double w) { return entry.second < w; });
-    if (at.empty() || it->first > at.back()) at.push_back(it->first);
+    const auto above = std::upper_bound(
+        distinct.begin() + 1, distinct.end(), wanted,
+        [](double w, const auto& entry) { return w < entry.second; });
+    const double value =
+        knots == distinct.size() ? distinct[k].first : (above - 1)->first;
+    if (at.empty() || value > at.back()) at.push_back(value);
   }
   for (size_t k = 0; k < at.size(); ++k) {
     Add({.attribute = attribute,
@@ -145,6 +152,7 @@ void AttributeFeatures::AddVector(
     const std::vector<const std::vector<float>*>& vectors, size_t room) {
   size_t dim = 0;
   for (const auto* v : vectors) dim = std::max(dim, v->size());
+  if (dim == 0) return;
   const size_t n = std::min(vectors.size(), kMostCorrelated);
   std::vector<double> mean(dim), spread(dim);
   // [n, dim], standardized; what a vector does not have is as the mean.

@@ -206,7 +206,8 @@ class Laboratory {
         trial->parameters, e_.seeds[0],
         absl::StrCat(e_.tune_metric.Name(), " ", e_.validation_fraction));
     if (checkpoints != nullptr &&
-        checkpoints->ReadValues(&trial->by_case, &trial->seconds)) {
+        checkpoints->ReadValues(&trial->by_case, &trial->seconds) &&
+        trial->by_case.size() == carved.cases.size()) {
       trial->value = MeanOf(trial->by_case).mean;
       return absl::OkStatus();
     }
@@ -249,12 +250,12 @@ class Laboratory {
       gains.push_back(best.by_case[c] - given.by_case[c]);
     }
     const auto gain = MeanOf(gains);
-    if (gain.mean > gain.stderr_) {
+    if (gains.size() > 1 && gain.mean > gain.stderr_) {
       result_.parameters = best.parameters;
     } else if (&best != &given) {
       result_.remarks.push_back(
-          "no trial was better than what it was given by more than the "
-          "difference's standard error: that is what counts");
+          "the best trial is not better than what it was given by more than "
+          "the difference's standard error: what was given counts");
     }
     result_.tune_seconds = SecondsSince(start);
     return absl::OkStatus();

@@ -306,7 +306,7 @@ std::vector<double> TemperaturesOf(const Parameters& parameters,
   if (!parameters.Has("temperature")) return {0};
   if (parameters["temperature"] >= 0) return {parameters["temperature"]};
   if (!IsSparse(set)) return {0};
-  if (options.warm_start != nullptr) {  // which has been judged
+  if (options.warm_start != nullptr) {  // of which it was chosen
     for (const auto& [name, tensor] : options.warm_start->all()) {
       if (absl::EndsWith(name, ".encoder.length")) return {kUsual};
       if (absl::EndsWith(name, ".encoder.bias")) return {0};
@@ -330,6 +330,9 @@ absl::StatusOr<Tensors> TrainAutoencoder(const std::string& model,
   }
   std::optional<TrainingSet> apart;
   if (!validates) apart = SetApart(set);
+  if (apart.has_value() && apart->validation_target.users() == 0) {
+    return Autoencoding(model, set, parameters, temperatures[0], options).Run();
+  }
   const TrainingSet& judged = validates ? set : *apart;
   const double parts =
       static_cast<double>(temperatures.size()) + (validates ? 0 : 1);

@@ -385,9 +385,14 @@ absl::StatusOr<Paths> TrainBest(const TrainingSet& set,
   TrainOptions part = options;
   if (several) part.on_epoch = PartOf(options.on_epoch, 0, 0.6);
   RETURN_IF_ERROR(parameters->Set("temperature", temperatures[0]));
-  ASSIGN_OR_RETURN(Paths paths,
-                   TrainEach(set, *parameters, (*parameters)["recent_weight"],
-                             train_linear, part));
+  absl::StatusOr<Paths> first = TrainEach(
+      set, *parameters, (*parameters)["recent_weight"], train_linear, part);
+  if (several && absl::IsOutOfRange(first.status())) {  // diverged
+    return TrainBest(set, {temperatures.begin() + 1, temperatures.end()},
+                     train_linear, options, parameters);
+  }
+  RETURN_IF_ERROR(first.status());
+  Paths paths = *std::move(first);
   paths.weights = ChooseWeights(paths, set, *parameters, part.on_epoch);
   if (!several) return paths;
   for (size_t i = 1; i < temperatures.size(); ++i) {

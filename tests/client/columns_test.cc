@@ -27,12 +27,12 @@ std::vector<Json> Read(const Fields& header, const std::vector<Fields>& lines) {
 TEST(RecordColumns, AColumnHoldsWhatAllItsFieldsAre) {
   const auto items =
       Read({"id", "title", "zip", "year", "code", "genres", "rank"},
-           {{"1", "1984", "02134", "1949", "0x10", "Drama", "1.5"},
+           {{"1", "1984", "02134", "1949", "12e456", "Drama", "1.5"},
             {"2", "Heat", "90210", "1995", "17", "Crime|Drama", "-2e1"},
             {"3", "", "", "", "", "|", ""}});
   EXPECT_EQ(items[0]["attributes"],
             Json::parse(R"({"title": "1984", "zip": "02134", "year": 1949,
-                            "code": "0x10", "genres": ["Drama"],
+                            "code": "12e456", "genres": ["Drama"],
                             "rank": 1.5})"));
   EXPECT_EQ(items[1]["attributes"],
             Json::parse(R"({"title": "Heat", "zip": "90210", "year": 1995,
@@ -42,7 +42,7 @@ TEST(RecordColumns, AColumnHoldsWhatAllItsFieldsAre) {
 }
 
 TEST(RecordColumns, AHeaderMaySayWhatAColumnHolds) {
-  const auto items = Read({"item_id:token", "zip:token", "class:token_seq",
+  const auto items = Read({"id:token", "zip:token", "class:token_seq",
                            "price:float", "vector:float_seq", "odd:thing"},
                           {{"7", "90210", "a b", "3", "0.5 -1", "x"}});
   EXPECT_EQ(items[0], Json::parse(R"({"id": "7", "attributes": {

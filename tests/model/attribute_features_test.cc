@@ -86,7 +86,19 @@ TEST(AttributeFeatures, ManyNumbersGetTwoHatsEach) {
 TEST(AttributeFeatures, FrequentValuesDoNotTakeAllKnots) {
   std::vector<Attributes> all(1000, {{"price", 0.0}});
   for (int i = 0; i < 100; ++i) all.push_back({{"price", 10.0 + i}});
-  EXPECT_GT(ByAttribute(Chosen(all))["price"].size(), 6u);
+  EXPECT_GT(ByAttribute(Chosen(all))["price"].size(), 20u);
+  // Of few values each is a knot, however frequent.
+  std::vector<Attributes> stars(10'000, {{"stars", 3.0}});
+  for (const double rare : {1.0, 2.0, 5.0}) {
+    for (int i = 0; i < 3; ++i) stars.push_back({{"stars", rare}});
+  }
+  const AttributeFeatures features = Chosen(stars);
+  EXPECT_EQ(features.width(), 2 + 4 + 1);
+  for (const auto& [stars, hat] : {std::pair(1.0, 2u), std::pair(2.0, 3u),
+                                   std::pair(3.0, 4u), std::pair(5.0, 5u)}) {
+    EXPECT_THAT(features.Of({{"stars", stars}}),
+                testing::Contains(testing::Pair(hat, 1.0f)));
+  }
   // What is always the same tells nobody apart.
   const std::vector<Attributes> same(10, {{"price", 3.0}});
   EXPECT_EQ(Chosen(same).width(), 1);

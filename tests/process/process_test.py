@@ -300,8 +300,10 @@ class ProcessTest(unittest.TestCase):
         items = self.folder / "items.jsonl"
         items.write_text("".join(json.dumps({"id": f"i{n}", "attributes": {"year" if n != 7 else "y" * 300: n}})
                                  + "\n" for n in range(20)))
+        with items.open("a") as f:
+            f.write('{"deleted_item": ""}\n{"deleted_item": "i1"}\n')
         done = self.server.ask("import", items, "--skip-bad-lines")
-        self.assertEqual((done["items"], done["skipped_lines"]), (19, 1))
+        self.assertEqual((done["items"], done["deleted_items"], done["skipped_lines"]), (19, 1, 2))
         self.assertIn("items.jsonl:8: ", done["wrong"][0])
         # Mended, only what was not there before counts.
         (self.folder / "none.csv").write_text("user,item\nbob,heat\nbob,ronin\n")
@@ -311,7 +313,7 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual((again["events"], again["duplicates"]), (1, 1))
         # A number and a text that looks like one are both found by a filter.
         self.server.ask("import", self.put_items({"a": 1999, "b": "1999", "c": 2000}), "--kind", "items")
-        found = self.server.ask("recommend", "--history", "i1", "--filter", "made=1999", "--include-seen")
+        found = self.server.ask("recommend", "--history", "i2", "--filter", "made=1999|nan", "--include-seen")
         self.assertEqual({i["item"] for i in found["items"]} - {"a", "b"}, set())
         self.assertIn("joined", self.server.ask("retrain", "--detach"))
 
