@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
@@ -40,16 +41,29 @@ class EventIds {
   // Once for every line.
   void Read(const DelimitedReader& reader) {
     line_ = reader.line();
+    text_ = HashOf(reader.text());
     until_ = HashOf(absl::StrCat(absl::Hex(until_.high), absl::Hex(until_.low),
                                  "\n", reader.text()));
   }
-  std::string Get() const {
-    return absl::StrCat(absl::Hex(until_.high, absl::kZeroPad16), ":", line_);
+  // Of the event of the line that was read last; once for each.
+  std::string Get(bool has_time) {
+    const Hash128& hash = has_time ? text_ : until_;
+    int64_t number = line_;
+    if (has_time) {
+      if (seen_.size() >= kMostSeen) seen_.clear();
+      number = seen_[text_.high]++;
+    }
+    return absl::StrCat(absl::Hex(hash.high, absl::kZeroPad16), ":", number);
   }
 
  private:
+  static constexpr size_t kMostSeen = 1 << 20;
+
+  Hash128 text_;   // hash of the line
   Hash128 until_;  // hash of the lines read so far
   int64_t line_ = 0;
+  // How often a line has been there, of the last ones.
+  absl::flat_hash_map<uint64_t, int64_t> seen_;
 };
 
 // The first two lines of a file; empty where there are none.
@@ -223,7 +237,7 @@ class Importer {
           api::Event event;
           RETURN_IF_ERROR(
               columns->Read(fields, options_.type, fallback, &event));
-          event.set_event_id(ids.Get());
+          event.set_event_id(ids.Get(columns->time >= 0));
           return sender_.Add(std::move(event));
         });
   }
@@ -285,7 +299,7 @@ class Importer {
                       if (first_) ids = {};
                       ids.Read(reader);
                       ASSIGN_OR_RETURN(const Json json, ParseJson(fields[0]));
-                      return AddJson(json, kind, ids);
+                      return AddJson(json, kind, &ids);
                     }));
     for (const auto& [field, key] : unseen_) {
       remarks_.push_back(absl::StrCat(path, ": --columns ", field, "=", key,
@@ -295,7 +309,7 @@ class Importer {
   }
 
   absl::Status AddJson(const Json& json, const std::string& kind,
-                       const EventIds& ids) {
+                       EventIds* ids) {
     if (!json.is_object()) {
       return absl::InvalidArgumentError("expected a JSON object");
     }
@@ -333,7 +347,7 @@ class Importer {
 
   // Keys that `columns` names stand for their fields; then others are passed
   // over.
-  absl::Status AddEvent(const Json& json, const EventIds& ids) {
+  absl::Status AddEvent(const Json& json, EventIds* ids) {
     api::Event event;
     if (options_.columns.empty()) {
       RETURN_IF_ERROR(FromJson(json, options_.type, &event));
@@ -350,7 +364,7 @@ class Importer {
       RETURN_IF_ERROR(FromJson(renamed, options_.type, &event));
     }
     if (event.event_id().empty()) {
-      event.set_event_id(ids.Get());
+      event.set_event_id(ids->Get(event.has_time()));
     }
     if (!event.has_time()) SetTime(ModificationTime(options_.path), &event);
     return sender_.Add(std::move(event));

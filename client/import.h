@@ -40,10 +40,11 @@ struct ImportResult {
   std::vector<std::string> remarks;  // what one may want to know
 };
 
-// An import can be repeated or resumed: every event without an id gets one, of
-// the lines up to the event's, so that of a file that has grown only the new
-// lines count, and of one that was changed those from the change on. (Lines
-// that were left out are best imported from a file of their own.) Errors:
+// An import can be repeated or resumed: every event without an id gets one.
+// With a time, it is of the line, and of how often the line has been there:
+// what was imported before counts once, from whatever file. Without, it is of
+// the lines up to the event's: of a file that has grown only the new lines
+// count, of one that was changed those from the change on. Errors:
 // INVALID_ARGUMENT "file:line: what is wrong".
 absl::StatusOr<ImportResult> Import(Client* client,
                                     const ImportOptions& options);

@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/text.h"
 #include "base/version.h"
@@ -56,6 +58,16 @@ class CommandLine {
   double every_ = 1;
   bool cold_ = false, detach_ = false, verify_ = false, list_ = false;
 };
+
+// gRPC would look for a host of any name, and then nobody answers.
+absl::Status CheckAddress(const std::string& address) {
+  const bool web = absl::StartsWith(address, "http://") ||
+                   absl::StartsWith(address, "https://");
+  if (!web && absl::StrContains(address, ':')) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--server ", Quoted(address),
+                   ": expected host:port, such as localhost:50051"));
+}
 
 CommandLine::CommandLine()
     : app_(
@@ -165,8 +177,10 @@ CLI::App* CommandLine::Add(const std::string& name, const std::string& what,
     session_.options.timeout = absl::Seconds(timeout_);
     // One who waits at a terminal wants to know that nobody is there.
     session_.options.attempts = patient_ ? 0 : 5;
-    if (const absl::Status read = ReadTls(); !read.ok()) {
-      std::cerr << "nearline: " << read.message() << "\n";
+    absl::Status ready = CheckAddress(session_.options.address);
+    ready.Update(ReadTls());
+    if (!ready.ok()) {
+      std::cerr << "nearline: " << ready.message() << "\n";
       return 2;
     }
     session_.client = std::make_unique<Client>(session_.options);
@@ -244,8 +258,7 @@ void CommandLine::AddFiles() {
                 "the header, or keys of JSON lines; 0: none");
   c->add_flag("--skip-bad-lines", import_.skip_bad_lines,
               "leave out lines that cannot be read, or that the server "
-              "refuses, and say which; mended, they go into a file of their "
-              "own, or what follows them counts twice");
+              "refuses, and say which");
   c->add_option("--type", import_.type, "of events without a column for it");
   c->add_flag("--quiet", import_.quiet, "no progress bar");
 

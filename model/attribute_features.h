@@ -71,11 +71,11 @@ class AttributeFeatures {
 
     double Of(double x) const;
   };
-  // Of the attribute's subjects. They choose features.
   // Values in ascending order, and how much lies below.
   using Distribution = std::vector<std::pair<double, double>>;
   void AddHats(const std::string& attribute, const Distribution& distinct,
                size_t knots);
+  // Both choose features by the values of the attribute's subjects.
   void AddNumber(const std::string& attribute, std::vector<double> values,
                  size_t room);
   void AddVector(const std::string& attribute,

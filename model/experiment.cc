@@ -28,8 +28,8 @@ namespace {
 const int kServedHistory = features::ProfileOptions().max_history;
 const int kServedShortlist = RecommendOptions().shortlist;
 
-// Of what the training data hold, to fit meters of scores to.
-constexpr double kFittedShare = 0.2;
+// Of the users of training data ("strong"), to fit meters of scores to.
+constexpr double kFittedUsers = 0.2;
 
 double SecondsSince(absl::Time start) {
   return absl::ToDoubleSeconds(absl::Now() - start);
@@ -284,7 +284,7 @@ class Laboratory {
                                Pure(*generation), {}, &workers_));
     const std::vector<bool> popular = ListPopular(*generation, &ranked);
     Measure(ranked, &out.by_user, &out.means);
-    RETURN_IF_ERROR(MeasureScores(*generation, ranked, &out));
+    RETURN_IF_ERROR(MeasureScores(ranked, &out));
     out.served = out.means;
     RETURN_IF_ERROR(MeasureServed(*generation, popular, &ranked, &out.served));
     out.evaluate_seconds = SecondsSince(start);
@@ -354,21 +354,36 @@ class Laboratory {
     }
   }
 
+  // What is hidden of users to fit meters to: as much as of those tested.
+  double FittedShare() const {
+    if (data_.protocol == "strong") return kFittedUsers;
+    double known = 0, wanted = 0;
+    for (const Case& c : data_.cases) {
+      known += static_cast<double>(c.history.rows.size());
+      wanted += c.positives;
+    }
+    return std::clamp(wanted / std::max(1.0, known + wanted), 0.01, 0.5);
+  }
+
   // The metrics of scores, whose meter is fitted to cases that are cut out of
-  // the training data.
-  absl::Status MeasureScores(const Generation& generation,
-                             const std::vector<RankedCase>& ranked,
+  // the training data, and to what a model makes of them that has not seen what
+  // is to be found.
+  absl::Status MeasureScores(const std::vector<RankedCase>& ranked,
                              SeedResult* out) {
     const auto asked =
         std::find_if(e_.metrics.begin(), e_.metrics.end(),
                      [](const MetricSpec& m) { return m.OfScores(); });
     if (asked == e_.metrics.end()) return absl::OkStatus();
-    const auto carved = data_.Carve(kFittedShare, out->seed);
+    const auto carved = data_.Carve(FittedShare(), out->seed);
     RETURN_IF_ERROR(Annotate(carved.status(), "metric " + asked->Name()));
-    ASSIGN_OR_RETURN(const std::vector<RankedCase> fitted,
-                     RankCases(generation, carved->cases, 0, Pure(generation),
-                               {}, &workers_));
-    const ScoreMeter meter(data_.set.train, data_.train_ratings,
+    ASSIGN_OR_RETURN(Bundle of_rest,
+                     TrainOn(*carved, result_.parameters, out->seed,
+                             /*checkpoints=*/nullptr, {}));
+    ASSIGN_OR_RETURN(const auto unseeing, Load(*carved, std::move(of_rest)));
+    ASSIGN_OR_RETURN(
+        const std::vector<RankedCase> fitted,
+        RankCases(*unseeing, carved->cases, 0, Pure(*unseeing), {}, &workers_));
+    const ScoreMeter meter(carved->set.train, carved->train_ratings,
                            data_.set.items, carved->cases, fitted,
                            carved->ratings);
     ScoreMeter::Sums sums;

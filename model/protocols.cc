@@ -499,6 +499,11 @@ class Carver {
       train.weights.insert(train.weights.end(), c.history.weights.begin(),
                            c.history.weights.end());
       out_.set.times.insert(out_.set.times.end(), times.begin(), times.end());
+      if (rated) {
+        out_.train_ratings.insert(out_.train_ratings.end(),
+                                  ratings.history.begin(),
+                                  ratings.history.end());
+      }
       train.EndUser();
       if (!from_.set.user_attributes.empty()) {
         out_.set.user_attributes.push_back(attributes);

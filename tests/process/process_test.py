@@ -305,7 +305,15 @@ class ProcessTest(unittest.TestCase):
         done = self.server.ask("import", items, "--skip-bad-lines")
         self.assertEqual((done["items"], done["deleted_items"], done["skipped_lines"]), (19, 1, 2))
         self.assertIn("items.jsonl:8: ", done["wrong"][0])
-        # Mended, only what was not there before counts.
+        # Mended, only what was not there before counts: of lines with times wherever they stand, of
+        # others what stands before.
+        timed = self.folder / "timed.csv"
+        timed.write_text("user,item,time\ncy,heat,1700000000\ncy\ncy,up,1700000001\ncy,up,1700000001\n")
+        self.assertEqual(self.server.ask("import", timed, "--skip-bad-lines")["events"], 3)
+        timed.write_text("user,item,time\ncy,heat,1700000000\ncy,ronin,1700000000\n"
+                         "cy,up,1700000001\ncy,up,1700000001\n")
+        again = self.server.ask("import", timed)
+        self.assertEqual((again["events"], again["duplicates"]), (1, 3))
         (self.folder / "none.csv").write_text("user,item\nbob,heat\nbob,ronin\n")
         self.assertEqual(self.server.ask("import", self.folder / "none.csv")["events"], 2)
         (self.folder / "none.csv").write_text("user,item\nbob,heat\nbob,up\n")
@@ -329,6 +337,10 @@ class ProcessTest(unittest.TestCase):
                                   stderr=subprocess.PIPE, text=True)
         self.assertEqual(done.returncode, 1)
         self.assertIn("cannot write standard output", done.stderr)
+        for address in ("http://localhost:50051", "localhost"):
+            done = subprocess.run([BIN / "nearline", "--server", address, "status"], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("expected host:port", done.stderr)
         frames = self.server.run("top", "--frames", 2, "--every", 0.1).stdout.splitlines()
         self.assertEqual([json.loads(frame)["device"] for frame in frames], ["cpu", "cpu"])
 
