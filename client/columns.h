@@ -34,7 +34,7 @@ struct EventColumns {
   std::vector<std::string> unread;  // the header's other columns
 
   // By the names in the first line; without them user, item, value, time. What
-  // `named` says of fields there are comes first, and then nothing is told by
+  // `named` says, of EventFields, comes first, and then nothing is told by
   // place but user and item. `second` is the line after the first, if there is
   // one. Errors: INVALID_ARGUMENT.
   static absl::StatusOr<EventColumns> Choose(

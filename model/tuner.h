@@ -27,8 +27,6 @@ class Tuner {
   // What the last Next was worth; more is better.
   void Tell(double value);
 
-  const Parameters& best() const { return best_; }
-
  private:
   Tuner(Parameters start, std::vector<ParameterSpec> searched, int trials,
         uint64_t seed);
